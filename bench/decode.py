@@ -1,0 +1,135 @@
+"""Tokens per second of `generate_stream` against a bare decode loop over the same C API, in one interleaved run.
+
+    python bench/decode.py [--models smollm2 gemma3-270m] [--streams 1 4 8 16] [--tokens 96] [--rounds 5]
+
+The bare loop is the least that any Python program over llama.cpp can do: fill the batch, decode, take numpy's argmax of
+the rows. It has the same weights, the same context settings and the same number of threads. Machines drift, so the two
+take turns, and the ratios are what counts: for each round the two neighbours in time are compared, and the median of
+those ratios is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from headrace import Model
+from headrace.engine.threads import available_cores
+from headrace.llama.context import LlamaContext
+from headrace.llama.model import LlamaModel
+from headrace.store import resolve
+
+N_CTX = 8192
+PROMPT_TOKENS = 64
+
+
+class BareLoop:
+    """Greedy decoding of n sequences, with nothing around it."""
+
+    def __init__(self, ref: str, most: int, threads: int) -> None:
+        self.model = LlamaModel.load(resolve(ref).path)
+        self.context = LlamaContext(self.model, n_ctx=N_CTX, n_batch=512, n_seq_max=2 * most + 16, n_threads=threads)
+
+    def run(self, prompts: list[list[int]], tokens: int) -> float:
+        """Tokens per second of all sequences together, prefill excluded."""
+        context, n = self.context, len(prompts)
+        context.clear()
+        last = [self._prefill(row, prompt) for row, prompt in enumerate(prompts)]
+        rows = np.arange(n)
+        begin = time.perf_counter()
+        for step in range(tokens):
+            context.tokens[:n] = last
+            context.positions[:n] = PROMPT_TOKENS + step
+            context.sequences[:n] = rows
+            context.outputs[:n] = 1
+            last = context.decode(n, n).argmax(axis=1).tolist()
+        return n * tokens / (time.perf_counter() - begin)
+
+    def _prefill(self, row: int, prompt: list[int]) -> int:
+        context, n = self.context, len(prompt)
+        context.tokens[:n] = prompt
+        context.positions[:n] = range(n)
+        context.sequences[:n] = row
+        context.outputs[:n] = 0
+        context.outputs[n - 1] = 1
+        return int(context.decode(n, 1)[0].argmax())
+
+    def close(self) -> None:
+        self.context.close()
+        self.model.close()
+
+
+def run_headrace(model: Model, prompts: list[list[int]], tokens: int) -> float:
+    """Tokens per second that the readers saw, one thread each, while all of the streams were running."""
+    # Prompts are read one after another, so the first stream runs for a while before the last: ask for some more.
+    budget = tokens + 16 * len(prompts)
+    arrivals: list[list[float]] = [[] for _ in prompts]
+
+    def read(prompt: list[int], times: list[float]) -> None:
+        stream = model.generate_stream(prompt, max_tokens=budget, temperature=0, ignore_eos=True, timeout_ms=0)
+        times.extend(time.perf_counter() for _ in stream)
+
+    readers = [threading.Thread(target=read, args=pair) for pair in zip(prompts, arrivals, strict=True)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    begin = max(times[0] for times in arrivals)
+    end = min(times[-1] for times in arrivals)
+    return sum(begin < at <= end for times in arrivals for at in times) / (end - begin)
+
+
+@contextmanager
+def both(ref: str, most: int, threads: int) -> Iterator[tuple[BareLoop, Model]]:
+    bare = BareLoop(ref, most, threads)
+    try:
+        with Model.load(ref, n_ctx=N_CTX, n_threads=threads, max_streams=most) as model:
+            yield bare, model
+    finally:
+        bare.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["smollm2", "gemma3-270m"])
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 4, 8, 16])
+    parser.add_argument("--tokens", type=int, default=96, help="tokens per stream")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=available_cores())
+    options = parser.parse_args()
+    random = np.random.default_rng(7)
+    for ref in options.models:
+        print(f"\n{ref}, {options.threads} threads, {options.tokens} tokens a stream, {options.rounds} rounds")
+        print(f"{'streams':>8}{'bare tok/s':>12}{'headrace':>10}{'ratio':>8}{'(min to max)':>16}{'ms outside':>12}")
+        overheads: dict[int, float] = {}
+        with both(ref, max(options.streams), options.threads) as (bare, model):
+            for n in options.streams:
+                bares: list[float] = []
+                ours: list[float] = []
+                for _ in range(options.rounds):
+                    # New prompts each time: what the prefix cache would save is not what is measured here.
+                    prompts = random.integers(1000, 40000, (n, PROMPT_TOKENS)).tolist()
+                    bares.append(bare.run(prompts, options.tokens))
+                    ours.append(run_headrace(model, prompts, options.tokens))
+                ratios = sorted(ours[i] / bares[i] for i in range(options.rounds))
+                overheads[n] = model.metrics.overhead_ms
+                spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+                print(
+                    f"{n:>8}{statistics.median(bares):>12.1f}{statistics.median(ours):>10.1f}"
+                    f"{statistics.median(ratios):>8.3f}{spread:>16}{overheads[n]:>12.3f}",
+                    flush=True,
+                )
+        low, high = min(overheads), max(overheads)
+        if high > low:
+            per_token = (overheads[high] - overheads[low]) / (high - low) * 1000
+            print(f"outside decode: {overheads[low]:.3f} ms a step with {low}, {per_token:.1f} µs per further token")
+
+
+if __name__ == "__main__":
+    main()

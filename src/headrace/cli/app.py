@@ -1,0 +1,45 @@
+"""The commands of `headrace` and what they have in common; nothing here imports the engine, so `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli.models import models
+from headrace.cli.run import run
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run)
+app.command()(models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from headrace import __version__
+
+        typer.echo(f"headrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def headrace(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """Stream text from local language models.
+
+    Exit codes: 0 done, 1 internal error, 2 usage, 3 model, 4 generation or timeout, 130 stopped by Ctrl-C,
+    141 the reader of standard output has left.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)

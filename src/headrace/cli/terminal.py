@@ -1,0 +1,102 @@
+"""Standard error: lines for people, and on a terminal what the command is waiting for."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = ["Waiting", "is_terminal", "one_line", "say"]
+
+# Whatever is over sooner, in seconds, is not worth a flicker.
+_MOMENT = 0.3
+
+
+def say(line: str) -> None:
+    """Write a line to standard error; where that is closed, nobody wants to know."""
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, and with control characters, which a file name may have, as escapes."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def is_terminal(stream: object) -> bool:
+    """Whether a standard stream is one; a closed one, which Python has as None, is not."""
+    return stream is not None and stream.isatty()  # pyright: ignore
+
+
+class Waiting:
+    """In a `with`, shows on a terminal what is waited for, once it takes longer than a moment, and wipes it after.
+
+    Args:
+        text: what is waited for.
+        measured: whether `update` will be called.
+        console: where to show it; None takes standard error, if that is a terminal.
+        moment: seconds until it is shown.
+    """
+
+    def __init__(
+        self, text: str, *, measured: bool = False, console: Console | None = None, moment: float = _MOMENT
+    ) -> None:
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._display: Progress | None = None
+        if console is None and not is_terminal(sys.stderr):
+            return
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        if console is None:
+            from rich.console import Console
+
+            console = Console(stderr=True)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            *([BarColumn()] if measured else []),
+        )
+        self._display = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._task = self._display.add_task(text, total=1.0)
+        self._timer = threading.Timer(moment, self._show)
+        self._timer.daemon = True
+
+    def update(self, fraction: float) -> None:
+        """How much of it is done, 0 to 1."""
+        if self._display is not None:
+            self._display.update(self._task, completed=fraction)
+
+    def stop(self) -> None:
+        """Wipe it, or never show it. Any number of times."""
+        if self._display is None or self._is_over:
+            return
+        with self._lock:
+            self._is_over = True
+            self._timer.cancel()
+            self._display.stop()
+
+    def __enter__(self) -> Waiting:
+        if self._display is not None:
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._display is not None and not self._is_over:
+                self._display.start()

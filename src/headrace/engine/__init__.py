@@ -1,0 +1,1 @@
+"""The engine: many sequences, one batch a step, on one thread."""

@@ -1,0 +1,379 @@
+"""Which tokens' KV is where: a radix tree over token ids, shared by running sequences and cached prefixes.
+
+A *row* is one of llama.cpp's sequence ids. It holds the KV of a path of tokens, and rows with a common beginning hold
+the same cells (a copy between rows only adds a row to the cells' owners). The tree mirrors that: a node is a run of
+cells with the same owners. So the cells in use are exactly the tokens in the tree, and what an eviction frees is known
+before it happens. The idea of a radix tree with least-recently-used eviction is SGLang's RadixAttention (Zheng et al.,
+2023); rows as owners are llama.cpp's unified KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+__all__ = ["KVBackend", "KVCache", "Match", "Row", "common_prefix"]
+
+# Evicting costs a scan of all cells, so a cached row that must shrink gives up at least this many tokens.
+_EVICT_AT_LEAST = 128
+
+
+class KVBackend(Protocol):
+    """What the cache tells the model's memory to do."""
+
+    def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` share the cells of `source` at positions start to end."""
+        ...
+
+    def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool:
+        """Take `sequence` off the cells at positions start to end (-1: all); False where that is impossible."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A run of cells that the same rows own."""
+
+    tokens: list[int]
+    parent: Node | None
+    rows: set[Row] = field(default_factory=lambda: set[Row]())
+    # Two rows may have computed the same tokens side by side, so a first token can lead to several nodes.
+    children: dict[int, list[Node]] = field(default_factory=dict[int, "list[Node]"])
+    num_active: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One sequence id and the tokens whose KV it holds.
+
+    Attributes:
+        id: llama.cpp's sequence id.
+        tip: the last node of its path.
+        length: tokens held.
+        is_active: whether a sequence is using it; otherwise it is a cached prefix.
+    """
+
+    id: int
+    tip: Node
+    length: int = 0
+    is_active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A prefix found in the tree.
+
+    Attributes:
+        length: tokens that need not be computed.
+        num_pinned: how many of them are held by active rows, so that sharing them takes no cell from anybody.
+        path: the nodes, with how many of their tokens matched.
+        source: a row that holds all of it.
+    """
+
+    length: int
+    num_pinned: int
+    path: tuple[tuple[Node, int], ...]
+    source: Row | None
+
+
+_NO_MATCH = Match(0, 0, (), None)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int], limit: int, a_start: int = 0, b_start: int = 0) -> int:
+    """Length of the common beginning of a[a_start:] and b[b_start:], at most `limit`."""
+    limit = min(limit, len(a) - a_start, len(b) - b_start)
+    low = 0
+    width = 256
+    while low < limit:  # slices compare at C speed, so narrow down to the first difference
+        width = min(width, limit - low)
+        if list(a[a_start + low : a_start + low + width]) == list(b[b_start + low : b_start + low + width]):
+            low += width
+        elif width == 1:
+            break
+        else:
+            width = (width + 1) // 2
+    return max(low, 0)
+
+
+class KVCache:
+    """Owns every row and cell.
+
+    Args:
+        backend: the model's memory.
+        num_cells: KV budget, in tokens.
+        num_rows: sequence ids, for running sequences and cached prefixes together.
+        can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
+            whole rows are reused and evicted.
+    """
+
+    def __init__(self, backend: KVBackend, *, num_cells: int, num_rows: int, can_drop_partial: bool = True) -> None:
+        self.num_cells = num_cells
+        self.num_used = 0
+        self.num_pinned = 0
+        self._backend = backend
+        self._num_rows = num_rows
+        self._partial = can_drop_partial
+        self._root = Node([], None)
+        self._free_ids = list(range(num_rows - 1, -1, -1))
+        self._active: set[Row] = set()
+        self._cached: dict[int, Row] = {}  # least recently used first
+
+    @property
+    def num_active_rows(self) -> int:
+        """Rows that sequences hold."""
+        return len(self._active)
+
+    @property
+    def num_available(self) -> int:
+        """Cells that are free, or would be after evicting every cached prefix."""
+        return self.num_cells - self.num_pinned
+
+    @property
+    def num_cached(self) -> int:
+        """Cells that hold nothing but cached prefixes."""
+        return self.num_used - self.num_pinned
+
+    def match(self, tokens: Sequence[int], limit: int) -> Match:
+        """The longest prefix of tokens[:limit] whose KV is here."""
+        path: list[tuple[Node, int]] = []
+        best = _NO_MATCH
+        node, length, pinned = self._root, 0, 0
+        while length < limit:
+            child, count = self._best_child(node, tokens, length, limit)
+            if child is None:
+                break
+            path.append((child, count))
+            length += count
+            pinned += count if child.num_active else 0
+            if self._partial:
+                best = Match(length, pinned, tuple(path), next(iter(child.rows)))
+            elif count == len(child.tokens):
+                whole = next((row for row in child.rows if row.tip is child), None)
+                if whole is not None:
+                    best = Match(length, pinned, tuple(path), whole)
+            if count < len(child.tokens):
+                break
+            node = child
+        return best
+
+    def acquire(self) -> Row:
+        """An empty active row. There must be fewer active rows than rows."""
+        if not self._free_ids:
+            self._drop(next(iter(self._cached.values())))
+        row = Row(self._free_ids.pop(), self._root)
+        self._active.add(row)
+        return row
+
+    def share(self, row: Row, match: Match) -> None:
+        """Let an active row hold what was matched, instead of what it held."""
+        source = match.source
+        if source is not None and source is not row and not source.is_active:
+            self._touch(source)
+        if row.length:
+            self._shrink(row, 0)
+        if source is None:
+            return
+        self._backend.copy_sequence(source.id, row.id, 0, match.length)
+        for node, count in match.path:
+            holder = self._split(node, count) if count < len(node.tokens) else node
+            holder.rows.add(row)
+            if not holder.num_active:
+                self.num_pinned += len(holder.tokens)
+            holder.num_active += 1
+            row.tip = holder
+        row.length = match.length
+
+    def append(self, row: Row, tokens: list[int]) -> None:
+        """Note that the KV of these tokens was computed at the end of an active row."""
+        tip = row.tip
+        if tip is self._root or len(tip.rows) > 1:
+            tip = Node([], tip, {row}, num_active=1)
+            tip.tokens.extend(tokens)
+            assert tip.parent is not None
+            tip.parent.children.setdefault(tokens[0], []).append(tip)
+            row.tip = tip
+        else:
+            tip.tokens.extend(tokens)
+        count = len(tokens)
+        row.length += count
+        self.num_used += count
+        self.num_pinned += count
+
+    def roll_back(self, row: Row) -> None:
+        """Remove whatever a failed step left behind the row's end."""
+        if not self._backend.remove_sequence(row.id, row.length):
+            # A recurrent state cannot be cut: start over from nothing.
+            self._shrink(row, 0)
+
+    def make_room(self, count: int) -> bool:
+        """Evict cached prefixes until `count` cells are free; False where even all of them do not suffice."""
+        while self.num_cells - self.num_used < count:
+            if not self._cached:
+                return False
+            self._evict(count - (self.num_cells - self.num_used))
+        return True
+
+    def release(self, row: Row) -> None:
+        """The sequence is done with its row: keep it as a cached prefix, where it holds something of its own."""
+        self._unpin(row)
+        self._active.remove(row)
+        row.is_active = False
+        self._cached[row.id] = row
+        if row.length == 0 or (self._partial and (len(row.tip.rows) > 1 or self._is_computed_twice(row))):
+            self._drop(row)
+            return
+        if self._partial:
+            for node in _path(row):
+                for other in [other for other in node.rows if other.tip is node and other is not row]:
+                    if not other.is_active:  # its whole path is part of this row's: it holds nothing of its own
+                        self._drop(other)
+
+    def clear(self) -> None:
+        """Drop every cached prefix."""
+        for row in list(self._cached.values()):
+            self._drop(row)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where the tree, the rows and the counters do not agree."""
+        used = pinned = 0
+        for node in _descend(self._root):
+            used += len(node.tokens)
+            pinned += len(node.tokens) if node.num_active else 0
+            assert node.tokens, "an empty node"
+            assert node.rows, "a node without rows"
+            assert node.num_active == sum(row.is_active for row in node.rows), "num_active is wrong"
+            assert node.parent is not None
+            assert any(node is child for child in node.parent.children[node.tokens[0]]), "a lost child"
+            assert node.parent is self._root or node.rows <= node.parent.rows, "a row misses part of its path"
+        assert used == self.num_used <= self.num_cells, f"{used} cells in the tree, {self.num_used} counted"
+        assert pinned == self.num_pinned, f"{pinned} cells pinned, {self.num_pinned} counted"
+        rows = [*self._active, *self._cached.values()]
+        ids = [row.id for row in rows] + self._free_ids
+        assert sorted(ids) == list(range(self._num_rows)), "a row was lost or is held twice"
+        for row in rows:
+            assert row.length == sum(len(node.tokens) for node in _path(row)), "a row's length is wrong"
+            assert all(row in node.rows for node in _path(row)), "a row is missing on its path"
+
+    def _best_child(self, node: Node, tokens: Sequence[int], at: int, limit: int) -> tuple[Node | None, int]:
+        best: Node | None = None
+        most = 0
+        for child in node.children.get(tokens[at], ()):
+            count = common_prefix(child.tokens, tokens, limit - at, 0, at)
+            if count > most:
+                best, most = child, count
+        return best, most
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut a node in two; the first half, which is returned, takes its place."""
+        parent = node.parent
+        assert parent is not None
+        head = Node(node.tokens[:at], parent, set(node.rows), {node.tokens[at]: [node]}, node.num_active)
+        siblings = parent.children[head.tokens[0]]
+        siblings[siblings.index(node)] = head
+        del node.tokens[:at]
+        node.parent = head
+        return head
+
+    def _shrink(self, row: Row, length: int) -> int:
+        """Cut a row to `length` tokens and return how many cells that freed."""
+        if length == row.length:
+            return 0
+        self._backend.remove_sequence(row.id, length)
+        freed = 0
+        while row.length > length:
+            node = row.tip
+            keep = max(0, length - (row.length - len(node.tokens)))
+            cut = len(node.tokens) - keep
+            if keep:
+                head = self._split(node, keep)
+                row.tip = head
+            else:
+                assert node.parent is not None
+                row.tip = node.parent
+            freed += self._leave(node, row)
+            row.length -= cut
+        return freed
+
+    def _leave(self, node: Node, row: Row) -> int:
+        """Take a row off a node; returns the cells freed, all of them where it was the last."""
+        node.rows.remove(row)
+        if row.is_active:
+            node.num_active -= 1
+            if not node.num_active:
+                self.num_pinned -= len(node.tokens)
+        if node.rows:
+            return 0
+        assert node.parent is not None
+        siblings = node.parent.children[node.tokens[0]]
+        siblings.remove(node)
+        if not siblings:
+            del node.parent.children[node.tokens[0]]
+        self.num_used -= len(node.tokens)
+        return len(node.tokens)
+
+    def _unpin(self, row: Row) -> None:
+        for node in _path(row):
+            node.num_active -= 1
+            if not node.num_active:
+                self.num_pinned -= len(node.tokens)
+
+    def _is_computed_twice(self, row: Row) -> bool:
+        """Whether another row has computed the same tokens side by side, all of them."""
+        tail: list[int] = []
+        top = row.tip
+        for node in _path(row):
+            if len(node.rows) > 1:
+                break
+            tail = node.tokens + tail
+            top = node
+        node, at = top.parent, 0
+        while node is not None and at < len(tail):
+            best: Node | None = None
+            for child in node.children.get(tail[at], ()):
+                whole = min(len(child.tokens), len(tail) - at)
+                if row not in child.rows and common_prefix(child.tokens, tail, whole, 0, at) == whole:
+                    best = child
+            if best is None:
+                return False
+            at += len(best.tokens)
+            node = best
+        return True
+
+    def _touch(self, row: Row) -> None:
+        self._cached[row.id] = self._cached.pop(row.id)
+
+    def _evict(self, count: int) -> None:
+        """Free cells of the least recently used cached row: its own tail, since what it shares frees nothing."""
+        row = next(iter(self._cached.values()))
+        own = 0
+        for node in _path(row):
+            if len(node.rows) > 1:
+                break
+            own += len(node.tokens)
+        cut = max(count, _EVICT_AT_LEAST)
+        if self._partial and cut < own:
+            self._shrink(row, row.length - cut)
+        else:
+            self._drop(row)
+
+    def _drop(self, row: Row) -> None:
+        del self._cached[row.id]
+        self._shrink(row, 0)
+        self._free_ids.append(row.id)
+
+
+def _path(row: Row) -> Iterator[Node]:
+    """The nodes of a row, last first."""
+    node = row.tip
+    while node.parent is not None:
+        yield node
+        node = node.parent
+
+
+def _descend(root: Node) -> Iterator[Node]:
+    todo = [child for children in root.children.values() for child in children]
+    while todo:
+        node = todo.pop()
+        yield node
+        todo.extend(child for children in node.children.values() for child in children)

@@ -1,0 +1,530 @@
+"""The engine: one thread that owns the model, and what other threads may ask of it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from headrace.engine.channel import Channel, wake
+from headrace.engine.cost import CostModel
+from headrace.engine.kv_cache import KVCache
+from headrace.engine.metrics import Average, StreamStats
+from headrace.engine.runner import NoRoomError, Runner, Slice, StepOutput
+from headrace.engine.scheduler import Part, Scheduler
+from headrace.engine.sequence import Sequence, State
+from headrace.errors import (
+    ContextOverflowError,
+    EngineClosedError,
+    GenerationError,
+    InvalidRequestError,
+    QueueFullError,
+)
+from headrace.events import End, Sample
+from headrace.request import Request
+from headrace.results import EngineMetrics, FinishReason, TopLogprob
+
+__all__ = ["Engine"]
+
+
+class _Submit(NamedTuple):
+    sequence: Sequence
+
+
+class _Cancel(NamedTuple):
+    sequence: Sequence
+
+
+class _Call(NamedTuple):
+    """Something to do between two steps, and where the answer goes."""
+
+    function: Callable[[], Any]
+    answer: Future[Any]
+
+
+class _Wake(NamedTuple):
+    """A reader has caught up, or the engine shall close: look again."""
+
+
+_Message = _Submit | _Cancel | _Call | _Wake
+
+
+class Engine:
+    """Runs many streams on one runner, one batch a step, on a thread of its own.
+
+    Everything public may be called from any thread. A reader gets its tokens through the channel that it hands to
+    `submit`; whatever happens, the channel gets exactly one End.
+
+    Args:
+        runner: what computes; the engine closes it.
+        max_streams: streams that decode together at most, at least 1.
+        max_queue: streams that may wait at most, at least 0.
+        step_target_ms: what a step should take at most while a prompt is read, in milliseconds.
+        debug: check every invariant whenever the engine is idle.
+
+    Raises:
+        InvalidRequestError: a limit that this runner cannot keep.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        max_streams: int = 16,
+        max_queue: int = 64,
+        step_target_ms: float = 60.0,
+        debug: bool | None = None,
+    ) -> None:
+        most = min(runner.num_rows, runner.max_batch)
+        if not 1 <= max_streams <= most:
+            raise InvalidRequestError("max_streams", max_streams, f"1 to {most}")
+        if max_queue < 0:
+            raise InvalidRequestError("max_queue", max_queue, "at least 0")
+        if not step_target_ms > 0:
+            raise InvalidRequestError("step_target_ms", step_target_ms, "above 0")
+        self.max_streams = max_streams
+        self.max_queue = max_queue
+        self._runner = runner
+        self._debug = bool(os.environ.get("HEADRACE_DEBUG")) if debug is None else debug
+        kv = KVCache(
+            runner, num_cells=runner.num_cells, num_rows=runner.num_rows, can_drop_partial=runner.can_drop_partial
+        )
+        self._cost = CostModel(step_target_ms / 1000, runner.max_batch)
+        self._scheduler = Scheduler(
+            kv, self._cost, max_streams=max_streams, max_batch=runner.max_batch, claim=self._claim
+        )
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
+        self._lock = threading.RLock()  # guards _live, and the end of every sequence
+        self._live: dict[str, Sequence] = {}
+        self._closing = False
+        self._death: str | None = None
+        self._next_deadline = float("inf")
+        self._touched: list[Channel] = []  # whose readers to wake at the end of the step
+        self._counts = _Counts()
+        self._step_time = Average(0.05)
+        self._overhead = Average(0.05)
+        self._stream_time = Average(0.2)
+        self._thread = threading.Thread(target=self._main, name="headrace-engine", daemon=True)
+        self._thread.start()
+        _engines.add(self)
+
+    # What other threads ask for.
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closing or self._death is not None
+
+    def submit(self, request: Request, channel: Channel, stats: StreamStats) -> None:
+        """Queue a request: its tokens and its End go to the channel, its counts and times to the stats.
+
+        Raises:
+            EngineClosedError: the engine is closed or dead.
+            ContextOverflowError: the prompt is longer than the context.
+            QueueFullError: too many streams wait already.
+            InvalidRequestError: a setting that does not fit the model.
+        """
+        self._check_open()
+        if len(request.prompt) > self._runner.max_length:
+            raise ContextOverflowError(len(request.prompt), self._runner.max_length)
+        sequence = Sequence(request, channel, self._runner.make_sampler(request), stats)
+        channel.bind(self.wake)
+        with self._lock:
+            self._check_open()
+            if request.id in self._live:
+                raise InvalidRequestError("id", request.id, "an id that no live stream has")
+            if len(self._live) >= self.max_streams + self.max_queue:
+                raise QueueFullError(self.max_queue, self._retry_after())
+            self._live[request.id] = sequence
+            self._counts.started += 1
+            self._counts.prompt_tokens += stats.prompt_tokens
+            self._inbox.put(_Submit(sequence))
+
+    def cancel(self, stream_id: str) -> None:
+        """End a stream as "cancelled": at once while it is queued, otherwise within a step; an ended one stays so."""
+        self.abandon(stream_id)
+        with self._lock:
+            sequence = self._live.get(stream_id)
+            if sequence is not None and sequence.state is State.WAITING:
+                self._end(sequence, "cancelled")
+                wake((sequence.channel,))
+
+    def abandon(self, stream_id: str) -> None:
+        """The same, without any lock and not at once: for a garbage collection, which may strike anywhere."""
+        sequence = self._live.get(stream_id)
+        if sequence is not None:
+            self._inbox.put(_Cancel(sequence))
+
+    def wake(self) -> None:
+        """Make the engine look again at who may go on."""
+        self._inbox.put(_WAKE)
+
+    def metrics(self) -> EngineMetrics:
+        """A snapshot."""
+        counts, kv = self._counts, self._scheduler.kv
+        with self._lock:
+            states = [sequence.state for sequence in self._live.values()]
+            return EngineMetrics(
+                queued=states.count(State.WAITING),
+                running=states.count(State.RUNNING),
+                paused=states.count(State.PAUSED),
+                kv_total=kv.num_cells,
+                kv_used=kv.num_pinned,
+                kv_cached=kv.num_cached,
+                prompt_tokens=counts.prompt_tokens,
+                cached_tokens=counts.cached_tokens,
+                prefill_tokens=counts.prefill_tokens,
+                completion_tokens=counts.completion_tokens,
+                streams_started=counts.started,
+                streams_finished=dict(counts.finished),
+                preemptions=self._scheduler.num_preemptions,
+                steps=counts.steps,
+                step_ms=(self._step_time.value or 0.0) * 1000,
+                overhead_ms=(self._overhead.value or 0.0) * 1000,
+            )
+
+    def clear_cache(self) -> None:
+        """Drop every cached prefix."""
+        self._call(self._scheduler.kv.clear)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where an invariant of the engine does not hold; waits for the step that is running."""
+        self._call(self._check_integrity)
+
+    def close(self, timeout: float | None = None) -> None:
+        """End every stream as "cancelled", stop the thread, free the model's memory. Any number of times.
+
+        Args:
+            timeout: seconds to wait for the step that is running; None for as long as it takes.
+        """
+        self.close_soon()
+        if threading.current_thread() is not self._thread and self._death is None:
+            self._thread.join(timeout)
+
+    def close_soon(self) -> None:
+        """The same without waiting, and without any lock."""
+        self._closing = True
+        self._inbox.put(_WAKE)
+
+    def _call(self, function: Callable[[], Any]) -> None:
+        answer: Future[Any] = Future()
+        self._inbox.put(_Call(function, answer))
+        while self._thread.is_alive():
+            with contextlib.suppress(TimeoutError):
+                answer.result(timeout=0.1)
+                return
+        if not answer.done():  # the thread has ended, so nothing changes any more
+            function()
+        else:
+            answer.result()
+
+    def _check_open(self) -> None:
+        if self._death is not None:
+            raise EngineClosedError(self._death)
+        if self._closing:
+            raise EngineClosedError("the engine was closed; load the model again")
+
+    def _retry_after(self) -> float:
+        """Until a place is free: the usual time of a stream, shared by all that run at once."""
+        return max(1.0, (self._stream_time.value or 1.0) * (1 + self.max_queue) / self.max_streams)
+
+    # The engine thread.
+
+    def _main(self) -> None:
+        try:
+            while not self._closing:
+                self._step()
+        except BaseException as error:
+            death = f"the engine thread failed: {type(error).__name__}: {error}"
+            self._death = death
+            cause = error
+            self._end_all(lambda: _failure(death, cause))
+        else:
+            self._end_all(None)
+        finally:
+            self._runner.close()
+
+    def _step(self) -> None:
+        now = time.perf_counter()
+        self._receive()
+        self._expire(now)
+        self._resume(now)
+        parts = self._scheduler.schedule(now)
+        if parts:
+            done, output = self._run(parts)
+            self._update(done, output)
+            self._notify()
+            self._account(done, output, time.perf_counter() - now)
+        else:
+            self._notify()
+            if not self._scheduler.running:
+                self._sleep()
+
+    def _receive(self) -> None:
+        """Take in what other threads asked for since the last step."""
+        while not self._inbox.empty():
+            self._handle(self._inbox.get_nowait())
+
+    def _handle(self, message: _Message) -> None:
+        if isinstance(message, _Submit):
+            sequence = message.sequence
+            if sequence.state is State.WAITING:
+                self._scheduler.waiting.push(sequence)
+                self._watch(sequence)
+        elif isinstance(message, _Cancel):
+            self._finish(message.sequence, "cancelled")
+        elif isinstance(message, _Call):
+            try:
+                message.answer.set_result(message.function())
+            except BaseException as error:
+                message.answer.set_exception(error)
+
+    def _expire(self, now: float) -> None:
+        """End whatever is past a deadline."""
+        if now < self._next_deadline:
+            return
+        self._next_deadline = float("inf")
+        for sequence in list(self._live.values()):
+            due = sequence.deadline()
+            if due is not None and due[0] <= now:
+                self._finish(sequence, "timeout", timeout=due[1])
+            elif due is not None:
+                self._next_deadline = min(self._next_deadline, due[0])
+
+    def _resume(self, now: float) -> None:
+        """Let those go on whose readers have caught up."""
+        if not self._scheduler.paused:
+            return
+        for sequence in [sequence for sequence in self._scheduler.paused if sequence.channel.can_resume]:
+            sequence.channel.is_paused = False
+            sequence.stats.resume(now)
+            self._scheduler.resume(sequence)
+            self._watch(sequence)
+
+    def _run(self, parts: list[Part]) -> tuple[list[Part], StepOutput]:
+        """Run a step and return what of it was done. Where it fails, find out who is to blame: the others go on."""
+        try:
+            return parts, self._runner.run([_slice(part) for part in parts])
+        except NoRoomError as error:
+            self._roll_back(parts)
+            self._shed(parts, error)
+        except Exception as error:
+            self._roll_back(parts)
+            if len(parts) == 1 or not self._runner.can_drop_partial:  # a recurrent state is lost with the step
+                for part in parts:
+                    self._fail(part.sequence, error)
+            else:
+                self._run_apart(parts)
+        return _NOTHING_DONE
+
+    def _roll_back(self, parts: list[Part]) -> None:
+        for part in parts:
+            self._scheduler.kv.roll_back(part.row)
+
+    def _run_apart(self, parts: list[Part]) -> None:
+        """A batch has failed as a whole: run its parts one by one, so that only those that fail again end."""
+        for part in parts:
+            if part.sequence.row is part.row:  # it was not preempted meanwhile
+                done, output = self._run([part])
+                self._update(done, output)
+
+    def _shed(self, parts: list[Part], error: NoRoomError) -> None:
+        """The memory is full although our count says it is not: make room; the next step plans anew."""
+        if self._scheduler.kv.num_cached:
+            self._scheduler.kv.clear()
+        elif not self._scheduler.preempt():
+            self._fail(parts[0].sequence, error)
+
+    def _update(self, parts: list[Part], output: StepOutput) -> None:
+        """Take in what the step computed and sampled."""
+        samples = iter(output.samples)
+        now, timestamp = time.perf_counter(), time.time()
+        for part in parts:
+            self._scheduler.computed(part, list(part.sequence.uncomputed(part.num_tokens)))
+            if part.samples:
+                self._emit(part.sequence, next(samples), now, timestamp)
+
+    def _emit(self, sequence: Sequence, sample: Sample | Exception, now: float, timestamp: float) -> None:
+        try:
+            if isinstance(sample, Exception):
+                raise sample
+            token, logprob, top = sample
+            runner = self._runner
+            event, reason = sequence.accept(
+                token,
+                runner.piece(token),
+                ends=token in runner.eog_tokens,
+                max_length=runner.max_length,
+                now=now,
+                timestamp=timestamp,
+                logprob=logprob,
+                top=None if top is None else tuple(TopLogprob(id, value, runner.piece(id)) for id, value in top),
+            )
+        except Exception as error:  # this stream's trouble stays its own
+            self._fail(sequence, error)
+            return
+        channel = sequence.channel
+        channel.put(event)
+        self._touched.append(channel)
+        if event.number == 0:
+            self._counts.cached_tokens += sequence.stats.cached_tokens
+        if reason is not None:
+            self._finish(sequence, reason)
+        elif channel.is_full:
+            channel.is_paused = True  # where the reader read on before it could see this, the next step finds out
+            sequence.stats.pause(now)
+            self._scheduler.pause(sequence)
+            self._watch(sequence)
+
+    def _account(self, parts: list[Part], output: StepOutput, seconds: float) -> None:
+        if not parts:
+            return
+        num_decodes = sum(part.num_tokens == 1 and part.samples for part in parts)
+        num_prefill = sum(part.num_tokens for part in parts) - num_decodes
+        self._cost.learn(num_decodes, num_prefill, seconds)
+        self._counts.steps += 1
+        self._counts.prefill_tokens += num_prefill
+        self._counts.completion_tokens += len(output.samples)
+        self._step_time.add(seconds)
+        self._overhead.add(seconds - output.decode_seconds)
+
+    def _notify(self) -> None:
+        """Wake readers: once a step."""
+        if self._touched:
+            wake(self._touched)
+            self._touched.clear()
+
+    def _sleep(self) -> None:
+        """Nothing to compute: wait for a message, a deadline, or the moment a paused stream must give up its place."""
+        if self._debug:
+            self._check_integrity()
+        until = min(self._next_deadline, self._scheduler.next_parking() or float("inf"))
+        timeout = None if until == float("inf") else max(0.0, until - time.perf_counter())
+        with contextlib.suppress(Empty):
+            self._handle(self._inbox.get(timeout=timeout))
+
+    def _watch(self, sequence: Sequence) -> None:
+        """Remember the deadline of a sequence whose state has changed."""
+        due = sequence.deadline()
+        if due is not None:
+            self._next_deadline = min(self._next_deadline, due[0])
+
+    def _claim(self, sequence: Sequence) -> bool:
+        """Take a sequence out of the hands of other threads, which may end it only while it waits."""
+        with self._lock:
+            if sequence.state is not State.WAITING:
+                return False
+            sequence.state = State.RUNNING
+            return True
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, timeout: str | None = None) -> None:
+        with self._lock:
+            self._end(sequence, reason, timeout=timeout)
+        self._touched.append(sequence.channel)
+        self._scheduler.remove(sequence)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        with self._lock:
+            self._end(sequence, None, error=_failure(f"this stream failed: {error}", error))
+        self._touched.append(sequence.channel)
+        self._scheduler.remove(sequence)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason | None,
+        *,
+        timeout: str | None = None,
+        error: GenerationError | None = None,
+    ) -> None:
+        """The only place where a stream ends; the lock is held, and a second end is none."""
+        if self._live.pop(sequence.request.id, None) is None:
+            return
+        now = time.perf_counter()
+        stats = sequence.stats
+        stats.resume(now)
+        stats.ended = now
+        self._stream_time.add(now - stats.created)
+        key = reason or "error"
+        self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
+        if sequence.state is State.WAITING:
+            sequence.state = State.FINISHED  # in the queue it is only a husk by now
+        sequence.channel.finish(End(sequence.text, reason, sequence.stop_sequence, timeout, error))
+
+    def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:
+        """The thread is about to end: nobody may be left waiting for it."""
+        self._closing = True
+        with self._lock:
+            sequences = list(self._live.values())
+            for sequence in sequences:
+                if make_error is None:
+                    self._end(sequence, "cancelled")
+                else:
+                    self._end(sequence, None, error=make_error())
+        wake(sequence.channel for sequence in sequences)
+
+    def _check_integrity(self) -> None:
+        self._scheduler.check_integrity()
+        with self._lock:
+            states = {sequence.state for sequence in self._live.values()}
+        assert State.FINISHED not in states, "an ended stream is still live"
+
+    def _after_fork(self) -> None:
+        """The child has this object, but not the thread: end what it cannot go on with, and never touch the model."""
+        self._lock = threading.RLock()  # the parent's other threads may have held it
+        self._death = "this process was forked, and an engine does not survive that; load the model in the child"
+        self._end_all(lambda: GenerationError(self._death or ""))
+
+
+class _Counts:
+    """What the engine counts over its life."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.steps = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.prefill_tokens = 0
+        self.completion_tokens = 0
+        self.finished: dict[str, int] = {}
+
+
+_WAKE = _Wake()
+_NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _slice(part: Part) -> Slice:
+    sequence = part.sequence
+    return Slice(
+        part.row.id, part.row.length, sequence.uncomputed(part.num_tokens), sequence.sampler if part.samples else None
+    )
+
+
+def _failure(message: str, cause: BaseException) -> GenerationError:
+    error = GenerationError(message)
+    error.__cause__ = cause
+    return error
+
+
+def _close_all() -> None:
+    """The interpreter exits: a daemon thread that is inside llama.cpp then would crash it."""
+    for engine in list(_engines):
+        engine.close(timeout=10)
+
+
+def _after_fork_all() -> None:
+    for engine in list(_engines):
+        engine._after_fork()  # pyright: ignore[reportPrivateUsage]
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_all)

@@ -1,0 +1,113 @@
+"""What is measured while a stream runs, and the frozen snapshots made of it."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass, field
+
+from headrace.results import Metrics, Usage
+
+__all__ = ["Average", "StreamStats"]
+
+
+@dataclass(slots=True)
+class StreamStats:
+    """Counters of one stream: written by the engine thread, read by anybody.
+
+    Times are on the clock of `time.perf_counter()`, in seconds. A value read while it changes is at worst a step old.
+    """
+
+    created: float
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    admitted: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    ended: float | None = None
+    paused: float = 0.0
+    paused_since: float | None = None
+    gaps: array[float] = field(default_factory=lambda: array("d"))
+    _paused_at_last_token: float = 0.0
+
+    def note_token(self, now: float) -> None:
+        """A token was sampled."""
+        self.completion_tokens += 1
+        if self.last_token is None:
+            self.first_token = now
+        else:
+            self.gaps.append(max(0.0, now - self.last_token - (self.paused - self._paused_at_last_token)))
+        self.last_token = now
+        self._paused_at_last_token = self.paused
+
+    def pause(self, now: float) -> None:
+        """Its reader is behind."""
+        self.paused_since = now
+
+    def resume(self, now: float) -> None:
+        """Its reader has caught up."""
+        if self.paused_since is not None:
+            self.paused += now - self.paused_since
+            self.paused_since = None
+
+    def paused_until(self, now: float) -> float:
+        """Seconds paused so far, the pause that still lasts included."""
+        since = self.paused_since
+        return self.paused + (max(0.0, now - since) if since is not None else 0.0)
+
+    def usage(self) -> Usage:
+        """The counts so far."""
+        return Usage(self.prompt_tokens, self.cached_tokens, self.completion_tokens)
+
+    def tokens_per_second(self) -> float:
+        """Tokens after the first over the time after the first, without pauses; 0 before the second token."""
+        gaps = self.gaps[:]
+        total = sum(gaps)
+        return len(gaps) / total if total > 0 else 0.0
+
+    def metrics(self) -> Metrics:
+        """The times so far."""
+        now = self.ended if self.ended is not None else time.perf_counter()
+        gaps = self.gaps[:]
+        ordered = sorted(gaps)
+        decode = sum(gaps)
+        admitted = self.admitted if self.admitted is not None else now
+        first = self.first_token
+        return Metrics(
+            time_to_first_token_ms=None if first is None else _ms(first - self.created),
+            tokens_per_second=len(gaps) / decode if decode > 0 else 0.0,
+            latency_ms=_ms(now - self.created),
+            queue_ms=_ms(admitted - self.created),
+            prefill_ms=_ms((now if first is None else first) - admitted),
+            decode_ms=_ms(decode),
+            paused_ms=_ms(self.paused_until(now)),
+            inter_token_p50_ms=_percentile(ordered, 0.50),
+            inter_token_p99_ms=_percentile(ordered, 0.99),
+        )
+
+
+class Average:
+    """An exponential mean that starts at its first value."""
+
+    __slots__ = ("_weight", "value")
+
+    def __init__(self, weight: float) -> None:
+        self._weight = weight
+        self.value: float | None = None
+
+    def add(self, sample: float) -> None:
+        """Take a value in."""
+        value = self.value
+        self.value = sample if value is None else value + self._weight * (sample - value)
+
+
+def _percentile(ordered: list[float], share: float) -> float | None:
+    """The nearest-rank percentile."""
+    if not ordered:
+        return None
+    return _ms(ordered[min(len(ordered) - 1, int(share * len(ordered)))])
+
+
+def _ms(seconds: float) -> float:
+    return max(0.0, seconds) * 1000

@@ -1,0 +1,190 @@
+"""A runner without a model: it emits the tokens that a script gives. The backbone of tests, for applications too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.engine.runner import NoRoomError, Slice, StepOutput
+from headrace.errors import InvalidRequestError
+from headrace.events import Sample
+from headrace.request import Request
+
+__all__ = ["ScriptedRunner", "ScriptedVocabulary"]
+
+Script = Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]]
+
+
+@dataclass
+class _ScriptedSampler:
+    """Hands out a script, token by token."""
+
+    script: Sequence[int]
+    at: int = 0
+
+
+@dataclass
+class ScriptedRunner:
+    """Does what `LlamaRunner` does, with a script in place of a model.
+
+    It keeps a true account of its memory: which tokens lie in which row's cells. Computing at a wrong position, from a
+    prefix that is not there or past the memory's size is an error, so that a test of the engine is a test of its KV
+    bookkeeping too.
+
+    Args:
+        pieces: the text of each token, as bytes. Token 0 ends a generation.
+        script: the tokens to sample, the same for every request or made from its prompt; after the last one, token 0.
+        num_cells: KV budget, in tokens.
+        num_rows: sequence ids.
+        max_batch: tokens in a step at most.
+        can_drop_partial: False behaves like a recurrent model.
+        before_step: called with the slices of each step on the engine thread; what it raises fails the step.
+        on_sample: called with a slice and its sample; what it raises fails that sample alone.
+        steps: a list to note the slices of each step in.
+    """
+
+    pieces: Mapping[int, bytes]
+    script: Script = ()
+    num_cells: int = 4096
+    num_rows: int = 32
+    max_batch: int = 512
+    can_drop_partial: bool = True
+    before_step: Callable[[Sequence[Slice]], None] | None = None
+    on_sample: Callable[[Slice, Sample], None] | None = None
+    steps: list[list[Slice]] | None = None
+    eog_tokens: frozenset[int] = frozenset({0})
+    is_closed: bool = False
+    _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence, in tokens."""
+        return self.num_cells
+
+    @property
+    def num_used(self) -> int:
+        """Cells in use: each counts once, however many rows share it."""
+        return len({id(cell) for row in self._rows.values() for _, cell in row})
+
+    def row(self, sequence: int) -> list[int]:
+        """The tokens that a row holds."""
+        return [token for token, _ in self._rows.get(sequence, [])]
+
+    def make_sampler(self, request: Request) -> Any:
+        """Start the script for a request."""
+        script = self.script(request.prompt) if callable(self.script) else self.script
+        return _ScriptedSampler(script)
+
+    def piece(self, token: int) -> bytes:
+        """The text of a token; none for one that has none."""
+        return self.pieces.get(token, b"")
+
+    def run(self, slices: Sequence[Slice]) -> StepOutput:
+        """Write the tokens to their rows and hand out the next of each script."""
+        if self.before_step is not None:
+            self.before_step(slices)
+        count = sum(len(part.tokens) for part in slices)
+        if count > self.max_batch:
+            raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
+        if self.num_used + count > self.num_cells:
+            raise NoRoomError(f"{count} tokens do not fit beside {self.num_used} of {self.num_cells}")
+        if self.steps is not None:
+            self.steps.append([part._replace(tokens=tuple(part.tokens)) for part in slices])
+        samples: list[Sample | Exception] = []
+        for part in slices:
+            held = self._rows.setdefault(part.row, [])
+            if len(held) != part.start:
+                raise AssertionError(f"row {part.row} holds {len(held)} tokens, but the step starts at {part.start}")
+            held.extend((token, object()) for token in part.tokens)
+            if part.sampler is not None:
+                samples.append(self._sample(part))
+        return StepOutput(samples, 0.0)
+
+    def _sample(self, part: Slice) -> Sample | Exception:
+        sampler = part.sampler
+        sample = Sample(sampler.script[sampler.at] if sampler.at < len(sampler.script) else 0)
+        if self.on_sample is not None:
+            try:
+                self.on_sample(part, sample)
+            except Exception as error:
+                return error
+        sampler.at += 1
+        return sample
+
+    def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
+        """Share cells."""
+        held = self._rows.get(source, [])
+        if end > len(held) or start != 0 or self._rows.get(target):
+            raise AssertionError(f"copy of {start} to {end} from a row of {len(held)} tokens")
+        if not self.can_drop_partial and end != len(held):
+            raise AssertionError("a recurrent state can only be copied whole")
+        self._rows[target] = held[:end]
+
+    def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool:
+        """Give cells up."""
+        held = self._rows.get(sequence, [])
+        if end != -1:
+            raise AssertionError("only tails are removed")
+        if not self.can_drop_partial and 0 < start < len(held):
+            return False
+        del held[start:]
+        return True
+
+    def close(self) -> None:
+        """Note that the engine has let go."""
+        self.is_closed = True
+
+
+class ScriptedVocabulary:
+    """What `LlamaModel` knows of its vocabulary, for a model that is only a script: each token is its piece of text.
+
+    Args:
+        pieces: the text of each token, as bytes.
+        chat_template: a Jinja template, or None for a model that cannot chat.
+    """
+
+    add_bos = False
+    add_eos = False
+    bos_token: int | None = None
+    eos_token: int | None = 0
+    bos_text = ""
+    eos_text = "<end>"
+    special_texts: tuple[str, ...] = ("<end>",)
+
+    def __init__(self, pieces: Mapping[int, bytes], *, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
+        self._pieces = pieces
+        self._longest_first = sorted(
+            ((piece, token) for token, piece in pieces.items() if piece), key=lambda entry: -len(entry[0])
+        )
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Cut text into pieces, the longest that fits first; what no piece fits is an error."""
+        del add_special
+        data = text.encode()
+        tokens: list[int] = []
+        while data:
+            if parse_special and data.startswith(b"<end>"):
+                tokens.append(0)
+                data = data[len(b"<end>") :]
+                continue
+            piece, token = next(((p, t) for p, t in self._longest_first if data.startswith(p)), (b"", -1))
+            if not piece:
+                raise InvalidRequestError("prompt", text, "text that the scripted pieces can spell")
+            tokens.append(token)
+            data = data[len(piece) :]
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """The pieces, joined."""
+        return b"".join(self._pieces.get(token, b"") for token in tokens)
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Refuse a token that is not in the vocabulary."""
+        for token in tokens:
+            if token != 0 and token not in self._pieces:
+                raise InvalidRequestError("prompt", token, f"token ids of the script: {sorted(self._pieces)}")
+
+    def close(self) -> None:
+        """There is nothing to free."""

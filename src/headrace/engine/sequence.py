@@ -1,0 +1,161 @@
+"""One stream as the engine sees it: its tokens, its place in the KV cache, its text, its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from headrace.config import StreamConfig
+from headrace.engine.channel import Channel
+from headrace.engine.kv_cache import Row
+from headrace.engine.metrics import StreamStats
+from headrace.events import TokenEvent
+from headrace.request import Request
+from headrace.results import FinishReason, TopLogprob
+from headrace.text.detokenizer import Detokenizer
+from headrace.text.stops import StopMatcher
+
+__all__ = ["Sequence", "State"]
+
+
+class State(Enum):
+    """Where a sequence is on its way."""
+
+    WAITING = "waiting"  # in the queue, without a row
+    RUNNING = "running"  # with a row, part of the steps
+    PAUSED = "paused"  # its reader is behind; with a row, until somebody needs it
+    FINISHED = "finished"
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Belongs to the engine thread from the moment it is admitted; until then, to whoever holds the engine's lock.
+
+    Attributes:
+        tokens: the prompt and everything sampled. The last sampled token is computed by the next step.
+        row: its place in the KV cache.
+        order: when it was admitted, relative to others; the highest is the youngest.
+        leader: a sequence admitted earlier that is computing a prefix which this one will share.
+        leader_until: how much of the leader's prefix that is, in tokens.
+    """
+
+    request: Request
+    channel: Channel
+    sampler: Any
+    stats: StreamStats
+    state: State = State.WAITING
+    tokens: list[int] = field(default_factory=list[int])
+    row: Row | None = None
+    order: int = -1
+    leader: Sequence | None = None
+    leader_until: int = 0
+    has_computed: bool = False
+    _detokenizer: Detokenizer = field(default_factory=Detokenizer)
+    _stops: StopMatcher | None = None
+    _texts: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+        self.stats.prompt_tokens = len(self.tokens)
+        if self.config.stop_sequences:
+            self._stops = StopMatcher(self.config.stop_sequences)
+
+    @property
+    def config(self) -> StreamConfig:
+        """Its settings."""
+        return self.request.config
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens whose KV is there."""
+        return self.row.length if self.row is not None else 0
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens to compute before the next one can be sampled: 1 while decoding, more in prefill."""
+        return len(self.tokens) - (self.row.length if self.row is not None else 0)
+
+    @property
+    def text(self) -> str:
+        """Everything emitted."""
+        return "".join(self._texts)
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """Which stop sequence matched."""
+        return self._stops.matched if self._stops is not None else None
+
+    def accept(
+        self,
+        token: int,
+        piece: bytes,
+        *,
+        ends: bool,
+        max_length: int,
+        now: float,
+        timestamp: float,
+        logprob: float | None = None,
+        top: tuple[TopLogprob, ...] | None = None,
+    ) -> tuple[TokenEvent, FinishReason | None]:
+        """Take in a sampled token: what to emit for it, and whether it was the last.
+
+        Args:
+            token: its id.
+            piece: its bytes.
+            ends: whether it ends a generation.
+            max_length: longest sequence that can be computed, in tokens.
+            now: when, on the clock of the stats.
+            timestamp: when, in seconds since the epoch.
+            logprob: its log probability.
+            top: the most likely tokens.
+        """
+        number = self.stats.completion_tokens
+        self.tokens.append(token)
+        self.stats.note_token(now)
+        text = self._detokenizer.feed(piece)
+        if self._stops is not None and text:
+            text = self._stops.feed(text)
+        reason = self._finish_reason(ends, max_length)
+        if reason is not None and reason != "stop_sequence":
+            text += self._flush()
+            if self.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
+                reason = "stop_sequence"
+        if text:
+            self._texts.append(text)
+        return TokenEvent(text, token, number, timestamp, piece, logprob, top), reason
+
+    def _finish_reason(self, ends: bool, max_length: int) -> FinishReason | None:
+        if self._stops is not None and self._stops.matched is not None:
+            return "stop_sequence"
+        if ends and not self.config.ignore_eos:
+            return "stop"
+        if self.stats.completion_tokens >= self.config.max_tokens or len(self.tokens) > max_length:
+            return "length"
+        return None
+
+    def _flush(self) -> str:
+        tail = self._detokenizer.flush()
+        if self._stops is None:
+            return tail
+        return self._stops.feed(tail) + self._stops.flush()
+
+    def deadline(self) -> tuple[float, str] | None:
+        """The next moment at which it times out, and by which deadline; None where it never does."""
+        config, stats = self.config, self.stats
+        deadlines: list[tuple[float, str]] = []
+        if config.timeout_ms and stats.paused_since is None:
+            deadlines.append((stats.created + stats.paused + config.timeout_ms / 1000, "total"))
+        if config.queue_timeout_ms and stats.admitted is None:
+            deadlines.append((stats.created + config.queue_timeout_ms / 1000, "queue"))
+        if config.first_token_timeout_ms and stats.first_token is None:
+            deadlines.append((stats.created + config.first_token_timeout_ms / 1000, "first_token"))
+        if config.stall_timeout_ms and stats.paused_since is not None:
+            deadlines.append((stats.paused_since + config.stall_timeout_ms / 1000, "stall"))
+        return min(deadlines, default=None)
+
+    def uncomputed(self, count: int) -> SequenceOf[int]:
+        """The next tokens to compute."""
+        start = self.num_computed
+        return self.tokens[start : start + count]

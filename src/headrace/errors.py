@@ -1,0 +1,130 @@
+"""Every error that headrace raises, in one tree.
+
+HeadraceError
+├── ModelNotFoundError        no such file or name
+├── ModelLoadError            not a GGUF, truncated, unsupported, out of memory
+├── InvalidRequestError       (also a ValueError) a setting, prompt or message that cannot be used
+│   └── ContextOverflowError  the prompt is longer than the context
+├── QueueFullError            too many streams are waiting already
+├── EngineClosedError         the engine was closed, or died, before this call
+└── GenerationError           the engine failed this stream
+    └── StreamTimeoutError    one of the stream's deadlines passed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace.results import GenerationResult
+
+__all__ = [
+    "ContextOverflowError",
+    "EngineClosedError",
+    "GenerationError",
+    "HeadraceError",
+    "InvalidRequestError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "QueueFullError",
+    "StreamTimeoutError",
+]
+
+
+class HeadraceError(Exception):
+    """The root of the tree: catch it to catch everything headrace raises by itself."""
+
+
+class ModelNotFoundError(HeadraceError):
+    """No file and no known name fits the model reference; the message says what was tried."""
+
+
+class ModelLoadError(HeadraceError):
+    """The file was found but could not be made a running model."""
+
+
+class InvalidRequestError(HeadraceError, ValueError):
+    """A value that cannot be used.
+
+    Attributes:
+        field: the setting or argument that was wrong.
+        value: what was given.
+        allowed: what would have been right, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str, message: str | None = None) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        super().__init__(message or f"{field} is {_shortened(value)}; allowed: {allowed}")
+
+
+class ContextOverflowError(InvalidRequestError):
+    """The prompt does not fit the context; raised before anything runs.
+
+    Attributes:
+        prompt_tokens: length of the prompt, in tokens.
+        n_ctx: the longest sequence that this model and engine can hold, in tokens.
+    """
+
+    def __init__(self, prompt_tokens: int, n_ctx: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.n_ctx = n_ctx
+        super().__init__(
+            "prompt",
+            prompt_tokens,
+            f"at most {n_ctx} tokens",
+            f"the prompt has {prompt_tokens} tokens, but the context holds {n_ctx}; "
+            "shorten the prompt, or load the model with a larger n_ctx if it was trained for one",
+        )
+
+
+class QueueFullError(HeadraceError):
+    """As many streams run and wait as are allowed; nothing was queued.
+
+    Attributes:
+        max_queue: how many streams may wait.
+        retry_after: seconds after which a place is likely to be free, an estimate from the streams seen so far.
+    """
+
+    def __init__(self, max_queue: int, retry_after: float) -> None:
+        self.max_queue = max_queue
+        self.retry_after = retry_after
+        super().__init__(
+            f"the queue is full: {max_queue} streams may wait, and so many do; "
+            f"try again in about {retry_after:.0f} s, or load the model with a larger max_queue"
+        )
+
+
+class EngineClosedError(HeadraceError):
+    """The engine was closed, or its thread died, before this call."""
+
+
+class GenerationError(HeadraceError):
+    """The engine failed this stream.
+
+    Attributes:
+        partial: what was generated until then, or None where that is not known.
+    """
+
+    def __init__(self, message: str, partial: GenerationResult | None = None) -> None:
+        self.partial = partial
+        super().__init__(message)
+
+
+class StreamTimeoutError(GenerationError):
+    """One of the stream's deadlines passed.
+
+    Attributes:
+        which: "total", "queue", "first_token" or "stall".
+        partial: what was generated until then.
+    """
+
+    def __init__(self, message: str, which: str, partial: GenerationResult | None = None) -> None:
+        self.which = which
+        super().__init__(message, partial)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

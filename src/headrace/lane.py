@@ -1,0 +1,374 @@
+"""What the sync and the async face share: a loaded model with its engine, and lanes on it."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+import secrets
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from headrace.config import StreamConfig
+from headrace.engine.loop import Engine
+from headrace.engine.threads import available_cores
+from headrace.errors import EngineClosedError, InvalidRequestError
+from headrace.stream import AsyncTokenStream, TokenStream
+from headrace.text.template import ChatTemplate, Segment, as_messages
+
+__all__ = ["Core", "Job", "Lane", "Messages", "Prompt", "Vocabulary", "check_text", "checked_config", "load_core"]
+
+Prompt = str | Sequence[int]
+Messages = Sequence[Any]
+
+# The default of n_ctx takes at most this share of the memory that is free.
+_KV_SHARE = 0.5
+
+
+class Vocabulary(Protocol):
+    """The part of a model that turns text into tokens and back; every method may be called from any thread."""
+
+    @property
+    def add_bos(self) -> bool: ...
+
+    @property
+    def add_eos(self) -> bool: ...
+
+    @property
+    def bos_token(self) -> int | None: ...
+
+    @property
+    def eos_token(self) -> int | None: ...
+
+    @property
+    def bos_text(self) -> str: ...
+
+    @property
+    def eos_text(self) -> str: ...
+
+    @property
+    def special_texts(self) -> tuple[str, ...]: ...
+
+    @property
+    def chat_template(self) -> str | None: ...
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes: ...
+
+    def check_tokens(self, tokens: Sequence[int]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Job(NamedTuple):
+    """A stream to be: its settings, and how to make its prompt, which is better not done on an event loop."""
+
+    config: StreamConfig
+    make_prompt: Callable[[], tuple[int, ...]]
+
+
+class Core:
+    """A loaded model and its engine, shared by both faces and all contexts. Closed once, by any of them.
+
+    Args:
+        vocabulary: turns text into tokens; closed with the core.
+        engine: what generates; closed with the core.
+        name: what to call the model.
+        config: the defaults of every stream.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, engine: Engine, *, name: str, config: StreamConfig) -> None:
+        self.vocabulary = vocabulary
+        self.engine = engine
+        self.name = name
+        self.config = config
+        self._template: ChatTemplate | None = None
+        self._ids = itertools.count(1)
+        self._prefix = secrets.token_hex(4)
+        # Prompts of async streams are made here, so that neither the event loop nor the engine does it.
+        self.workers = ThreadPoolExecutor(2, thread_name_prefix="headrace-prompt")
+
+    def new_id(self) -> str:
+        """An id that no other stream has."""
+        return f"{self._prefix}-{next(self._ids)}"
+
+    def close(self) -> None:
+        """End every stream as "cancelled" and free the model. Any number of times, from any thread."""
+        self.engine.close()
+        self.workers.shutdown(wait=False)
+        self.vocabulary.close()
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens of a prompt: text with the model's beginning-of-text token, nothing in it read as control tokens.
+
+        Raises:
+            InvalidRequestError: an empty or blank prompt, text that is not text, ids that are none of the model's.
+        """
+        if isinstance(prompt, str):
+            check_text("prompt", prompt)
+            tokens = self.tokenize(prompt)
+        else:
+            tokens = _checked_ids(prompt)
+            self.vocabulary.check_tokens(tokens)
+        if not tokens:
+            raise InvalidRequestError("prompt", prompt, "text or token ids, at least one token")
+        return tuple(tokens)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a text as a prompt has them."""
+        vocabulary = self.vocabulary
+        tokens = vocabulary.tokenize(text, add_special=True, parse_special=False)
+        if vocabulary.add_eos and tokens and tokens[-1] == vocabulary.eos_token:
+            tokens.pop()  # some models want one after a document, but a prompt is not finished
+        return tokens
+
+    def encode_chat(self, messages: Messages) -> tuple[int, ...]:
+        """The tokens of a rendered conversation, users' words never read as control tokens."""
+        vocabulary = self.vocabulary
+        tokens: list[int] = []
+        for text, special in self.render(messages):
+            tokens += vocabulary.tokenize(text, add_special=False, parse_special=special)
+        if vocabulary.add_bos and vocabulary.bos_token is not None and tokens[:1] != [vocabulary.bos_token]:
+            tokens.insert(0, vocabulary.bos_token)  # the template did not write it
+        if not tokens:
+            raise InvalidRequestError("messages", messages, "messages that the chat template renders to some text")
+        return tuple(tokens)
+
+    def render(self, messages: Messages) -> list[Segment]:
+        """The conversation in the model's own form.
+
+        Raises:
+            InvalidRequestError: messages that are none, or a model that has no chat template.
+        """
+        if self._template is None:
+            source = self.vocabulary.chat_template
+            if source is None:
+                raise InvalidRequestError(
+                    "messages",
+                    self.name,
+                    "a model with a chat template",
+                    f"the model {self.name!r} has no chat template, so it cannot chat; generate() with a plain prompt",
+                )
+            vocabulary = self.vocabulary
+            self._template = ChatTemplate(
+                source,
+                bos_text=vocabulary.bos_text,
+                eos_text=vocabulary.eos_text,
+                special_texts=vocabulary.special_texts,
+            )
+        return self._template.render(messages)
+
+    def __del__(self) -> None:
+        if hasattr(self, "workers") and not self.engine.is_closed:
+            warnings.warn(f"the model {self.name!r} was not closed", ResourceWarning, stacklevel=1)
+            self.engine.close_soon()  # whoever drops the last reference must not wait for a step
+
+
+class Lane:
+    """One user of a core: own defaults, own streams to cancel, own turn in the fair queue."""
+
+    def __init__(self, core: Core, defaults: StreamConfig, system_prompt: str | None = None) -> None:
+        self.core = core
+        self.defaults = defaults
+        self.system_prompt = _checked_system_prompt(system_prompt)
+        self._lock = threading.Lock()  # a WeakSet must not grow while it is listed
+        self._streams: weakref.WeakSet[TokenStream | AsyncTokenStream] = weakref.WeakSet()
+        self._is_closed = False
+
+    def job(self, prompt: Prompt, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
+        """What `generate` and its kin do: continue a text, or, where a system prompt is given, answer it as a chat."""
+        settings, system_prompt = self._settings(config, overrides)
+        system_prompt = system_prompt or self.system_prompt
+        if system_prompt is None:
+            return Job(settings, lambda: self.core.encode(prompt))
+        if not isinstance(prompt, str):
+            raise InvalidRequestError("system_prompt", system_prompt, "None where the prompt is given as token ids")
+        check_text("prompt", prompt)
+        messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
+        return Job(settings, lambda: self.core.encode_chat(messages))
+
+    def chat_job(self, messages: Messages, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
+        """What `chat` and its kin do."""
+        settings, system_prompt = self._settings(config, overrides)
+        if any(message.role == "system" for message in as_messages(messages)):
+            if system_prompt is not None:
+                raise InvalidRequestError(
+                    "system_prompt", system_prompt, "None where the messages have a system message of their own"
+                )
+        else:
+            system_prompt = system_prompt or self.system_prompt
+            if system_prompt is not None:
+                messages = [{"role": "system", "content": system_prompt}, *messages]
+        return Job(settings, lambda: self.core.encode_chat(messages))
+
+    def start(self, job: Job, *, closing_token: bool = False) -> TokenStream:
+        """Start a stream; errors are raised here."""
+        stream = TokenStream(self.core.engine, self.core, job.config, **self._names(), closing_token=closing_token)
+        self._remember(stream)
+        stream.submit(job.make_prompt())
+        return stream
+
+    def start_async(self, job: Job, *, closing_token: bool = False) -> AsyncTokenStream:
+        """Start a stream without blocking; errors come with its first token."""
+        stream = AsyncTokenStream(self.core.engine, self.core, job.config, **self._names(), closing_token=closing_token)
+        self._remember(stream)
+        try:
+            self.core.workers.submit(stream.submit_later, job.make_prompt)
+        except RuntimeError as error:  # the pool was shut down, since the model or the interpreter is closing
+            raise EngineClosedError("the model was closed; load it again") from error
+        return stream
+
+    def cancel_generation(self) -> None:
+        """Cancel every stream started here, and no other."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.cancel()
+
+    def close(self) -> None:
+        """Cancel every stream started here, and take no more. The core stays open."""
+        self._is_closed = True
+        self.cancel_generation()
+
+    def _settings(self, config: StreamConfig | None, overrides: Mapping[str, Any]) -> tuple[StreamConfig, str | None]:
+        if self._is_closed:
+            raise EngineClosedError("this context was closed; make a new one")
+        if self.core.engine.is_closed:
+            raise EngineClosedError("the model was closed; load it again")
+        changes = dict(overrides)
+        system_prompt = _checked_system_prompt(changes.pop("system_prompt", None))
+        return checked_config(config, self.defaults).replace(**changes), system_prompt
+
+    def _remember(self, stream: TokenStream | AsyncTokenStream) -> None:
+        with self._lock:
+            self._streams.add(stream)
+
+    def _names(self) -> dict[str, Any]:
+        return {"id": self.core.new_id(), "model": self.core.name, "lane": id(self)}
+
+
+def checked_config(config: StreamConfig | None, default: StreamConfig) -> StreamConfig:
+    """The settings given, or the default; anything else is an InvalidRequestError."""
+    if config is None:
+        return default
+    if not isinstance(config, StreamConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequestError("config", config, "a StreamConfig, or None")
+    return config
+
+
+def check_text(field: str, text: str) -> None:
+    """Refuse what no tokenizer can take.
+
+    Raises:
+        InvalidRequestError: nothing but white space, a NUL character, or half a surrogate pair.
+    """
+    if not text.strip():
+        raise InvalidRequestError(field, text, "text with something in it besides white space")
+    if "\0" in text:
+        raise InvalidRequestError(field, text, "text without NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            field, text[error.start : error.end], "text without lone surrogates, which are no characters"
+        ) from None
+
+
+def load_core(
+    ref: str | os.PathLike[str],
+    *,
+    n_ctx: int | None,
+    n_threads: int | None,
+    n_gpu_layers: int,
+    max_streams: int,
+    max_queue: int,
+    step_target_ms: float,
+    config: StreamConfig | None,
+    progress: Callable[[float], None] | None,
+) -> Core:
+    """Find a model, load it, and start its engine; see `Model.load`."""
+    # libllama is only loaded where a model is: importing headrace stays cheap.
+    from headrace.engine.runner import LlamaRunner
+    from headrace.llama.context import LlamaContext
+    from headrace.llama.model import LlamaModel
+    from headrace.store import resolve
+
+    if n_ctx is not None:
+        _check_whole("n_ctx", n_ctx, 1)
+    if n_threads is not None:
+        _check_whole("n_threads", n_threads, 1, 512)
+    _check_whole("n_gpu_layers", n_gpu_layers, -1)
+    _check_whole("max_streams", max_streams, 1, 128)
+    _check_whole("max_queue", max_queue, 0)
+    if isinstance(step_target_ms, bool) or not 1 <= step_target_ms <= 60_000:
+        raise InvalidRequestError("step_target_ms", step_target_ms, "1 to 60000")
+    defaults = checked_config(config, StreamConfig())
+    found = resolve(ref)
+    model = LlamaModel.load(found.path, n_gpu_layers=n_gpu_layers, progress=progress)
+    try:
+        budget = n_ctx if n_ctx is not None else _default_n_ctx(model.n_ctx_train, model.kv_bytes_per_token)
+        context = LlamaContext(
+            model,
+            n_ctx=budget,
+            n_batch=min(512, max(budget, max_streams)),
+            # As many rows again for cached prefixes as for streams, and some for a few streams with many conversations.
+            n_seq_max=min(256, 2 * max_streams + 16),
+            n_threads=n_threads or available_cores(),
+        )
+        try:
+            context.probe()
+            runner = LlamaRunner(model, context, num_cells=budget)
+            engine = Engine(runner, max_streams=max_streams, max_queue=max_queue, step_target_ms=step_target_ms)
+        except BaseException:
+            context.close()
+            raise
+    except BaseException:
+        model.close()
+        raise
+    return Core(model, engine, name=found.name, config=defaults)
+
+
+def _default_n_ctx(trained: int, kv_bytes_per_token: int) -> int:
+    """What the model was trained with, if half of the free memory holds it."""
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                pages = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return trained
+    fitting = int(pages * _KV_SHARE) // max(1, kv_bytes_per_token)
+    return max(256, min(trained, fitting))
+
+
+def _check_whole(field: str, value: object, low: int, high: int | None = None) -> None:
+    allowed = f"a whole number, at least {low}" if high is None else f"a whole number, {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise InvalidRequestError(field, value, allowed)
+
+
+def _checked_ids(prompt: Any) -> list[int]:
+    allowed = "text, or a list of token ids"
+    if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Iterable):
+        raise InvalidRequestError("prompt", cast("object", prompt), allowed)
+    ids: list[int] = []
+    for token in cast("Iterable[Any]", prompt):
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise InvalidRequestError("prompt", token, allowed)
+        ids.append(operator.index(token))
+    return ids
+
+
+def _checked_system_prompt(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidRequestError("system_prompt", value, "text, or None")
+    check_text("system_prompt", value)
+    return value

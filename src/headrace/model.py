@@ -1,0 +1,393 @@
+"""Models and contexts, as users hold them: a face for threads and one for tasks, over the same core."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, overload
+
+from headrace.config import StreamConfig
+from headrace.errors import InvalidRequestError
+from headrace.lane import Core, Lane, Messages, Prompt, checked_config, load_core
+from headrace.results import EngineMetrics, GenerationResult, Token
+from headrace.stream import AsyncStreamResult, AsyncTokenStream, StreamResult, TokenStream
+
+__all__ = ["AsyncModel", "Context", "Model"]
+
+
+class _Shared:
+    """What needs no waiting, and is the same on both faces."""
+
+    def __init__(self, core: Core, lane: Lane) -> None:
+        self._core = core
+        self._lane = lane
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self._core.name
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """A snapshot of the engine, all its streams together."""
+        return self._core.engine.metrics()
+
+    def cancel_generation(self) -> None:
+        """Cancel every stream started from this object, and no other. From any thread or task."""
+        self._lane.cancel_generation()
+
+    def tokenize(self, text: str) -> list[int]:
+        """The token ids of a text as `generate` feeds them, with the model's beginning-of-text token if it has one.
+
+        Raises:
+            InvalidRequestError: text that no tokenizer can take.
+        """
+        return self._core.tokenize(_checked_str("text", text))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens left out; U+FFFD for bytes that are no UTF-8.
+
+        Raises:
+            InvalidRequestError: an id that the model does not have.
+        """
+        self._core.vocabulary.check_tokens(ids)
+        return self._core.vocabulary.detokenize(ids).decode("utf-8", "replace")
+
+    def count_tokens(self, text_or_messages: str | Messages) -> int:
+        """How many tokens a text, or a conversation under the chat template, has as a prompt."""
+        if isinstance(text_or_messages, str):
+            return len(self.tokenize(text_or_messages))
+        return len(self._core.encode_chat(text_or_messages))
+
+    def apply_chat_template(self, messages: Messages) -> str:
+        """The conversation as the model's own chat template writes it, ready for the answer.
+
+        Raises:
+            InvalidRequestError: messages that are none, or a model without a chat template.
+        """
+        return "".join(segment.text for segment in self._core.render(messages))
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where an invariant of the engine does not hold; for tests."""
+        self._core.engine.check_integrity()
+
+
+class _Sync(_Shared):
+    """The calls of `Model` and `Context`."""
+
+    def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
+        """Generate to the end.
+
+        Args:
+            prompt: text, or token ids.
+            config: the settings; None takes this object's defaults.
+            overrides: fields of StreamConfig, and `system_prompt`, which makes the prompt a chat's first message.
+
+        Raises:
+            InvalidRequestError: a value that cannot be used; ContextOverflowError, a prompt that does not fit.
+            QueueFullError: too many streams wait already.
+            StreamTimeoutError: a deadline passed; `.partial` has what there is.
+            GenerationError: the engine failed this stream.
+            EngineClosedError: the model was closed.
+            TypeError: an unknown setting.
+        """
+        return self._collect(self._lane.start(self._lane.job(prompt, config, overrides)))
+
+    def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
+        """Start generating and hand out the tokens as they are read; see `generate`."""
+        return self._lane.start(self._lane.job(prompt, config, overrides))
+
+    def generate_stream_with_metrics(
+        self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
+    ) -> StreamResult:
+        """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
+        stream = self._lane.start(self._lane.job(prompt, config, overrides), closing_token=True)
+        return StreamResult(stream, stream.result, stream.cancel)
+
+    def generate_streaming(
+        self, prompt: Prompt, max_tokens: int, callback: Callable[[Token], object], **overrides: Any
+    ) -> GenerationResult:
+        """Call `callback` with each token; where it returns False, stop. See `generate`."""
+        with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
+            for token in stream:
+                if callback(token) is False:
+                    stream.cancel()
+                    break
+        return stream.result()
+
+    def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
+        """Generate the answer to a conversation, in the model's own chat template; see `generate`.
+
+        Args:
+            messages: `Message`s, or mappings with `role` and `content`.
+            config: the settings; None takes this object's defaults.
+            overrides: fields of StreamConfig, and `system_prompt`.
+        """
+        return self._collect(self._lane.start(self._lane.chat_job(messages, config, overrides)))
+
+    def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
+        """The same, streamed."""
+        return self._lane.start(self._lane.chat_job(messages, config, overrides))
+
+    def _collect(self, stream: TokenStream) -> GenerationResult:
+        try:
+            return stream.result()
+        except BaseException:
+            stream.close()  # for a KeyboardInterrupt
+            raise
+
+
+class _Async(_Shared):
+    """The calls of `AsyncModel`, and of a `Context` on one."""
+
+    async def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
+        """Generate to the end; see `Model.generate`."""
+        return await self._collect(self._lane.start_async(self._lane.job(prompt, config, overrides)))
+
+    def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
+        """Start generating and hand out the tokens as they are read; see `Model.generate`.
+
+        Settings are checked here; what is wrong with the prompt, or a full queue, comes with the first token.
+        """
+        return self._lane.start_async(self._lane.job(prompt, config, overrides))
+
+    def generate_stream_with_metrics(
+        self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
+    ) -> AsyncStreamResult:
+        """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
+        stream = self._lane.start_async(self._lane.job(prompt, config, overrides), closing_token=True)
+        return AsyncStreamResult(stream, stream.result, stream.cancel)
+
+    async def generate_streaming(
+        self,
+        prompt: Prompt,
+        max_tokens: int,
+        callback: Callable[[Token], object | Awaitable[object]],
+        **overrides: Any,
+    ) -> GenerationResult:
+        """Call, and where it is one await, `callback` with each token; where it gives False, stop."""
+        async with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
+            async for token in stream:
+                answer = callback(token)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                if answer is False:
+                    stream.cancel()
+                    break
+        return await stream.result()
+
+    async def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
+        """Generate the answer to a conversation; see `Model.chat`."""
+        return await self._collect(self._lane.start_async(self._lane.chat_job(messages, config, overrides)))
+
+    def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
+        """The same, streamed."""
+        return self._lane.start_async(self._lane.chat_job(messages, config, overrides))
+
+    async def _collect(self, stream: AsyncTokenStream) -> GenerationResult:
+        try:
+            return await stream.result()
+        except BaseException:
+            await stream.aclose()  # for a task that was cancelled
+            raise
+
+
+class Model(_Sync):
+    """A loaded model with an engine that runs many streams at once; close it, or use it in a `with`."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core, Lane(core, core.config))
+
+    @classmethod
+    def load(
+        cls,
+        ref: str | os.PathLike[str],
+        *,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        n_gpu_layers: int = 0,
+        max_streams: int = 16,
+        max_queue: int = 64,
+        step_target_ms: float = 60.0,
+        config: StreamConfig | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Model:
+        """Load a model and start its engine.
+
+        Args:
+            ref: path of a `.gguf` file, or a name that the model store knows (`smollm2`).
+            n_ctx: KV budget in tokens, shared by all streams; None takes what the model was trained with, as far as
+                half of the free memory holds it.
+            n_threads: compute threads; None takes the cores this process may use.
+            n_gpu_layers: layers to put on a GPU; -1 for all.
+            max_streams: streams that decode together at most; more wait.
+            max_queue: streams that may wait at most; more are refused with QueueFullError.
+            step_target_ms: what a step should take at most while a prompt is read, in milliseconds: how long running
+                streams may stand still for somebody else's prompt.
+            config: the defaults of every stream.
+            progress: called with 0.0 to 1.0 while the file is read.
+
+        Raises:
+            ModelNotFoundError: no such file or name.
+            ModelLoadError: the file is no model that can be run here.
+            InvalidRequestError: a setting out of its range.
+        """
+        return cls(
+            load_core(
+                ref,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_gpu_layers=n_gpu_layers,
+                max_streams=max_streams,
+                max_queue=max_queue,
+                step_target_ms=step_target_ms,
+                config=config,
+                progress=progress,
+            )
+        )
+
+    def as_async(self) -> AsyncModel:
+        """The face for tasks, of the same engine; closing either closes both."""
+        return AsyncModel(self._core)
+
+    def close(self) -> None:
+        """End every stream as "cancelled", and free the model. Any number of times."""
+        self._core.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncModel(_Async):
+    """The same for tasks: nothing here blocks the event loop."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core, Lane(core, core.config))
+
+    @classmethod
+    async def load(
+        cls,
+        ref: str | os.PathLike[str],
+        *,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        n_gpu_layers: int = 0,
+        max_streams: int = 16,
+        max_queue: int = 64,
+        step_target_ms: float = 60.0,
+        config: StreamConfig | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> AsyncModel:
+        """Load a model off the event loop; see `Model.load`. `progress` is called from another thread."""
+        loading = asyncio.ensure_future(
+            asyncio.to_thread(
+                load_core,
+                ref,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_gpu_layers=n_gpu_layers,
+                max_streams=max_streams,
+                max_queue=max_queue,
+                step_target_ms=step_target_ms,
+                config=config,
+                progress=progress,
+            )
+        )
+        try:
+            return cls(await asyncio.shield(loading))
+        except asyncio.CancelledError:
+            # A load cannot be stopped midway; what it brings is closed when it comes.
+            loading.add_done_callback(_close_when_loaded)
+            raise
+
+    def as_sync(self) -> Model:
+        """The face for threads, of the same engine; closing either closes both."""
+        return Model(self._core)
+
+    async def close(self) -> None:
+        """End every stream as "cancelled", and free the model. Any number of times."""
+        await asyncio.to_thread(self._core.close)
+
+    async def __aenter__(self) -> AsyncModel:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Context(_Sync):
+    """A lane on a loaded model: own defaults, own `cancel_generation()`, own turn in the queue, own `close()`.
+
+    Many contexts share one engine, so they run at once; none owns the model. On an `AsyncModel` it has that one's
+    face: its calls are awaited, its streams iterated with `async for`.
+
+    Args:
+        model: a `Model` or an `AsyncModel`.
+        config: the defaults of its streams; None takes the model's.
+        defaults: fields of StreamConfig, and `system_prompt`.
+    """
+
+    @overload
+    def __new__(cls, model: Model, config: StreamConfig | None = None, **defaults: Any) -> Context: ...
+    @overload
+    def __new__(cls, model: AsyncModel, config: StreamConfig | None = None, **defaults: Any) -> _AsyncContext: ...
+    def __new__(
+        cls, model: Model | AsyncModel, config: StreamConfig | None = None, **defaults: Any
+    ) -> Context | _AsyncContext:
+        if isinstance(model, AsyncModel):
+            return _AsyncContext(model, config, **defaults)
+        return super().__new__(cls)
+
+    def __init__(self, model: Model | AsyncModel, config: StreamConfig | None = None, **defaults: Any) -> None:
+        super().__init__(*_context_parts(model, config, defaults))
+
+    def close(self) -> None:
+        """Cancel its streams, and take no more; the model stays open."""
+        self._lane.close()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _AsyncContext(_Async):
+    """A context on an AsyncModel."""
+
+    def __init__(self, model: AsyncModel, config: StreamConfig | None = None, **defaults: Any) -> None:
+        super().__init__(*_context_parts(model, config, defaults))
+
+    async def close(self) -> None:
+        """Cancel its streams, and take no more; the model stays open."""
+        self._lane.close()
+
+    async def __aenter__(self) -> _AsyncContext:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _close_when_loaded(loading: asyncio.Future[Core]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()
+
+
+def _context_parts(model: object, config: StreamConfig | None, defaults: dict[str, Any]) -> tuple[Core, Lane]:
+    if not isinstance(model, (Model, AsyncModel)):
+        raise InvalidRequestError("model", model, "a Model or an AsyncModel")
+    core = model._core  # pyright: ignore[reportPrivateUsage]
+    system_prompt = defaults.pop("system_prompt", None)
+    return core, Lane(core, checked_config(config, core.config).replace(**defaults), system_prompt)
+
+
+def _checked_str(field: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidRequestError(field, text, "text")
+    return text

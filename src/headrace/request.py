@@ -1,0 +1,27 @@
+"""What a caller sends to the engine: one frozen message per stream."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from headrace.config import StreamConfig
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One stream to generate.
+
+    Attributes:
+        id: name of the stream, unique in its engine.
+        prompt: token ids, at least one.
+        config: its settings.
+        lane: whose turn this is in the fair queue; requests of one lane are served in order, lanes in turn.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    config: StreamConfig
+    lane: Hashable = None

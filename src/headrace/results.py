@@ -1,0 +1,198 @@
+"""What a stream yields and what it ends with: frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+__all__ = ["EngineMetrics", "FinishReason", "GenerationResult", "Metrics", "Token", "TopLogprob", "Usage"]
+
+FinishReason = Literal["stop", "stop_sequence", "length", "cancelled", "timeout", "tool_calls"]
+
+
+class TopLogprob(NamedTuple):
+    """One of the most likely tokens of a step.
+
+    Attributes:
+        id: the token.
+        logprob: its natural log probability under the model, before any setting changed it.
+        bytes: its piece of text, which may be part of a character.
+    """
+
+    id: int
+    logprob: float
+    bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One sampled token.
+
+    Attributes:
+        text: the characters it completed; "" where they are still held back (half a character, or what may be the
+            start of a stop sequence) and arrive with a later token.
+        id: its id in the model's vocabulary; -1 on the extra last one of `generate_stream_with_metrics`.
+        index: 0, 1, 2 ... without gaps.
+        timestamp: when it was sampled, in seconds since the epoch.
+        is_last: True only on the extra last Token of `generate_stream_with_metrics`, which is not a sampled one.
+        kind: "text", "thinking" or "tool_call".
+        bytes: its piece of text as the vocabulary has it, whatever was held back.
+        logprob: its log probability, where `logprobs` was asked for.
+        top_logprobs: the most likely tokens of this step, most likely first, where `logprobs` was asked for.
+    """
+
+    text: str
+    id: int
+    index: int
+    timestamp: float
+    is_last: bool = False
+    kind: Literal["text", "thinking", "tool_call"] = "text"
+    bytes: bytes = b""
+    logprob: float | None = None
+    top_logprobs: tuple[TopLogprob, ...] | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Exact counts of one stream, in tokens.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        cached_tokens: how many of them were not computed, because their KV was there already.
+        completion_tokens: sampled tokens, the end-of-text token included.
+        thinking_tokens: how many of those were thinking.
+        cost: price of the stream, where prices are known.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    thinking_tokens: int = 0
+    cost: float | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Times of one stream, in milliseconds; None where there is nothing to measure yet.
+
+    Attributes:
+        time_to_first_token_ms: from the request to its first token.
+        tokens_per_second: decode speed: tokens after the first over the time after the first, without pauses.
+        latency_ms: from the request to its end, or to now.
+        queue_ms: waiting for a slot.
+        prefill_ms: from the slot to the first token.
+        decode_ms: from the first token to the last, without pauses.
+        paused_ms: paused because its reader did not read.
+        inter_token_p50_ms: median time between two tokens, pauses excluded.
+        inter_token_p99_ms: 99th percentile of the same.
+    """
+
+    time_to_first_token_ms: float | None = None
+    tokens_per_second: float = 0.0
+    latency_ms: float = 0.0
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    paused_ms: float = 0.0
+    inter_token_p50_ms: float | None = None
+    inter_token_p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What a stream ended with.
+
+    Attributes:
+        text: the texts of all its tokens, joined.
+        finish_reason: "stop" (the model ended it), "stop_sequence", "length" (max_tokens, or the context is full),
+            "cancelled", "timeout" or "tool_calls".
+        stop_sequence: which stop sequence matched.
+        usage: exact counts.
+        metrics: times.
+        model: name of the model.
+        thinking: the thinking text, where it is kept apart.
+        tool_calls: the tool calls, where there are any.
+        parsed: the object, where the output was constrained to one.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    stop_sequence: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    metrics: Metrics = field(default_factory=Metrics)
+    model: str = ""
+    thinking: str | None = None
+    tool_calls: tuple[object, ...] = ()
+    parsed: object = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def tokens_used(self) -> int:
+        """Completion tokens."""
+        return self.usage.completion_tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode speed."""
+        return self.metrics.tokens_per_second
+
+    @property
+    def time_to_first_token_ms(self) -> float | None:
+        """From the request to its first token, in milliseconds."""
+        return self.metrics.time_to_first_token_ms
+
+    @property
+    def latency_ms(self) -> float:
+        """From the request to its end, in milliseconds."""
+        return self.metrics.latency_ms
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMetrics:
+    """A snapshot of an engine.
+
+    Attributes:
+        queued: streams waiting for a slot.
+        running: streams with a slot that are not paused.
+        paused: streams waiting for their readers.
+        kv_total: KV cells, in tokens.
+        kv_used: cells that hold the KV of running and paused streams.
+        kv_cached: cells that hold nothing but reusable prefixes.
+        prompt_tokens: prompt tokens accepted since the start.
+        cached_tokens: prompt tokens that were not computed.
+        prefill_tokens: tokens computed in prefill, restarts after preemption included.
+        completion_tokens: tokens sampled since the start.
+        streams_started: streams accepted since the start.
+        streams_finished: how many ended, by finish reason; "error" where one failed.
+        preemptions: how often a stream had to give up its KV.
+        steps: engine steps that decoded something.
+        step_ms: exponential mean of the time of a step, in milliseconds.
+        overhead_ms: exponential mean of the time of a step outside decode, in milliseconds.
+    """
+
+    queued: int
+    running: int
+    paused: int
+    kv_total: int
+    kv_used: int
+    kv_cached: int
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_tokens: int
+    completion_tokens: int
+    streams_started: int
+    streams_finished: dict[str, int]
+    preemptions: int
+    steps: int
+    step_ms: float
+    overhead_ms: float

@@ -1,0 +1,161 @@
+"""What a model reference may be: a path, a .gguf file in the user's models folder, or a model that pip installs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
+from headrace.store.packaged import PACKAGED, PackagedModel
+from headrace.store.places import gguf_files, models_folder
+
+__all__ = ["ModelEntry", "ResolvedModel", "available", "resolve"]
+
+_ALLOWED = "a path to a .gguf file, or the name of a model (`headrace models` lists them)"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A model reference that was found.
+
+    Attributes:
+        name: the name that was given; of a path, the file's name without .gguf.
+        path: the .gguf file.
+    """
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that can be run by name.
+
+    Attributes:
+        name: what `resolve` accepts.
+        description: one line.
+        source: where it is, or would come from: a path or a package.
+        installed: whether it can be run now.
+        size: of the .gguf file, in bytes.
+        install: the command that installs it; None where it is installed.
+    """
+
+    name: str
+    description: str
+    source: str
+    installed: bool
+    size: int
+    install: str | None
+
+
+def resolve(ref: str | os.PathLike[str]) -> ResolvedModel:
+    """The file for a model reference; nothing is downloaded.
+
+    A string with a path separator, one that starts with `.` or `~` or ends in `.gguf`, and any `os.PathLike` is a path.
+    Everything else is a name: of a .gguf file in the user's models folder, without its suffix, or else of a packaged
+    model. A model that is packaged in chunks is put together in the cache folder when it is first asked for.
+
+    Raises:
+        InvalidRequestError: the reference is empty, or no string and no path, or holds characters no path can have.
+        ModelNotFoundError: no such file or name; the message says what was tried.
+        ModelLoadError: the path is not a file, the package is damaged, or the file could not be put together.
+    """
+    text = _checked(ref)
+    if not isinstance(ref, str) or _looks_like_path(text):
+        return _resolve_path(text)
+    for path in gguf_files(models_folder()):
+        if path.stem == text:
+            return ResolvedModel(text, path)
+    for model in PACKAGED:
+        if model.name == text:
+            return _resolve_packaged(model)
+    raise _unknown_name(text)
+
+
+def available() -> list[ModelEntry]:
+    """Every model that has a name, installed or not, sorted by name; what is in the models folder goes first."""
+    entries = {model.name: _packaged_entry(model) for model in PACKAGED}
+    entries |= {path.stem: _user_entry(path) for path in reversed(gguf_files(models_folder()))}
+    return [entries[name] for name in sorted(entries)]
+
+
+def _checked(ref: object) -> str:
+    if not isinstance(ref, (str, os.PathLike)):
+        raise InvalidRequestError("model", ref, _ALLOWED)
+    text = os.fspath(ref)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise InvalidRequestError("model", ref, _ALLOWED)  # pyright: ignore[reportUnknownArgumentType]
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise InvalidRequestError("model", text, _ALLOWED) from None
+    return text
+
+
+def _looks_like_path(text: str) -> bool:
+    separators = ("/", os.sep, os.altsep or "/")
+    return text.startswith((".", "~")) or text.lower().endswith(".gguf") or any(mark in text for mark in separators)
+
+
+def _resolve_path(text: str) -> ResolvedModel:
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ModelNotFoundError(f"there is no model file {text}: {error}") from None
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        where = "" if str(path) == text else f" (that is {path})"
+        raise ModelNotFoundError(f"there is no model file {text}{where}; {_contents(path.parent)}") from None
+    except OSError as error:
+        raise ModelLoadError(f"the model file {text} cannot be opened: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise ModelLoadError(f"{text} is a folder, not a .gguf file; {_contents(path)}")
+    if not stat.S_ISREG(mode):
+        raise ModelLoadError(f"{text} is not a regular file, so it cannot be a model")
+    return ResolvedModel(path.stem, path)
+
+
+def _contents(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"there is no folder {folder} either"
+    files = ", ".join(path.name for path in gguf_files(folder))
+    return f".gguf files in {folder}: {files or 'none'}"
+
+
+def _resolve_packaged(model: PackagedModel) -> ResolvedModel:
+    path = model.file()
+    if path is None:
+        packages = ", ".join(package for package, _ in model.parts)
+        raise ModelNotFoundError(
+            f"the model {model.name} is known, but not installed (looked for: {packages}); install it: {model.install}"
+        )
+    return ResolvedModel(model.name, path)
+
+
+def _unknown_name(name: str) -> ModelNotFoundError:
+    known = [entry.name for entry in available()]
+    folded = {entry.casefold(): entry for entry in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    meant = f"; did you mean {folded[close[0]]}?" if close else ""
+    here = f" For the file of that name in this folder, write .{os.sep}{name}." if os.path.isfile(name) else ""
+    return ModelNotFoundError(
+        f"there is no model named {name}{meant or '.'} Known names: {', '.join(known)}. "
+        f"Looked in the models folder {models_folder()} and in the installed packages.{here} "
+        "A path to a .gguf file works as well."
+    )
+
+
+def _packaged_entry(model: PackagedModel) -> ModelEntry:
+    installed = model.is_installed()
+    source = f"package {', '.join(package for package, _ in model.parts)}"
+    return ModelEntry(
+        model.name, model.description, source, installed, model.size, None if installed else model.install
+    )
+
+
+def _user_entry(path: Path) -> ModelEntry:
+    return ModelEntry(path.stem, "in your models folder", str(path), True, path.stat().st_size, None)

@@ -1,0 +1,380 @@
+"""The reader's end of a stream: one core, with a face for threads and one for tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, NamedTuple, NoReturn
+
+from headrace.config import StreamConfig
+from headrace.engine.channel import Channel, wake
+from headrace.engine.loop import Engine
+from headrace.engine.metrics import StreamStats
+from headrace.errors import GenerationError, InvalidRequestError, StreamTimeoutError
+from headrace.events import End, TokenEvent
+from headrace.request import Request
+from headrace.results import FinishReason, GenerationResult, Metrics, Token, Usage
+
+__all__ = ["AsyncStreamResult", "AsyncTokenStream", "StreamResult", "TokenStream"]
+
+_DEADLINES = {
+    "total": ("timeout_ms", "generating"),
+    "queue": ("queue_timeout_ms", "waiting for a place"),
+    "first_token": ("first_token_timeout_ms", "waiting for its first token"),
+    "stall": ("stall_timeout_ms", "paused because its reader did not read"),
+}
+# How often a result() that leaves the reading to another thread looks whether that thread still lives, in seconds.
+_LOOK_AGAIN = 0.25
+
+
+class _Stream:
+    """What both faces have in common. Everything here may be called from any thread, at any moment.
+
+    Args:
+        engine: what generates.
+        owner: kept alive while the stream is, so that the engine is not closed under it.
+        config: the settings.
+        model: name of the model.
+        lane: whose turn it is in the fair queue.
+        closing_token: whether to end with an extra Token that says so.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        owner: object,
+        config: StreamConfig,
+        *,
+        id: str,
+        model: str,
+        lane: int,
+        closing_token: bool,
+    ) -> None:
+        self.id = id
+        self._engine = engine
+        self._owner = owner
+        self._config = config
+        self._model = model
+        self._lane = lane
+        self._stats = StreamStats(created=time.perf_counter())
+        self._channel = Channel(config.buffer_size)
+        self._is_cancelled = False
+        self._is_closed = False
+        self._wants_closing_token = closing_token
+        self._iterator: weakref.ref[object] | None = None
+
+    def submit(self, prompt: tuple[int, ...]) -> None:
+        """Hand the prompt to the engine."""
+        self._engine.submit(Request(self.id, prompt, self._config, self._lane), self._channel, self._stats)
+        if self._is_cancelled:
+            self._engine.cancel(self.id)
+
+    def submit_later(self, make_prompt: Callable[[], tuple[int, ...]]) -> None:
+        """The same where the prompt has to be made first; what goes wrong becomes the stream's end."""
+        try:
+            self.submit(make_prompt())
+        except BaseException as error:
+            self._channel.finish(End("", None, error=error))
+            wake((self._channel,))
+
+    def cancel(self) -> None:
+        """End the stream as "cancelled", without an exception. From any thread or task, any number of times."""
+        self._is_cancelled = True
+        self._engine.cancel(self.id)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None while it runs, and where it failed."""
+        end = self._channel.end
+        return end.finish_reason if end is not None else None
+
+    @property
+    def usage(self) -> Usage:
+        """Exact counts so far."""
+        return self._stats.usage()
+
+    @property
+    def metrics(self) -> Metrics:
+        """Times so far."""
+        return self._stats.metrics()
+
+    @property
+    def time_to_first_token_ms(self) -> float | None:
+        """From the request to the first token, in milliseconds; None until there is one."""
+        first = self._stats.first_token
+        return None if first is None else (first - self._stats.created) * 1000
+
+    def tokens_generated(self) -> int:
+        """Tokens sampled so far, read or not."""
+        return self._stats.completion_tokens
+
+    def tokens_per_second(self) -> float:
+        """Decode speed so far: tokens after the first over the time after the first, without pauses."""
+        return self._stats.tokens_per_second()
+
+    def __repr__(self) -> str:
+        state = "running" if self._channel.end is None else self.finish_reason or "failed"
+        return f"<{type(self).__name__} {self.id}: {self.tokens_generated()} tokens, {state}>"
+
+    def __del__(self) -> None:
+        # Nobody can read it any more. No lock may be taken here: this can run in the midst of anything.
+        if hasattr(self, "_iterator"):
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._is_closed = True
+        self._is_cancelled = True
+        self._channel.discard()
+        if self._channel.end is None:
+            self._engine.abandon(self.id)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._channel.discard()
+        if self._channel.end is None:
+            self.cancel()
+
+    def _claim_iterator(self, iterator: object) -> None:
+        if self._iterator is not None:
+            raise InvalidRequestError(
+                "stream", self, "one iteration", "a stream is iterated once, and this one has been; generate a new one"
+            )
+        self._iterator = weakref.ref(iterator)
+
+    @property
+    def _has_iterator(self) -> bool:
+        return self._iterator is not None and self._iterator() is not None and not self._is_closed
+
+    def _token(self, event: TokenEvent) -> Token:
+        text, id, number, timestamp, piece, logprob, top = event
+        return Token(text, id, number, timestamp, bytes=piece, logprob=logprob, top_logprobs=top)
+
+    def _after_end(self, end: End) -> Token | None:
+        """What the iteration gives once the End was reached: an error, or a closing token, or nothing more."""
+        if self._is_closed:
+            return None
+        if self._is_failure(end):
+            self._is_closed = True
+            self._raise(end)
+        if self._wants_closing_token:
+            self._wants_closing_token = False
+            return Token("", -1, self._stats.completion_tokens, time.time(), is_last=True)
+        self._is_closed = True
+        return None
+
+    def _outcome(self, end: End) -> GenerationResult:
+        if self._is_failure(end):
+            self._raise(end)
+        return self._result(end)
+
+    def _is_failure(self, end: End) -> bool:
+        return end.error is not None or end.timeout is not None
+
+    def _result(self, end: End) -> GenerationResult:
+        return GenerationResult(
+            text=end.text,
+            finish_reason=end.finish_reason or "cancelled",
+            stop_sequence=end.stop_sequence,
+            usage=self._stats.usage(),
+            metrics=self._stats.metrics(),
+            model=self._model,
+        )
+
+    def _raise(self, end: End) -> NoReturn:
+        # A new exception each time: the same one, raised by two threads, would mix up their tracebacks.
+        if end.timeout is not None:
+            field, doing = _DEADLINES[end.timeout]
+            limit = getattr(self._config, field)
+            message = f"the stream spent more than {limit:g} ms {doing} ({field})"
+            raise StreamTimeoutError(message, end.timeout, self._result(end))
+        if isinstance(end.error, GenerationError):
+            raise GenerationError(str(end.error), self._result(end)) from end.error.__cause__
+        assert end.error is not None
+        raise end.error.with_traceback(None)
+
+
+class TokenStream(_Stream):
+    """The tokens of one generation, for threads. Iterate it once; any one thread may read.
+
+    Breaking out of the loop, leaving a `with`, dropping the last reference and `close()` cancel what is left.
+
+    Raises (from the iteration, and from `result()`):
+        StreamTimeoutError: a deadline passed; the tokens until then come first.
+        GenerationError: the engine failed this stream.
+    """
+
+    _reader: int | None = None
+
+    def __iter__(self) -> Iterator[Token]:
+        iterator = _Tokens(self)
+        self._claim_iterator(iterator)
+        return iterator
+
+    def __next__(self) -> Token:
+        """The next token, without an iterator of its own: leaving it does not cancel."""
+        self._reader = threading.get_ident()
+        if not self._is_closed:
+            event = self._channel.get()
+            if type(event) is TokenEvent:
+                return self._token(event)
+            assert isinstance(event, End)
+            token = self._after_end(event)
+            if token is not None:
+                return token
+        raise StopIteration
+
+    def __enter__(self) -> TokenStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading: cancel what is left, drop what is unread."""
+        self._close()
+
+    def result(self, timeout: float | None = None) -> GenerationResult:
+        """Wait for the end.
+
+        Where nobody iterates, or the caller itself does, the rest is collected here, so this never waits for a reader
+        that is not there; the tokens can still be iterated afterwards. Where another thread iterates, its pace counts.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Raises:
+            TimeoutError: the stream had not ended by then; it goes on.
+            StreamTimeoutError: one of the stream's deadlines passed.
+            GenerationError: the engine failed this stream.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._is_read_elsewhere():
+            left = _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())
+            end = self._channel.wait_end(left)
+            if end is not None:
+                return self._outcome(end)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"the stream had not ended after {timeout} s")
+        self._channel.lift_bound()
+        end = self._channel.wait_end(None if deadline is None else deadline - time.monotonic())
+        if end is None:
+            raise TimeoutError(f"the stream had not ended after {timeout} s")
+        return self._outcome(end)
+
+    def _is_read_elsewhere(self) -> bool:
+        if not self._has_iterator or self._reader in (None, threading.get_ident()):
+            return False
+        return any(thread.ident == self._reader for thread in threading.enumerate())
+
+
+class _Tokens(Iterator[Token]):
+    """The iteration of a stream: when a loop is left, this is dropped, and the stream cancelled."""
+
+    __slots__ = ("__weakref__", "_stream")
+
+    def __init__(self, stream: TokenStream) -> None:
+        self._stream = stream
+
+    def __next__(self) -> Token:
+        return self._stream.__next__()
+
+    def __del__(self) -> None:
+        self._stream._abandon()  # pyright: ignore[reportPrivateUsage]
+
+
+class AsyncTokenStream(_Stream):
+    """The tokens of one generation, for tasks; it never blocks the event loop. Iterate it once.
+
+    Breaking out of the loop, leaving an `async with`, dropping the last reference and `aclose()` cancel what is left.
+
+    Raises (from the iteration, and from `result()`):
+        StreamTimeoutError: a deadline passed; the tokens until then come first.
+        GenerationError: the engine failed this stream.
+        InvalidRequestError, ContextOverflowError, QueueFullError, EngineClosedError: it could not be started.
+    """
+
+    _reader: asyncio.Task[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Token]:
+        iterator = _AsyncTokens(self)
+        self._claim_iterator(iterator)
+        return iterator
+
+    async def __anext__(self) -> Token:
+        """The next token, without an iterator of its own: leaving it does not cancel."""
+        self._reader = asyncio.current_task()
+        if not self._is_closed:
+            event = await self._channel.aget()
+            if type(event) is TokenEvent:
+                return self._token(event)
+            assert isinstance(event, End)
+            token = self._after_end(event)
+            if token is not None:
+                return token
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> AsyncTokenStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading: cancel what is left, drop what is unread."""
+        self._close()
+
+    async def result(self, timeout: float | None = None) -> GenerationResult:
+        """Wait for the end; see `TokenStream.result`. Where another task iterates, its pace counts.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Raises:
+            TimeoutError: the stream had not ended by then; it goes on.
+            StreamTimeoutError: one of the stream's deadlines passed.
+            GenerationError: the engine failed this stream.
+        """
+        async with asyncio.timeout(timeout):
+            reader = self._reader
+            if self._has_iterator and reader is not None and reader is not asyncio.current_task():
+                end = asyncio.ensure_future(self._channel.await_end())
+                try:
+                    await asyncio.wait((end, reader), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    end.cancel()
+            self._channel.lift_bound()
+            return self._outcome(await self._channel.await_end())
+
+
+class _AsyncTokens(AsyncIterator[Token]):
+    """The iteration of a stream: when a loop is left, this is dropped, and the stream cancelled."""
+
+    __slots__ = ("__weakref__", "_stream")
+
+    def __init__(self, stream: AsyncTokenStream) -> None:
+        self._stream = stream
+
+    async def __anext__(self) -> Token:
+        return await self._stream.__anext__()
+
+    def __del__(self) -> None:
+        self._stream._abandon()  # pyright: ignore[reportPrivateUsage]
+
+
+class StreamResult(NamedTuple):
+    """A stream, what waits for its result, and what cancels it; unpacks like the tuple it is."""
+
+    stream: TokenStream
+    result: Callable[..., GenerationResult]
+    cancel: Callable[[], None]
+
+
+class AsyncStreamResult(NamedTuple):
+    """The same for tasks."""
+
+    stream: AsyncTokenStream
+    result: Callable[..., Awaitable[GenerationResult]]
+    cancel: Callable[[], None]
