@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -65,6 +66,14 @@ def run_async(coroutine: Coroutine[Any, Any, R]) -> R:
             return await coroutine
 
     return asyncio.run(limited())
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for something that nobody announces; where it does not come, that is a failure."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.001)
 
 
 def texts(stream: TokenStream) -> str:
@@ -130,6 +139,7 @@ class Scripted:
     model: Model
     steps: list[list[Slice]]
     gates: list[Gate] = field(default_factory=list[Gate])
+    is_consistent: bool = True  # a test that breaks the memory under a running engine says that it did
 
     @property
     def asynchronous(self) -> AsyncModel:
@@ -170,14 +180,16 @@ class Scripted:
         """Close, and prove that nothing was lost."""
         for gate in self.gates:
             gate.open()
-        within(self.engine.check_integrity)
+        if self.is_consistent:
+            within(self.engine.check_integrity)
         within(self.model.close)
-        self.engine.check_integrity()
         metrics = self.engine.metrics()
         assert metrics.queued == metrics.running == metrics.paused == 0, "a stream outlived its engine"
         assert sum(metrics.streams_finished.values()) == metrics.streams_started, "a stream did not end exactly once"
-        assert metrics.kv_used + metrics.kv_cached == self.runner.num_used, "the account of the KV is wrong"
         assert self.runner.is_closed
+        if self.is_consistent:
+            self.engine.check_integrity()
+            assert metrics.kv_used + metrics.kv_cached == self.runner.num_used, "the account of the KV is wrong"
 
 
 @contextmanager

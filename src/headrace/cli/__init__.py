@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
@@ -51,7 +52,9 @@ _FLAGS = {
 
 def main() -> None:
     """Run the command with the arguments of this process, and exit."""
-    sys.exit(_run())
+    code = _run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not break into the interpreter's shutdown
+    sys.exit(code)
 
 
 def _run() -> int:

@@ -40,6 +40,8 @@ def write(text: str) -> None:
                 select.select((), (file,), ())
     except BrokenPipeError:
         raise typer.Exit(_NOBODY_READS) from None
+    except OSError as error:
+        raise OSError(error.errno, f"standard output cannot be written: {error.strerror}") from error
 
 
 class Output(Protocol):

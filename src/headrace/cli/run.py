@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,8 @@ __all__ = ["run"]
 
 _DEFAULTS = StreamConfig()
 _INTERRUPTED = 130
+# Nobody else waits for the steps of this engine, and long ones read a long prompt twice as fast; Ctrl-C waits for one.
+_STEP_TARGET_MS = 500
 
 
 def run(
@@ -107,7 +109,7 @@ def run(
         with _load(model, n_ctx, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
-            with stream, _interruptible(stream) as interrupts, Waiting(waiting_for) as waiting:
+            with stream, _on_interrupt(stream.cancel) as interrupts, Waiting(waiting_for) as waiting:
                 for token in stream:
                     if not no_stream:
                         waiting.stop()
@@ -149,16 +151,28 @@ def _checked(field: str, text: str) -> str:
 def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, config: StreamConfig) -> Model:
     from headrace.model import Model
 
-    with Waiting(f"loading {ref}", measured=True) as waiting:
-        return Model.load(
+    # An exception in a callback from C is lost, so Ctrl-C is only raised where it is not.
+    with Waiting(f"loading {ref}", measured=True) as waiting, _on_interrupt(lambda: None) as interrupts:
+
+        def progress(fraction: float) -> None:
+            if interrupts:
+                raise KeyboardInterrupt
+            waiting.update(fraction)
+
+        model = Model.load(
             ref,
             n_ctx=n_ctx,
             n_threads=threads,
             n_gpu_layers=gpu_layers,
             max_streams=1,
+            step_target_ms=_STEP_TARGET_MS,
             config=config,
-            progress=waiting.update,
+            progress=progress,
         )
+        if interrupts:
+            model.close()
+            raise KeyboardInterrupt
+    return model
 
 
 def _chat(model: Model, prompt: str, system: str | None) -> TokenStream:
@@ -172,18 +186,18 @@ def _chat(model: Model, prompt: str, system: str | None) -> TokenStream:
 
 
 @contextmanager
-def _interruptible(stream: TokenStream) -> Generator[list[int]]:
-    """Ctrl-C ends the stream in good order, a second one at once; the first is noted in what this gives."""
+def _on_interrupt(act: Callable[[], None]) -> Generator[list[int]]:
+    """Have the first Ctrl-C call `act` instead of raising KeyboardInterrupt, and noted in the list that this gives."""
     interrupts: list[int] = []
 
-    def on_interrupt(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         interrupts.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        stream.cancel()
+        act()
 
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:  # a shell has its background jobs ignore it
-        signal.signal(signal.SIGINT, on_interrupt)
+        signal.signal(signal.SIGINT, handle)
     try:
         yield interrupts
     finally:

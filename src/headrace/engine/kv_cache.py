@@ -136,25 +136,21 @@ class KVCache:
 
     def match(self, tokens: Sequence[int], limit: int) -> Match:
         """The longest prefix of tokens[:limit] whose KV is here."""
-        path: list[tuple[Node, int]] = []
         best = _NO_MATCH
-        node, length, pinned = self._root, 0, 0
-        while length < limit:
-            child, count = self._best_child(node, tokens, length, limit)
-            if child is None:
-                break
-            path.append((child, count))
-            length += count
-            pinned += count if child.num_active else 0
-            if self._partial:
-                best = Match(length, pinned, tuple(path), next(iter(child.rows)))
-            elif count == len(child.tokens):
-                whole = next((row for row in child.rows if row.tip is child), None)
-                if whole is not None:
-                    best = Match(length, pinned, tuple(path), whole)
-            if count < len(child.tokens):
-                break
-            node = child
+        # Where rows have computed the same tokens side by side, each of their nodes may be the one that leads on.
+        todo: list[tuple[Node, Match]] = [(self._root, best)]
+        while todo:
+            node, known = todo.pop()
+            for child in node.children.get(tokens[known.length], ()) if known.length < limit else ():
+                count = common_prefix(child.tokens, tokens, limit - known.length, 0, known.length)
+                is_whole = count == len(child.tokens)
+                source = self._source(child, is_whole)
+                pinned = known.num_pinned + (count if child.num_active else 0)
+                found = Match(known.length + count, pinned, (*known.path, (child, count)), source)
+                if source is not None and found.length > best.length:
+                    best = found
+                if is_whole:
+                    todo.append((child, found))
         return best
 
     def acquire(self) -> Row:
@@ -255,14 +251,11 @@ class KVCache:
             assert row.length == sum(len(node.tokens) for node in _path(row)), "a row's length is wrong"
             assert all(row in node.rows for node in _path(row)), "a row is missing on its path"
 
-    def _best_child(self, node: Node, tokens: Sequence[int], at: int, limit: int) -> tuple[Node | None, int]:
-        best: Node | None = None
-        most = 0
-        for child in node.children.get(tokens[at], ()):
-            count = common_prefix(child.tokens, tokens, limit - at, 0, at)
-            if count > most:
-                best, most = child, count
-        return best, most
+    def _source(self, node: Node, is_whole: bool) -> Row | None:
+        """A row from which the tokens up to this node, or into it, can be copied."""
+        if self._partial:
+            return next(iter(node.rows))
+        return next((row for row in node.rows if row.tip is node), None) if is_whole else None
 
     def _split(self, node: Node, at: int) -> Node:
         """Cut a node in two; the first half, which is returned, takes its place."""

@@ -339,7 +339,7 @@ class Engine:
         """The memory is full although our count says it is not: make room; the next step plans anew."""
         if self._scheduler.kv.num_cached:
             self._scheduler.kv.clear()
-        elif not self._scheduler.preempt():
+        elif not self._scheduler.shed():
             self._fail(parts[0].sequence, error)
 
     def _update(self, parts: list[Part], output: StepOutput) -> None:
@@ -348,6 +348,8 @@ class Engine:
         now, timestamp = time.perf_counter(), time.time()
         for part in parts:
             self._scheduler.computed(part, list(part.sequence.uncomputed(part.num_tokens)))
+            if part.num_tokens > 1 or not part.samples:
+                self._counts.prefill_tokens += part.num_tokens
             if part.samples:
                 self._emit(part.sequence, next(samples), now, timestamp)
 
@@ -370,6 +372,7 @@ class Engine:
         except Exception as error:  # this stream's trouble stays its own
             self._fail(sequence, error)
             return
+        self._counts.completion_tokens += 1
         channel = sequence.channel
         channel.put(event)
         self._touched.append(channel)
@@ -390,8 +393,6 @@ class Engine:
         num_prefill = sum(part.num_tokens for part in parts) - num_decodes
         self._cost.learn(num_decodes, num_prefill, seconds)
         self._counts.steps += 1
-        self._counts.prefill_tokens += num_prefill
-        self._counts.completion_tokens += len(output.samples)
         self._step_time.add(seconds)
         self._overhead.add(seconds - output.decode_seconds)
 
@@ -445,8 +446,9 @@ class Engine:
         error: GenerationError | None = None,
     ) -> None:
         """The only place where a stream ends; the lock is held, and a second end is none."""
-        if self._live.pop(sequence.request.id, None) is None:
+        if self._live.get(sequence.request.id) is not sequence:
             return
+        del self._live[sequence.request.id]
         now = time.perf_counter()
         stats = sequence.stats
         stats.resume(now)
@@ -468,7 +470,9 @@ class Engine:
                     self._end(sequence, "cancelled")
                 else:
                     self._end(sequence, None, error=make_error())
-        wake(sequence.channel for sequence in sequences)
+        # Also those whose streams ended earlier in a step that never came to its end.
+        self._touched += [sequence.channel for sequence in sequences]
+        self._notify()
 
     def _check_integrity(self) -> None:
         self._scheduler.check_integrity()

@@ -57,6 +57,7 @@ class Scheduler:
         self.num_preemptions = 0
         self._cost = cost
         self._max_streams = max_streams
+        self._num_places = max_streams  # fewer after `shed`
         self._max_batch = max_batch
         self._claim = claim
         self._num_admitted = 0
@@ -76,19 +77,20 @@ class Scheduler:
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
         self._admit(now)
+        # Sharing a prefix keeps it from eviction, so it comes before room is made for the decodes.
+        held_up = [
+            sequence
+            for sequence in self.running
+            if sequence.num_remaining > 1 and self._waits_for_leader(sequence)
+        ]
         self._make_room_for_decodes()
         parts: list[Part] = []
         prefills: list[Sequence] = []
         for sequence in self.running:
             if sequence.num_remaining > 1:
-                if not self._waits_for_leader(sequence):
+                if sequence not in held_up:
                     prefills.append(sequence)
             elif sequence.row is not None:
-                parts.append(Part(sequence, sequence.row, 1, samples=True))
-        # A prefill that just found all but its last token in the cache is a decode by now.
-        for sequence in [sequence for sequence in prefills if sequence.num_remaining == 1]:
-            prefills.remove(sequence)
-            if sequence.row is not None and len(parts) < self.kv.num_available:
                 parts.append(Part(sequence, sequence.row, 1, samples=True))
         num_decodes = len(parts)
         if prefills:
@@ -129,6 +131,7 @@ class Scheduler:
         for place in (self.running, self.paused):
             if sequence in place:
                 place.remove(sequence)
+                self._num_places = self._max_streams
         self.waiting.remove(sequence)
         self._release(sequence)
         sequence.state = State.FINISHED
@@ -145,6 +148,13 @@ class Scheduler:
         else:
             return False
         self.num_preemptions += 1
+        return True
+
+    def shed(self) -> bool:
+        """The memory holds less than it should: preempt, and admit nobody instead until one of the others has ended."""
+        if not self.preempt():
+            return False
+        self._num_places = max(1, self.num_rows)
         return True
 
     def check_integrity(self) -> None:
@@ -165,7 +175,7 @@ class Scheduler:
                 self.waiting.pop()
                 continue
             # A place, or the KV, that a paused reader does not use goes to whoever waits.
-            while self.num_rows >= self._max_streams or not self._fits(sequence):
+            while self.num_rows >= self._num_places or not self._fits(sequence):
                 if not self._park(now):
                     return
             self.waiting.pop()

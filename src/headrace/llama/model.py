@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -83,21 +84,43 @@ class LlamaModel:
         Args:
             path: a `.gguf` file, or the first one of a split model.
             n_gpu_layers: how many layers to put on a GPU, where llama.cpp was built for one; negative for all.
-            progress: called with 0.0 to 1.0 while the weights load; what it raises ends the load and is raised here.
+            progress: called with 0.0 to 1.0 while the weights load, from another thread; what it raises ends the load
+                and is raised here.
 
         Raises:
             ModelNotFoundError: no such file.
             ModelLoadError: the file is not a complete GGUF, or not of a model that can generate text.
         """
         _check_file(path)
+        # Python delivers Ctrl-C in whatever the main thread runs next. In a callback from C it would be lost, so the
+        # main thread waits outside.
+        is_stopped = False
+
+        def report(fraction: float) -> None:
+            if is_stopped:
+                raise KeyboardInterrupt
+            if progress is not None:
+                progress(fraction)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="headrace-load") as worker:
+            loading = worker.submit(cls._load, path, n_gpu_layers, report)
+            try:
+                return loading.result()
+            except BaseException:
+                is_stopped = True
+                if loading.exception() is None:
+                    loading.result().close()
+                raise
+
+    @classmethod
+    def _load(cls, path: Path, n_gpu_layers: int, progress: Callable[[float], None]) -> LlamaModel:
         bulk = library().bulk
         params = bulk.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
 
         def on_progress(fraction: float, _user_data: object) -> bool:
             try:
-                if progress is not None:
-                    progress(fraction)
+                progress(fraction)
             except BaseException as error:
                 log.failure = error
             return log.failure is None

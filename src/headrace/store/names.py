@@ -151,7 +151,8 @@ def _unknown_name(name: str) -> ModelNotFoundError:
 
 def _packaged_entry(model: PackagedModel) -> ModelEntry:
     installed = model.is_installed()
-    source = f"package {', '.join(package for package, _ in model.parts)}"
+    first, *others = [package for package, _ in model.parts]
+    source = f"package {first}" + (f" and {len(others)} more" if others else "")
     return ModelEntry(
         model.name, model.description, source, installed, model.size, None if installed else model.install
     )

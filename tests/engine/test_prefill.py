@@ -1,0 +1,117 @@
+"""A long prompt is read in chunks that fit the step time, and nobody stands still for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+from harness import Gate, ids, scripted, texts, within
+
+from headrace.engine.cost import CostModel
+from headrace.engine.runner import Slice
+
+
+def test_decoding_streams_are_in_every_step_while_a_long_prompt_is_read() -> None:
+    gate = Gate()
+    with scripted(lambda prompt: ids("x" * 60 if len(prompt) == 1 else "done"), before_step=gate) as made:
+        with made.hold():
+            decoding = [made.model.generate_stream(letter) for letter in "abc"]
+        gate.step(2)
+        gate.wait()
+        reading = made.model.generate_stream("p" * 1000)
+        gate.open()
+        assert texts(reading) == "done"
+        assert [texts(stream) for stream in decoding] == ["x" * 60] * 3
+        chunks = [step for step in made.steps if any(len(part.tokens) > 1 for part in step)]
+        assert len(chunks) > 1
+        for step in chunks:
+            assert [len(part.tokens) for part in step[:3]] == [1, 1, 1], "decodes go first"
+            assert len(step) == 4
+
+
+def test_no_step_is_larger_than_the_batch() -> None:
+    for max_batch in (8, 16, 100):
+        with scripted(lambda _: ids("ok" * 5), max_batch=max_batch, max_streams=8) as made:
+            with made.hold():
+                streams = [made.model.generate_stream(letter * 150) for letter in "abcdefgh"]
+            assert {texts(stream) for stream in streams} == {"ok" * 5}
+            assert max(sum(len(part.tokens) for part in step) for step in made.steps) <= max_batch
+
+
+def test_the_oldest_prompt_gets_half_at_least_and_a_short_one_does_not_wait_for_it() -> None:
+    with scripted(lambda _: ids("ok"), max_batch=64, step_target_ms=10_000) as made:
+        with made.hold():
+            prompts = ("a" * 900, "b" * 20, "c" * 900)
+            streams = [made.model.generate_stream(prompt) for prompt in prompts]
+        assert {texts(stream) for stream in streams} == {"ok"}
+        first = {part.tokens[0]: len(part.tokens) for part in made.steps[0]}
+        assert first == {ids("a")[0]: 44, ids("b")[0]: 20}, "half for the first, and what the short one leaves"
+
+
+def test_chunks_shrink_where_steps_are_slow_and_grow_where_they_are_fast() -> None:
+    cost = CostModel(target=0.060, largest_chunk=512)
+    guess = cost.chunk(0)
+    for _ in range(50):
+        cost.learn(0, 100, 0.100)  # 1 ms a token
+    assert cost.chunk(0) == pytest.approx(60, abs=2) != guess
+    for _ in range(50):
+        cost.learn(0, 100, 0.010)
+    assert cost.chunk(0) == 512
+    for _ in range(200):
+        cost.learn(0, 100, 1.0)
+    assert 8 <= cost.chunk(0) < 20
+
+
+def test_decoding_streams_take_their_share_of_the_step() -> None:
+    cost = CostModel(target=0.060, largest_chunk=512)
+    for _ in range(50):
+        cost.learn(4, 0, 0.020)
+        cost.learn(0, 100, 0.100)
+    assert cost.decode_time(4) == pytest.approx(0.020)
+    assert cost.chunk(4) == pytest.approx(40, abs=2)
+    for _ in range(50):
+        cost.learn(4, 40, 0.020 + 0.040)
+    assert cost.chunk(4) == pytest.approx(40, abs=2)
+    assert cost.decode_time(8) == pytest.approx(0.040)
+    assert cost.decode_time(2) == pytest.approx(0.020)
+    assert cost.decode_time(0) == 0
+
+
+def test_a_prompt_goes_on_however_slow_the_model() -> None:
+    cost = CostModel(target=0.060, largest_chunk=512)
+    for _ in range(50):
+        cost.learn(16, 0, 10.0)
+        cost.learn(16, 8, 20.0)
+    assert cost.chunk(16) == 8
+
+
+def test_one_step_that_the_machine_held_up_does_not_change_much() -> None:
+    cost = CostModel(target=0.060, largest_chunk=512)
+    for _ in range(50):
+        cost.learn(0, 100, 0.100)
+    cost.learn(0, 100, 100.0)
+    assert cost.chunk(0) > 30
+
+
+def test_the_engine_chooses_its_chunks_by_cost() -> None:
+    with scripted("ok", step_target_ms=1.0) as made:
+        for _ in range(50):
+            made.engine._cost.learn(0, 100, 1.0)
+        assert within(made.model.generate, "q" * 100).text == "ok"
+        assert len(made.steps[0][0].tokens) == 8, "the smallest chunk"
+
+
+def test_the_engine_learns_what_its_steps_cost() -> None:
+    """Each token of a prompt takes as long as it takes to spin for a millisecond."""
+
+    def spin(slices: Sequence[Slice]) -> None:
+        until = time.perf_counter() + 0.001 * sum(len(part.tokens) for part in slices)
+        while time.perf_counter() < until:
+            pass
+
+    with scripted("ok", before_step=spin, step_target_ms=10.0) as made:
+        assert within(made.model.generate, "p" * 200).text == "ok"
+        chunks = [len(step[0].tokens) for step in made.steps]
+        assert sum(chunks) == 200 + 2
+        assert max(chunks[5:]) <= 10
