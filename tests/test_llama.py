@@ -133,7 +133,7 @@ def test_ctrl_c_while_loading(weights):
 
 
 def test_ctrl_c_while_llama_cpp_logs(weights, monkeypatch):
-    monkeypatch.setattr("headrace.llama.library.log.write", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("headrace.llama.library._Log.write", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         LlamaModel.load(weights)
 

@@ -262,7 +262,6 @@ asyncio.run(main())
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\n", "")
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there is no fork here")
 def test_a_fork_gets_errors_and_the_parent_goes_on() -> None:
     done = run_program(
         """
@@ -304,7 +303,6 @@ print("parent", flush=True)
     assert (done.stdout, done.returncode) == ("child\nparent\n", 0), done.stderr
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there is no fork here")
 def test_a_fork_in_the_middle_of_a_step_does_not_hang() -> None:
     done = run_program(
         """
