@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from headrace import AsyncModel, Model, StreamConfig, TokenStream
 from headrace.engine.loop import Engine
-from headrace.engine.runner import Slice, StepOutput
+from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner, ScriptedVocabulary
 from headrace.lane import Core
 
@@ -32,11 +32,6 @@ R = TypeVar("R")
 def ids(text: str | bytes) -> list[int]:
     """The tokens that spell a text, a byte each."""
     return [byte + 1 for byte in (text.encode() if isinstance(text, str) else text)]
-
-
-def spelled(tokens: Sequence[int]) -> str:
-    """The other way round."""
-    return bytes(token - 1 for token in tokens).decode()
 
 
 def within(function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -74,6 +69,21 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.001)
+
+
+def read(stream: TokenStream) -> tuple[str, Exception | None]:
+    """Read a stream to its end, on another thread: its text, and what it raised after that."""
+
+    def run() -> tuple[str, Exception | None]:
+        text = ""
+        try:
+            for token in stream:
+                text += token.text
+        except Exception as error:
+            return text, error
+        return text, None
+
+    return within(run)
 
 
 def texts(stream: TokenStream) -> str:
@@ -119,17 +129,6 @@ class Gate:
 
 
 @dataclass
-class CountingRunner(ScriptedRunner):
-    """A scripted runner that also says how often it was asked to run."""
-
-    num_runs: int = 0
-
-    def run(self, slices: Sequence[Slice]) -> StepOutput:
-        self.num_runs += 1
-        return super().run(slices)
-
-
-@dataclass
 class Scripted:
     """A scripted model, and what is under it."""
 
@@ -162,10 +161,6 @@ class Scripted:
         finally:
             go_on.set()
         answer.result(PATIENCE)
-
-    def num_prefilled(self) -> int:
-        """Tokens computed so far that were not the last sampled one of a stream."""
-        return sum(len(part.tokens) for step in self.steps for part in step if len(part.tokens) > 1)
 
     def num_computed(self) -> int:
         """Tokens computed so far."""
@@ -208,9 +203,7 @@ def scripted(
     """A scripted model for one test; whatever the test did, it is closed and checked in the end."""
     steps: list[list[Slice]] = []
     runner = runner_type(pieces, ids(script) if isinstance(script, str) else script, steps=steps, **runner_settings)
-    engine = Engine(
-        runner, max_streams=max_streams, max_queue=max_queue, step_target_ms=step_target_ms, debug=True
-    )
+    engine = Engine(runner, max_streams=max_streams, max_queue=max_queue, step_target_ms=step_target_ms, debug=True)
     core = Core(ScriptedVocabulary(pieces, chat_template=chat_template), engine, name="scripted", config=config)
     made = Scripted(runner, engine, core, Model(core), steps)
     hooks = (runner_settings.get("before_step"), runner_settings.get("on_sample"))

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 from headrace.errors import InvalidRequestError
@@ -157,7 +156,7 @@ def _checked_bias(value: object) -> Mapping[int, float]:
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not math.isfinite(bias):
             raise InvalidRequestError("logit_bias", value, allowed)  # pyright: ignore[reportUnknownArgumentType]
         checked[token] = float(bias)
-    return MappingProxyType(checked)
+    return checked
 
 
 def _checked_stops(value: object) -> tuple[str, ...]:

@@ -239,8 +239,7 @@ class Lane:
     def _settings(self, config: StreamConfig | None, overrides: Mapping[str, Any]) -> tuple[StreamConfig, str | None]:
         if self._is_closed:
             raise EngineClosedError("this context was closed; make a new one")
-        if self.core.engine.is_closed:
-            raise EngineClosedError("the model was closed; load it again")
+        self.core.engine.check_open()
         changes = dict(overrides)
         system_prompt = _checked_system_prompt(changes.pop("system_prompt", None))
         return checked_config(config, self.defaults).replace(**changes), system_prompt
@@ -296,6 +295,7 @@ def load_core(
     # libllama is only loaded where a model is: importing headrace stays cheap.
     from headrace.engine.runner import LlamaRunner
     from headrace.llama.context import LlamaContext
+    from headrace.llama.library import library
     from headrace.llama.model import LlamaModel
     from headrace.store import resolve
 
@@ -304,6 +304,8 @@ def load_core(
     if n_threads is not None:
         _check_whole("n_threads", n_threads, 1, 512)
     _check_whole("n_gpu_layers", n_gpu_layers, -1)
+    if n_gpu_layers and not library().bulk.llama_supports_gpu_offload():
+        raise InvalidRequestError("n_gpu_layers", n_gpu_layers, "0; this llama.cpp was built without support for a GPU")
     _check_whole("max_streams", max_streams, 1, 128)
     _check_whole("max_queue", max_queue, 0)
     if isinstance(step_target_ms, bool) or not 1 <= step_target_ms <= 60_000:

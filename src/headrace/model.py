@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +13,7 @@ from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
 from headrace.lane import Core, Lane, Messages, Prompt, checked_config, load_core
 from headrace.results import EngineMetrics, GenerationResult, Token
-from headrace.stream import AsyncStreamResult, AsyncTokenStream, StreamResult, TokenStream
+from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
 
 __all__ = ["AsyncModel", "Context", "Model"]
 
@@ -101,7 +102,7 @@ class _Sync(_Shared):
 
     def generate_stream_with_metrics(
         self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
-    ) -> StreamResult:
+    ) -> StreamResult[TokenStream, GenerationResult]:
         """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
         stream = self._lane.start(self._lane.job(prompt, config, overrides), closing_token=True)
         return StreamResult(stream, stream.result, stream.cancel)
@@ -109,12 +110,17 @@ class _Sync(_Shared):
     def generate_streaming(
         self, prompt: Prompt, max_tokens: int, callback: Callable[[Token], object], **overrides: Any
     ) -> GenerationResult:
-        """Call `callback` with each token; where it returns False, stop. See `generate`."""
+        """Call `callback` with each token; where it returns False, stop. See `generate`.
+
+        The result's text is what the callback was given; its usage counts a token that was sampled meanwhile, too.
+        """
+        shown: list[str] = []
         with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
             for token in stream:
+                shown.append(token.text)
                 if callback(token) is False:
                     stream.cancel()
-                    break
+                    return _cut(stream.result(), shown)
         return stream.result()
 
     def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
@@ -155,10 +161,10 @@ class _Async(_Shared):
 
     def generate_stream_with_metrics(
         self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
-    ) -> AsyncStreamResult:
+    ) -> StreamResult[AsyncTokenStream, Awaitable[GenerationResult]]:
         """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
         stream = self._lane.start_async(self._lane.job(prompt, config, overrides), closing_token=True)
-        return AsyncStreamResult(stream, stream.result, stream.cancel)
+        return StreamResult(stream, stream.result, stream.cancel)
 
     async def generate_streaming(
         self,
@@ -167,15 +173,17 @@ class _Async(_Shared):
         callback: Callable[[Token], object | Awaitable[object]],
         **overrides: Any,
     ) -> GenerationResult:
-        """Call, and where it is one await, `callback` with each token; where it gives False, stop."""
+        """Call, and where it is one await, `callback` with each token; see `Model.generate_streaming`."""
+        shown: list[str] = []
         async with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
             async for token in stream:
+                shown.append(token.text)
                 answer = callback(token)
                 if inspect.isawaitable(answer):
                     answer = await answer
                 if answer is False:
                     stream.cancel()
-                    break
+                    return _cut(await stream.result(), shown)
         return await stream.result()
 
     async def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
@@ -385,6 +393,11 @@ def _context_parts(model: object, config: StreamConfig | None, defaults: dict[st
     core = model._core  # pyright: ignore[reportPrivateUsage]
     system_prompt = defaults.pop("system_prompt", None)
     return core, Lane(core, checked_config(config, core.config).replace(**defaults), system_prompt)
+
+
+def _cut(result: GenerationResult, shown: list[str]) -> GenerationResult:
+    """The result of a stream that its reader stopped, whatever had been sampled ahead of it."""
+    return dataclasses.replace(result, text="".join(shown), finish_reason="cancelled", stop_sequence=None)
 
 
 def _checked_str(field: str, text: object) -> str:

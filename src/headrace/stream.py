@@ -6,8 +6,8 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from headrace.config import StreamConfig
 from headrace.engine.channel import Channel, wake
@@ -18,7 +18,7 @@ from headrace.events import End, TokenEvent
 from headrace.request import Request
 from headrace.results import FinishReason, GenerationResult, Metrics, Token, Usage
 
-__all__ = ["AsyncStreamResult", "AsyncTokenStream", "StreamResult", "TokenStream"]
+__all__ = ["AsyncTokenStream", "StreamResult", "TokenStream"]
 
 _DEADLINES = {
     "total": ("timeout_ms", "generating"),
@@ -371,17 +371,19 @@ class _AsyncTokens(AsyncIterator[Token]):
         self._stream._abandon()  # pyright: ignore[reportPrivateUsage]
 
 
-class StreamResult(NamedTuple):
-    """A stream, what waits for its result, and what cancels it; unpacks like the tuple it is."""
-
-    stream: TokenStream
-    result: Callable[..., GenerationResult]
-    cancel: Callable[[], None]
+_Stream_co = TypeVar("_Stream_co", TokenStream, AsyncTokenStream, covariant=True)
+_Result_co = TypeVar("_Result_co", covariant=True)
 
 
-class AsyncStreamResult(NamedTuple):
-    """The same for tasks."""
+class StreamResult(NamedTuple, Generic[_Stream_co, _Result_co]):
+    """A stream, what waits for its result, and what cancels it; unpacks like the tuple it is.
 
-    stream: AsyncTokenStream
-    result: Callable[..., Awaitable[GenerationResult]]
+    Attributes:
+        stream: a TokenStream; an AsyncTokenStream from an AsyncModel.
+        result: its `result`; to be awaited where the stream is an AsyncTokenStream.
+        cancel: its `cancel`.
+    """
+
+    stream: _Stream_co
+    result: Callable[..., _Result_co]
     cancel: Callable[[], None]

@@ -51,9 +51,12 @@ def by_leaving_a_with(made: Scripted) -> None:
 
 
 def by_an_exception(made: Scripted) -> None:
-    with pytest.raises(Oops):
+    def read() -> None:
         for _ in made.model.generate_stream("prompt", buffer_size=2):
             raise Oops
+
+    with pytest.raises(Oops):
+        read()
 
 
 def by_a_callback(made: Scripted) -> None:
@@ -96,9 +99,12 @@ async def by_aclose(made: Scripted) -> None:
 
 
 async def by_an_async_exception(made: Scripted) -> None:
-    with pytest.raises(Oops):
+    async def read() -> None:
         async for _ in made.asynchronous.generate_stream("prompt", buffer_size=2):
             raise Oops
+
+    with pytest.raises(Oops):
+        await read()
 
 
 async def by_a_cancelled_task(made: Scripted) -> None:

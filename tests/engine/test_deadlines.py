@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import UNHURRIED, Gate, Scripted, run_async, scripted, started, texts, wait_until, within
+from harness import UNHURRIED, Gate, Scripted, read, run_async, scripted, started, texts, wait_until, within
 
 from headrace import GenerationError, StreamTimeoutError, TokenStream
 from headrace.engine import scheduler
@@ -33,14 +33,14 @@ def test_total() -> None:
         gate.wait()
         wait_until(lambda: stream.metrics.latency_ms > 50)
         gate.open()
-        tokens = []
-        with pytest.raises(StreamTimeoutError, match="more than 50 ms .*timeout_ms") as caught:
-            for token in stream:
-                tokens.append(token.text)
-        assert caught.value.which == "total"
-        assert caught.value.partial is not None
-        assert caught.value.partial.text == "".join(tokens) == "abc"
-        assert caught.value.partial.usage.completion_tokens == 3
+        text, error = read(stream)
+        assert isinstance(error, StreamTimeoutError)
+        assert error.which == "total"
+        assert "more than 50 ms" in str(error)
+        assert "(timeout_ms)" in str(error)
+        assert error.partial is not None
+        assert error.partial.text == text == "abc"
+        assert error.partial.usage.completion_tokens == 3
         assert expired(stream).which == "total", "result() raises it, too, and again"
 
 

@@ -14,7 +14,7 @@ def prefilled(model: Model) -> int:
 
 
 def test_the_cache_gives_the_same_text(model: Model) -> None:
-    prompt = prompt_of(model, 60, "A prompt that comes twice.")
+    prompt = prompt_of(model, 60, "Zweimal dasselbe:")
     first, cold = read(model.generate_stream(prompt, max_tokens=20))
     second, warm = read(model.generate_stream(prompt, max_tokens=20))
     assert cold.usage.cached_tokens == 0
@@ -25,7 +25,7 @@ def test_the_cache_gives_the_same_text(model: Model) -> None:
 
 
 def test_a_longer_prompt_takes_what_is_there(model: Model) -> None:
-    prompt = prompt_of(model, 50, "The beginning of another.")
+    prompt = prompt_of(model, 50, "Anfang:")
     tokens, _ = read(model.generate_stream(prompt, max_tokens=4, ignore_eos=True))
     ids = [token.id for token in tokens]
     longer = [*prompt, *ids[:3], *model.tokenize(" and that is why I think")]
@@ -38,7 +38,7 @@ def test_a_longer_prompt_takes_what_is_there(model: Model) -> None:
 
 
 def test_a_prompt_that_parts_from_another_takes_the_common_beginning(model: Model) -> None:
-    prompt = prompt_of(model, 40, "Two roads that part.")
+    prompt = prompt_of(model, 40, "Gabelung:")
     other = [*prompt[:25], *model.tokenize("Now for something completely different:")]
     assert prompt[25] != other[25]
     model.generate(prompt, max_tokens=2)
@@ -48,7 +48,7 @@ def test_a_prompt_that_parts_from_another_takes_the_common_beginning(model: Mode
 
 
 def test_prompts_that_arrive_together_compute_their_prefix_once(model: Model) -> None:
-    prefix = prompt_of(model, 120, "Four friends share this.")
+    prefix = prompt_of(model, 120, "Freunde:")
     prompts = [[*prefix, *model.tokenize(f" Friend {number} says")] for number in range(4)]
     before = prefilled(model)
     streams = [model.generate_stream(prompt, max_tokens=6) for prompt in prompts]
@@ -73,7 +73,7 @@ def test_the_second_turn_of_a_chat_has_its_history_cached(model: Model) -> None:
 
 
 def test_a_cancelled_turn_leaves_a_valid_prefix(model: Model) -> None:
-    prompt = prompt_of(model, 40, "A turn that is cut short.")
+    prompt = prompt_of(model, 40, "Kurz:")
     with model.generate_stream(prompt, max_tokens=200, ignore_eos=True) as stream:
         ids = [next(stream).id for _ in range(5)]
     assert stream.result().finish_reason == "cancelled"

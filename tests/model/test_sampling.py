@@ -13,6 +13,12 @@ from .ties import NEAR, assert_greedy, read
 PROMPT = "My favourite animal is the"
 
 
+@pytest.fixture
+def model(small_model: Model) -> Model:
+    """Where texts are compared without regard to near-ties: in the small memory runs repeat each other to the bit."""
+    return small_model
+
+
 def ids(model: Model, **settings) -> list[int]:
     return [token.id for token in model.generate_stream(PROMPT, **{"max_tokens": 12, **settings})]
 
@@ -29,7 +35,7 @@ def test_without_a_seed_generations_differ(model: Model) -> None:
     assert len(drawn) > 1
 
 
-def test_temperature_0_repeats_itself(model: Model) -> None:
+def test_temperature_0_repeats_itself_whatever_the_seed(model: Model) -> None:
     first = ids(model, temperature=0)
     assert ids(model, temperature=0) == ids(model, temperature=0, seed=3) == first
 
@@ -49,10 +55,12 @@ def test_logit_bias_forces_and_bans(model: Model) -> None:
 
 
 def test_penalties_break_a_loop(model: Model) -> None:
-    loop = "la la la la la la la la"
-    repeated = model.generate(loop, max_tokens=12).text.split()
-    penalised = model.generate(loop, max_tokens=12, repeat_penalty=1.8, presence_penalty=1.5).text.split()
-    assert repeated.count("la") > penalised.count("la")
+    loop = "🚀🚀🚀🚀🚀🚀🚀🚀"
+    repeated = [token.id for token in model.generate_stream(loop, max_tokens=12)]
+    assert len(set(repeated)) < len(repeated)
+    settings = {"repeat_penalty": 1000.0, "presence_penalty": 2.0, "penalty_last_n": 500}
+    penalised = [token.id for token in model.generate_stream(loop, max_tokens=12, **settings)]
+    assert len({*penalised, *model.tokenize(loop)}) == len(penalised) + len(set(model.tokenize(loop)))
 
 
 def test_logprobs_are_consistent(model: Model) -> None:

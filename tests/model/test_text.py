@@ -11,9 +11,21 @@ from .ties import read
 COUNTING = "one two three four five six seven eight nine ten one two three four five six seven eight nine ten one two"
 
 
+@pytest.fixture
+def model(small_model: Model) -> Model:
+    """Where texts are compared without regard to near-ties: in the small memory runs repeat each other to the bit."""
+    return small_model
+
+
 @pytest.mark.parametrize(
     "prompt",
-    ["The capital of France is", "def fibonacci(n):\n    ", "日本語 日本語 日本語", "🚀🚀🚀🚀🚀🚀", "a\n\n\n- b\n\n\n- c"],
+    [
+        "The capital of France is",
+        "def fibonacci(n):\n    ",
+        "日本語 日本語 日本語",
+        "🚀🚀🚀🚀🚀🚀",
+        "a\n\n\n- b\n\n\n- c",
+    ],
 )
 def test_tokens_text_and_counts_agree(model: Model, prompt: str) -> None:
     tokens, result = read(model.generate_stream(prompt, max_tokens=24))
@@ -101,9 +113,7 @@ def test_forced_bytes_make_emoji(model: Model) -> None:
     for _ in range(2):
         emitted, ids = [], []
         for forced in (*lead, last):
-            tokens, result = read(
-                model.generate_stream([*prompt, *ids], max_tokens=1, logit_bias={forced: 1000.0})
-            )
+            tokens, result = read(model.generate_stream([*prompt, *ids], max_tokens=1, logit_bias={forced: 1000.0}))
             ids.append(tokens[0].id)
             emitted.append(tokens[0].bytes)
             assert result.usage.completion_tokens == 1

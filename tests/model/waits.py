@@ -22,7 +22,7 @@ def until_idle(model: Model) -> None:
 
 
 def prompt_of(model: Model, count: int, seed: str) -> list[int]:
-    """A prompt of so many tokens that no other seed shares."""
+    """A prompt of so many tokens whose beginning is that of its seed."""
     tokens = model.tokenize(seed + " " + "the quick brown fox jumps over the lazy dog. " * (count // 10 + 1))
     assert len(tokens) >= count
     return tokens[:count]

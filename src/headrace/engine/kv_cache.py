@@ -161,11 +161,16 @@ class KVCache:
         self._active.add(row)
         return row
 
+    def touch(self, match: Match) -> None:
+        """Make what was matched the last to be evicted."""
+        row = match.source
+        if row is not None and not row.is_active:
+            self._cached[row.id] = self._cached.pop(row.id)
+
     def share(self, row: Row, match: Match) -> None:
         """Let an active row hold what was matched, instead of what it held."""
         source = match.source
-        if source is not None and source is not row and not source.is_active:
-            self._touch(source)
+        self.touch(match)
         if row.length:
             self._shrink(row, 0)
         if source is None:
@@ -332,9 +337,6 @@ class KVCache:
             at += len(best.tokens)
             node = best
         return True
-
-    def _touch(self, row: Row) -> None:
-        self._cached[row.id] = self._cached.pop(row.id)
 
     def _evict(self, count: int) -> None:
         """Free cells of the least recently used cached row: its own tail, since what it shares frees nothing."""

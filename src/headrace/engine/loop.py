@@ -122,6 +122,13 @@ class Engine:
         """Whether it takes no more requests."""
         return self._closing or self._death is not None
 
+    def check_open(self) -> None:
+        """Raise EngineClosedError, with the cause, where it takes no more requests."""
+        if self._death is not None:
+            raise EngineClosedError(self._death)
+        if self._closing:
+            raise EngineClosedError("the model was closed; load it again")
+
     def submit(self, request: Request, channel: Channel, stats: StreamStats) -> None:
         """Queue a request: its tokens and its End go to the channel, its counts and times to the stats.
 
@@ -131,13 +138,13 @@ class Engine:
             QueueFullError: too many streams wait already.
             InvalidRequestError: a setting that does not fit the model.
         """
-        self._check_open()
+        self.check_open()
         if len(request.prompt) > self._runner.max_length:
             raise ContextOverflowError(len(request.prompt), self._runner.max_length)
         sequence = Sequence(request, channel, self._runner.make_sampler(request), stats)
         channel.bind(self.wake)
         with self._lock:
-            self._check_open()
+            self.check_open()
             if request.id in self._live:
                 raise InvalidRequestError("id", request.id, "an id that no live stream has")
             if len(self._live) >= self.max_streams + self.max_queue:
@@ -224,12 +231,6 @@ class Engine:
             function()
         else:
             answer.result()
-
-    def _check_open(self) -> None:
-        if self._death is not None:
-            raise EngineClosedError(self._death)
-        if self._closing:
-            raise EngineClosedError("the engine was closed; load the model again")
 
     def _retry_after(self) -> float:
         """Until a place is free: the usual time of a stream, shared by all that run at once."""

@@ -79,9 +79,7 @@ class Scheduler:
         self._admit(now)
         # Sharing a prefix keeps it from eviction, so it comes before room is made for the decodes.
         held_up = [
-            sequence
-            for sequence in self.running
-            if sequence.num_remaining > 1 and self._waits_for_leader(sequence)
+            sequence for sequence in self.running if sequence.num_remaining > 1 and self._waits_for_leader(sequence)
         ]
         self._make_room_for_decodes()
         parts: list[Part] = []
@@ -188,6 +186,7 @@ class Scheduler:
         if sequence.order < 0:
             sequence.order = self._num_admitted
             self._num_admitted += 1
+        self.kv.touch(self.kv.match(sequence.tokens, len(sequence.tokens) - 1))  # so that acquire() does not evict it
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)
         self.running.insert(at, sequence)
