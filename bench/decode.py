@@ -3,19 +3,21 @@
     python bench/decode.py [--models smollm2 gemma3-270m] [--streams 1 4 8 16] [--tokens 96] [--rounds 5]
 
 The bare loop is the least that any Python program over llama.cpp can do: fill the batch, decode, take numpy's argmax of
-the rows. It has the same weights, the same context settings and the same number of threads. Machines drift, so the two
-take turns, and the ratios are what counts: for each round the two neighbours in time are compared, and the median of
-those ratios is printed.
+the rows. It has the same weights, the same context settings and the same number of threads, in a process of its own.
+Machines drift, so the two take turns, and the ratios are what counts: for each round the two neighbours in time are
+compared, and the median of those ratios is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 import numpy as np
 
@@ -29,40 +31,42 @@ N_CTX = 8192
 PROMPT_TOKENS = 64
 
 
-class BareLoop:
-    """Greedy decoding of n sequences, with nothing around it."""
+def run_bare(ref: str, most: int, threads: int, pipe: Connection) -> None:
+    """The bare loop, a process of its own: answers each (prompts, tokens) with its tokens per second, until None.
 
-    def __init__(self, ref: str, most: int, threads: int) -> None:
-        self.model = LlamaModel.load(resolve(ref).path)
-        self.context = LlamaContext(self.model, n_ctx=N_CTX, n_batch=512, n_seq_max=2 * most + 16, n_threads=threads)
+    Two in one process would slow each other down: see `LlamaRunner.warm_up`.
+    """
+    model = LlamaModel.load(resolve(ref).path)
+    context = LlamaContext(model, n_ctx=N_CTX, n_batch=512, n_seq_max=2 * most + 16, n_threads=threads)
+    with model, context:
+        while (task := pipe.recv()) is not None:
+            pipe.send(decode_bare(context, *task))
 
-    def run(self, prompts: list[list[int]], tokens: int) -> float:
-        """Tokens per second of all sequences together, prefill excluded."""
-        context, n = self.context, len(prompts)
-        context.clear()
-        last = [self._prefill(row, prompt) for row, prompt in enumerate(prompts)]
-        rows = np.arange(n)
-        begin = time.perf_counter()
-        for step in range(tokens):
-            context.tokens[:n] = last
-            context.positions[:n] = PROMPT_TOKENS + step
-            context.sequences[:n] = rows
-            context.outputs[:n] = 1
-            last = context.decode(n, n).argmax(axis=1).tolist()
-        return n * tokens / (time.perf_counter() - begin)
 
-    def _prefill(self, row: int, prompt: list[int]) -> int:
-        context, n = self.context, len(prompt)
-        context.tokens[:n] = prompt
-        context.positions[:n] = range(n)
-        context.sequences[:n] = row
-        context.outputs[:n] = 0
-        context.outputs[n - 1] = 1
-        return int(context.decode(n, 1)[0].argmax())
+def decode_bare(context: LlamaContext, prompts: list[list[int]], tokens: int) -> float:
+    """Greedy decoding of n sequences, with nothing around it: tokens per second of all together, without prefill."""
+    n = len(prompts)
+    context.clear()
+    last = [prefill_bare(context, row, prompt) for row, prompt in enumerate(prompts)]
+    rows = np.arange(n)
+    begin = time.perf_counter()
+    for step in range(tokens):
+        context.tokens[:n] = last
+        context.positions[:n] = PROMPT_TOKENS + step
+        context.sequences[:n] = rows
+        context.outputs[:n] = 1
+        last = context.decode(n, n).argmax(axis=1).tolist()
+    return n * tokens / (time.perf_counter() - begin)
 
-    def close(self) -> None:
-        self.context.close()
-        self.model.close()
+
+def prefill_bare(context: LlamaContext, row: int, prompt: list[int]) -> int:
+    n = len(prompt)
+    context.tokens[:n] = prompt
+    context.positions[:n] = range(n)
+    context.sequences[:n] = row
+    context.outputs[:n] = 0
+    context.outputs[n - 1] = 1
+    return int(context.decode(n, 1)[0].argmax())
 
 
 def run_headrace(model: Model, prompts: list[list[int]], tokens: int) -> float:
@@ -86,13 +90,15 @@ def run_headrace(model: Model, prompts: list[list[int]], tokens: int) -> float:
 
 
 @contextmanager
-def both(ref: str, most: int, threads: int) -> Iterator[tuple[BareLoop, Model]]:
-    bare = BareLoop(ref, most, threads)
-    try:
-        with Model.load(ref, n_ctx=N_CTX, n_threads=threads, max_streams=most) as model:
-            yield bare, model
-    finally:
-        bare.close()
+def both(ref: str, most: int, threads: int) -> Iterator[tuple[Connection, Model]]:
+    spawn = multiprocessing.get_context("spawn")
+    pipe, far_end = spawn.Pipe()
+    bare = spawn.Process(target=run_bare, args=(ref, most, threads, far_end), daemon=True)
+    bare.start()
+    with Model.load(ref, n_ctx=N_CTX, n_threads=threads, max_streams=most) as model:
+        yield pipe, model
+    pipe.send(None)
+    bare.join()
 
 
 def main() -> None:
@@ -115,7 +121,8 @@ def main() -> None:
                 for _ in range(options.rounds):
                     # New prompts each time: what the prefix cache would save is not what is measured here.
                     prompts = random.integers(1000, 40000, (n, PROMPT_TOKENS)).tolist()
-                    bares.append(bare.run(prompts, options.tokens))
+                    bare.send((prompts, options.tokens))
+                    bares.append(bare.recv())
                     ours.append(run_headrace(model, prompts, options.tokens))
                 ratios = sorted(ours[i] / bares[i] for i in range(options.rounds))
                 overheads[n] = model.metrics.overhead_ms

@@ -324,7 +324,6 @@ def load_core(
             n_threads=n_threads or available_cores(),
         )
         try:
-            context.probe()
             runner = LlamaRunner(model, context, num_cells=budget)
             engine = Engine(runner, max_streams=max_streams, max_queue=max_queue, step_target_ms=step_target_ms)
         except BaseException:

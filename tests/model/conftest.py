@@ -29,11 +29,7 @@ def model(loaded_model: Model) -> Iterator[Model]:
 
 @pytest.fixture(scope="session")
 def loaded_small_model() -> Iterator[Model]:
-    """Another engine, with a memory that a few streams fill.
-
-    With 512 cells and more, llama.cpp adds up attention in parts, and where a sequence lies in the memory decides into
-    which; below, the same tokens give the same logits wherever they lie.
-    """
+    """Another engine, with a memory that a few streams fill."""
     with Model.load("smollm2", n_ctx=256, max_streams=8, config=GREEDY) as model:
         yield model
 
@@ -43,3 +39,13 @@ def small_model(loaded_small_model: Model) -> Iterator[Model]:
     """The same, of the small one."""
     yield loaded_small_model
     until_idle(loaded_small_model)
+
+
+@pytest.fixture
+def empty_model(small_model: Model) -> Model:
+    """The small one with nothing in its memory, for texts that are compared without regard to near-ties.
+
+    There, runs lie in the memory one after another, each in order, and equal tokens give equal logits; see ties.py.
+    """
+    small_model._core.engine.clear_cache()
+    return small_model

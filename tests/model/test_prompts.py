@@ -22,9 +22,9 @@ TEXTS = (
 
 
 @pytest.fixture
-def model(small_model: Model) -> Model:
-    """Where texts are compared without regard to near-ties: in the small memory runs repeat each other to the bit."""
-    return small_model
+def model(empty_model: Model) -> Model:
+    """Here texts are compared to the last character."""
+    return empty_model
 
 
 @pytest.mark.parametrize("text", TEXTS)

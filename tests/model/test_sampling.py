@@ -14,9 +14,9 @@ PROMPT = "My favourite animal is the"
 
 
 @pytest.fixture
-def model(small_model: Model) -> Model:
-    """Where texts are compared without regard to near-ties: in the small memory runs repeat each other to the bit."""
-    return small_model
+def model(empty_model: Model) -> Model:
+    """Here texts are compared to the last character."""
+    return empty_model
 
 
 def ids(model: Model, **settings) -> list[int]:

@@ -12,9 +12,9 @@ COUNTING = "one two three four five six seven eight nine ten one two three four 
 
 
 @pytest.fixture
-def model(small_model: Model) -> Model:
-    """Where texts are compared without regard to near-ties: in the small memory runs repeat each other to the bit."""
-    return small_model
+def model(empty_model: Model) -> Model:
+    """Here texts are compared to the last character."""
+    return empty_model
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class KVCache:
         self.num_pinned = 0
         self._backend = backend
         self._num_rows = num_rows
-        self._partial = can_drop_partial
+        self.can_drop_partial = can_drop_partial
         self._root = Node([], None)
         self._free_ids = list(range(num_rows - 1, -1, -1))
         self._active: set[Row] = set()
@@ -221,10 +221,10 @@ class KVCache:
         self._active.remove(row)
         row.is_active = False
         self._cached[row.id] = row
-        if row.length == 0 or (self._partial and (len(row.tip.rows) > 1 or self._is_computed_twice(row))):
+        if row.length == 0 or (self.can_drop_partial and (len(row.tip.rows) > 1 or self._is_computed_twice(row))):
             self._drop(row)
             return
-        if self._partial:
+        if self.can_drop_partial:
             for node in _path(row):
                 for other in [other for other in node.rows if other.tip is node and other is not row]:
                     if not other.is_active:  # its whole path is part of this row's: it holds nothing of its own
@@ -258,7 +258,7 @@ class KVCache:
 
     def _source(self, node: Node, is_whole: bool) -> Row | None:
         """A row from which the tokens up to this node, or into it, can be copied."""
-        if self._partial:
+        if self.can_drop_partial:
             return next(iter(node.rows))
         return next((row for row in node.rows if row.tip is node), None) if is_whole else None
 
@@ -347,7 +347,7 @@ class KVCache:
                 break
             own += len(node.tokens)
         cut = max(count, _EVICT_AT_LEAST)
-        if self._partial and cut < own:
+        if self.can_drop_partial and cut < own:
             self._shrink(row, row.length - cut)
         else:
             self._drop(row)

@@ -71,6 +71,7 @@ class Engine:
 
     Raises:
         InvalidRequestError: a limit that this runner cannot keep.
+        Exception: whatever the runner's warm-up raises.
     """
 
     def __init__(
@@ -111,9 +112,15 @@ class Engine:
         self._step_time = Average(0.05)
         self._overhead = Average(0.05)
         self._stream_time = Average(0.2)
+        self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="headrace-engine", daemon=True)
         self._thread.start()
         _engines.add(self)
+        try:
+            self._ready.result()
+        except BaseException:  # the warm-up has failed; or Ctrl-C, which must not leave the thread behind
+            self.close()
+            raise
 
     # What other threads ask for.
 
@@ -240,6 +247,7 @@ class Engine:
 
     def _main(self) -> None:
         try:
+            self._warm_up()
             while not self._closing:
                 self._step()
         except BaseException as error:
@@ -251,6 +259,15 @@ class Engine:
             self._end_all(None)
         finally:
             self._runner.close()
+
+    def _warm_up(self) -> None:
+        try:
+            self._runner.warm_up()
+        except BaseException as error:
+            self._ready.set_exception(error)
+            raise
+        self._scheduler.kv.can_drop_partial = self._runner.can_drop_partial
+        self._ready.set_result(None)
 
     def _step(self) -> None:
         now = time.perf_counter()
@@ -427,16 +444,16 @@ class Engine:
             return True
 
     def _finish(self, sequence: Sequence, reason: FinishReason, timeout: str | None = None) -> None:
+        self._scheduler.remove(sequence)  # first, so that its KV is free when its reader learns of the end
         with self._lock:
             self._end(sequence, reason, timeout=timeout)
         self._touched.append(sequence.channel)
-        self._scheduler.remove(sequence)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._scheduler.remove(sequence)
         with self._lock:
             self._end(sequence, None, error=_failure(f"this stream failed: {error}", error))
         self._touched.append(sequence.channel)
-        self._scheduler.remove(sequence)
 
     def _end(
         self,

@@ -59,7 +59,7 @@ class Runner(Protocol):
         num_rows: sequence ids.
         max_batch: tokens in one step at most.
         eog_tokens: tokens that end a generation.
-        can_drop_partial: whether part of a sequence can be removed from the memory.
+        can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
     """
 
     num_cells: int
@@ -75,6 +75,10 @@ class Runner(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The text of a token."""
+        ...
+
+    def warm_up(self) -> None:
+        """Whatever has to be done before the first step, on the engine thread."""
         ...
 
     def run(self, slices: Sequence[Slice]) -> StepOutput:
@@ -105,7 +109,7 @@ class LlamaRunner:
         self.num_rows = context.n_seq_max
         self.max_batch = context.n_batch
         self.eog_tokens = model.eog_tokens
-        self.can_drop_partial = context.can_drop_partial
+        self.can_drop_partial = False
         self.piece = model.piece
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
@@ -121,6 +125,15 @@ class LlamaRunner:
         return self._sampler_type(
             request.config, n_vocab=model.n_vocab, eog_tokens=model.eog_tokens, prompt=request.prompt
         )
+
+    def warm_up(self) -> None:
+        """Find out what the memory can do.
+
+        This must not happen on any other thread: OpenMP keeps a team of compute threads for each thread that ever asked
+        for one, and where its count of all of them exceeds the cores, it no longer spins at barriers but sleeps, which
+        makes every step of a small model half as fast again.
+        """
+        self.can_drop_partial = self._context.probe()
 
     def run(self, slices: Sequence[Slice]) -> StepOutput:
         """Fill the batch, decode it, sample from its rows."""

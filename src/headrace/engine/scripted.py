@@ -80,6 +80,9 @@ class ScriptedRunner:
         """The text of a token; none for one that has none."""
         return self.pieces.get(token, b"")
 
+    def warm_up(self) -> None:
+        """There is nothing to prepare."""
+
     def run(self, slices: Sequence[Slice]) -> StepOutput:
         """Write the tokens to their rows and hand out the next of each script."""
         if self.before_step is not None:
