@@ -29,7 +29,8 @@ class StreamConfig:
         top_k: keep the k most likely tokens; 0 switches the filter off.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 switches the filter off.
         min_p: keep tokens at least min_p times as likely as the most likely one; 0 switches the filter off.
-        seed: the same seed, prompt and settings give the same tokens when run alone; None draws one.
+        seed: the same seed, prompt and settings give the same tokens when run alone; None draws one. To keep that
+            promise a seeded stream that starts alone drops the cached prefixes of others.
         repeat_penalty: divides positive and multiplies negative logits of recent tokens; 1 switches it off.
         frequency_penalty: subtracted from a token's logit once per recent occurrence, -2 to 2.
         presence_penalty: subtracted from a token's logit if it occurred recently, -2 to 2.

@@ -52,12 +52,14 @@ class Row:
         tip: the last node of its path.
         length: tokens held.
         is_active: whether a sequence is using it; otherwise it is a cached prefix.
+        num_in_order: how many of its first tokens lie in the memory's first cells, in order, as in an empty memory.
     """
 
     id: int
     tip: Node
     length: int = 0
     is_active: bool = True
+    num_in_order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,18 @@ class KVCache:
             holder.num_active += 1
             row.tip = holder
         row.length = match.length
+        row.num_in_order = min(match.length, source.num_in_order)
+
+    def isolate(self, row: Row, tokens: Sequence[int], limit: int) -> None:
+        """Put the only active row, still empty, where it would be in an empty memory: drop every cached prefix.
+
+        A prefix of tokens[:limit] is shared where it lies in the first cells in order. The order of a sequence's cells
+        is the order in which attention adds them up, so it decides the last bits of the logits.
+        """
+        match = self.match(tokens, limit)
+        if match.source is not None and match.source.num_in_order >= match.length:
+            self.share(row, match)
+        self.clear()
 
     def append(self, row: Row, tokens: list[int]) -> None:
         """Note that the KV of these tokens was computed at the end of an active row."""
@@ -197,6 +211,8 @@ class KVCache:
         else:
             tip.tokens.extend(tokens)
         count = len(tokens)
+        if row.num_in_order == row.length == self.num_used:  # nobody else has a cell that could lie in between
+            row.num_in_order += count
         row.length += count
         self.num_used += count
         self.num_pinned += count
@@ -291,6 +307,7 @@ class KVCache:
                 row.tip = node.parent
             freed += self._leave(node, row)
             row.length -= cut
+        row.num_in_order = min(row.num_in_order, length)
         return freed
 
     def _leave(self, node: Node, row: Row) -> int:

@@ -190,6 +190,8 @@ class Scheduler:
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)
         self.running.insert(at, sequence)
+        if sequence.is_seeded and self.num_rows == 1:
+            self.kv.isolate(sequence.row, sequence.tokens, len(sequence.tokens) - 1)
         self._attach(sequence)
 
     def _attach(self, sequence: Sequence) -> None:

@@ -68,6 +68,11 @@ class Sequence:
         return self.request.config
 
     @property
+    def is_seeded(self) -> bool:
+        """Whether it shall give the same tokens again: the last bits of its logits may decide a draw."""
+        return self.config.seed is not None and self.config.temperature > 0
+
+    @property
     def num_computed(self) -> int:
         """Tokens whose KV is there."""
         return self.row.length if self.row is not None else 0
