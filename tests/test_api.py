@@ -7,10 +7,15 @@ import copy
 import dataclasses
 import importlib
 import inspect
+import json
 import math
+import multiprocessing
 import pickle
 import pkgutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -39,7 +44,9 @@ from headrace import (
     Token,
     TokenStream,
 )
+from headrace.checks import as_float, as_int, as_token_ids
 from headrace.engine.runner import Sample
+from headrace.errors import shortened
 from headrace.model import _AsyncContext
 
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}>"
@@ -89,6 +96,157 @@ def test_the_error_tree() -> None:
     for parent, expected in children.items():
         assert {child for child in parent.__subclasses__() if child.__module__ == "headrace.errors"} == expected
     assert issubclass(InvalidRequestError, ValueError)
+
+
+ERRORS = [
+    HeadraceError("trouble"),
+    ModelNotFoundError("no model named x"),
+    ModelLoadError("not a GGUF file"),
+    InvalidRequestError("top_p", {"a": [1]}, "0 to 1"),
+    InvalidRequestError("top_p", 2, "0 to 1", "a message of its own"),
+    ContextOverflowError(900, 512),
+    QueueFullError(4, 1.5),
+    EngineClosedError("closed"),
+    GenerationError("failed", GenerationResult("half", "cancelled")),
+    StreamTimeoutError("late", "stall", GenerationResult("half", "timeout")),
+]
+
+
+def same(one: BaseException, other: BaseException) -> bool:
+    return (type(one), str(one), one.args, vars(one)) == (type(other), str(other), other.args, vars(other))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_survive_pickle_and_copy(error: HeadraceError) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert same(pickle.loads(pickle.dumps(error, protocol)), error)
+    assert same(copy.copy(error), error)
+    deep = copy.deepcopy(error)
+    assert same(deep, error)
+    if isinstance(error, InvalidRequestError) and isinstance(error.value, dict):
+        assert deep.value is not error.value  # type: ignore[attr-defined]
+
+
+def test_every_error_is_tested_above() -> None:
+    public_errors = {value for name in headrace.__all__ if isinstance(value := getattr(headrace, name), type)}
+    assert {type(error) for error in ERRORS} == {type_ for type_ in public_errors if issubclass(type_, HeadraceError)}
+
+
+def test_an_error_with_a_value_that_cannot_be_pickled() -> None:
+    error = InvalidRequestError("prompt", lambda: "p", "text")
+    copied = pickle.loads(pickle.dumps(error))
+    assert str(copied) == str(error)
+    assert (copied.field, copied.allowed) == ("prompt", "text")
+    assert copied.value.startswith("<function")
+    assert copy.copy(error).value is error.value
+    assert copy.deepcopy(error).field == "prompt"
+
+
+def raise_in_another_process(index: int) -> None:
+    raise ERRORS[index]
+
+
+def test_errors_come_out_of_another_process() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for i, error in enumerate(ERRORS):
+            caught = within(pool.submit(raise_in_another_process, i).exception)
+            assert caught is not None
+            assert same(caught, error)
+
+
+class Broken:
+    """An object of a caller whose own methods fail."""
+
+    def _fail(self, *_: object) -> Any:
+        raise ZeroDivisionError
+
+    __repr__ = __index__ = __float__ = __iter__ = _fail
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nested(100_000), Broken(), [Broken()], 10**5000, [10**5000], {1: -(10**5000)}, "x" * 10**6, range(3)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_in_a_message_is_short_and_never_in_the_way(value: object) -> None:
+    assert 0 < len(shortened(value)) <= 80
+    for field in ("max_tokens", "temperature", "logit_bias", "ignore_eos", "regex", "thinking"):
+        if field == "max_tokens" and isinstance(value, int):
+            continue  # any whole number will do
+        with pytest.raises(InvalidRequestError, match=f"^{field} (is|has) "):
+            StreamConfig(**{field: value})
+
+
+def test_a_short_value_is_shown_whole() -> None:
+    for value in ("abc", [1, 2, 3] * 8, {"a": 1, "b": [2]}, "é🙂", b"x", 10**70, None, np.float32(0.5)):
+        assert shortened(value) == repr(value)
+    assert shortened("x" * 200).endswith("...")
+
+
+# Numbers.
+
+
+def test_as_int() -> None:
+    for value in (3, np.int64(3), np.uint8(3), Whole(3)):
+        number = as_int("n", value, 0, 3)
+        assert number == 3
+        assert type(number) is int
+    assert as_int("n", 10**400, 0) == 10**400
+    for value in (True, np.True_, 3.0, np.float64(3), "3", b"3", None, np.array([3, 4]), np.array(True), Broken(), 3j):
+        with pytest.raises(InvalidRequestError, match=r"^n is .*; allowed: a whole number, at least 0$"):
+            as_int("n", value, 0)
+    for value in (-1, 4, 10**400):
+        with pytest.raises(InvalidRequestError, match="a whole number, 0 to 3"):
+            as_int("n", value, 0, 3)
+
+
+def test_as_float() -> None:
+    for value in (0.5, np.float32(0.5), np.float64(0.5), Decimal("0.5")):
+        number = as_float("x", value, 0, 1)
+        assert number == 0.5
+        assert type(number) is float
+    assert as_float("x", np.int8(1), 0, 1) == 1
+    for value in (True, np.True_, "1", b"1", None, [1], np.array([1.0]), np.array(True), np.complex64(1), 1j, Broken()):
+        with pytest.raises(InvalidRequestError, match=r"^x is .*; allowed: a finite number, 0 to 1$"):
+            as_float("x", value, 0, 1)
+    for value in (10**400, -(10**400), math.nan, math.inf, Decimal("sNaN"), Decimal("1e999"), np.float64("inf")):
+        with pytest.raises(InvalidRequestError, match="a finite number, at least 0"):
+            as_float("x", value, 0, math.inf)
+    with pytest.raises(InvalidRequestError, match=r"a finite number above 0, at most 2$"):
+        as_float("x", 0, 0, 2, above=True)
+
+
+def test_as_token_ids() -> None:
+    ids_given = (
+        [1, 2],
+        (1, 2),
+        range(1, 3),
+        iter([1, 2]),
+        np.array([1, 2]),
+        np.array([1, 2], np.uint8),
+        [np.int32(1), Whole(2)],
+    )
+    for value in ids_given:
+        made = as_token_ids("ids", value)
+        assert made == [1, 2]
+        assert {type(id_) for id_ in made} == {int}
+    assert as_token_ids("ids", []) == []
+    for value in ("12", b"12", bytearray(b"12"), {1: 2}, {1, 2}, None, 7, np.array(1), Broken()):
+        with pytest.raises(InvalidRequestError, match=r"^ids is .*; allowed: token ids"):
+            as_token_ids("ids", value)
+    for bad in (True, np.True_, 1.0, "1", None, -1, [1], np.array([1, 2]), Broken()):
+        with pytest.raises(InvalidRequestError, match=r"^ids has .* at index 1; allowed: token ids"):
+            as_token_ids("ids", [5, bad])
+    for array in (np.array([[1, 2]]), np.array([True]), np.array([1.0]), np.array(["1"])):
+        with pytest.raises(InvalidRequestError, match=r"^ids has .* at index 0"):
+            as_token_ids("ids", array)
 
 
 # Signatures.
@@ -196,7 +354,13 @@ class Whole:
         return self.value
 
 
-NEVER_NUMBERS = [True, False, "1", b"1", [1], math.nan, math.inf, -math.inf, 1j]
+class Word(str, Enum):  # noqa: UP042
+    """A string that is not written as its value, and yet stands for it."""
+
+    STOP = "stop here"
+
+
+NEVER_NUMBERS = [True, np.True_, "1", b"1", [1], math.nan, math.inf, -math.inf, 1j, np.array([1, 2]), Broken()]
 WHOLE = {
     "max_tokens": ([1, 2, 10**9], [0, -1]),
     "top_k": ([0, 1, 10**6], [-1]),
@@ -212,22 +376,29 @@ REAL = {
     "repeat_penalty": ([0.1, 1, 5.0], [0, -1]),
     "frequency_penalty": ([-2, 0, 2], [-2.1, 2.1]),
     "presence_penalty": ([-2, 0, 2], [-2.1, 2.1]),
-    "timeout_ms": ([0, 0.5, 10**9], [-1]),
-    "queue_timeout_ms": ([0, 0.5, 10**9], [-1]),
-    "first_token_timeout_ms": ([0, 0.5, 10**9], [-1]),
-    "stall_timeout_ms": ([0, 0.5, 10**9], [-1]),
+    "timeout_ms": ([0, 0.5, 10**9, 10**11], [-1, 10**11 + 1, 1e13]),
+    "queue_timeout_ms": ([0, 0.5, 10**11], [-1, 10**11 + 1, 1e13]),
+    "first_token_timeout_ms": ([0, 0.5, 10**11], [-1, 10**11 + 1, 1e13]),
+    "stall_timeout_ms": ([0, 0.5, 10**11], [-1, 10**11 + 1, 1e13]),
 }
 OTHER: dict[str, tuple[list[object], list[object]]] = {
     "logit_bias": (
-        [{}, {1: 2.0}, {1: -100}, {"42": 1.5}],
-        [None, [], {-1: 1.0}, {True: 1.0}, {1.5: 1.0}, {"x": 1.0}, {1: math.nan}, {1: -math.inf}, {1: "2"}, {1: True}],
+        [{}, {1: 2.0}, {1: -100}, {"42": 1.5}, {np.int64(1): np.float32(2)}, {"0": 1, "9999999999": 2}],
+        [
+            *(None, [], {-1: 1.0}, {True: 1.0}, {1.5: 1.0}, {"x": 1.0}, {"٣": 1.0}, {"": 1.0}, {"12345678901": 1.0}),
+            *({"9" * 5000: 1.0}, {"3": 1, 3: 2}, {"3": 1, "03": 1}, {Broken(): 1.0}),
+            *({1: math.nan}, {1: -math.inf}, {1: "2"}, {1: True}, {1: 10**400}, {1: np.array([1.0])}, {1: Broken()}),
+        ],
     ),
     "ignore_eos": ([True, False], [None, 0, 1, "yes"]),
-    "stop_sequences": ([(), [], ("a",), ["a", "🙂"]], ["a", None, 1, [""], ["a", ""], [b"a"], [None]]),
+    "stop_sequences": (
+        [(), [], ("a",), ["a", "🙂"], ["a\0"], np.array(["a"])],
+        ["a", None, 1, [""], ["a", ""], [b"a"], b"a", [None], ["a\ud800"], {"a": 1}, np.array("a")],
+    ),
     "json_schema": ([None], [{}, "{}"]),
     "regex": ([None], [".*"]),
     "grammar": ([None], ["root ::= x"]),
-    "thinking": (["raw"], ["split", "hide", "loud", None]),
+    "thinking": (["raw"], ["split", "hide", "loud", None, np.array(["raw", "raw"])]),
 }
 
 
@@ -240,6 +411,7 @@ def cases() -> list[tuple[str, object, bool]]:
     for name in WHOLE:
         rows += [(name, 1.5, False), (name, 2.0, False), (name, Whole(3), True), (name, np.int64(3), True)]
     rows += [(name, np.float32(0.5), True) for name in REAL]
+    rows += [(name, 10**400, False) for name in REAL]
     rows += [(name, None, False) for name in (*WHOLE, *REAL) if name not in ("seed", "logprobs")]
     return rows
 
@@ -290,6 +462,44 @@ def test_settings_are_frozen() -> None:
     assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
     assert StreamConfig(**dataclasses.asdict(config)) == config
     assert config == StreamConfig(logit_bias={1: 2.0}, stop_sequences=("a",))
+
+
+def test_the_logit_bias_is_read_only() -> None:
+    config = StreamConfig(logit_bias={"1": np.float32(2)})  # type: ignore[dict-item]
+    bias: Any = config.logit_bias
+    changes: list[Callable[[], object]] = [
+        lambda: bias.__setitem__(1, 3.0),
+        lambda: bias.__delitem__(1),
+        lambda: bias.__ior__({2: 1.0}),
+        lambda: bias.update({2: 1.0}),
+        lambda: bias.setdefault(2, 1.0),
+        lambda: bias.pop(1),
+        bias.popitem,
+        bias.clear,
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match="read-only"):
+            change()
+    plain = dataclasses.asdict(config)
+    for one in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config), StreamConfig(**plain)):
+        assert one == config
+        assert dict(one.logit_bias) == {1: 2.0}
+        with pytest.raises(TypeError, match="read-only"):
+            one.logit_bias[1] = 3.0
+    assert StreamConfig(**json.loads(json.dumps(plain))) == config
+    assert [*map(type, bias), *map(type, bias.values())] == [int, float]
+
+
+def test_stop_sequences_are_plain_strings() -> None:
+    config = StreamConfig(stop_sequences=(Word.STOP,))
+    assert [(type(stop), stop) for stop in config.stop_sequences] == [(str, "stop here")]
+
+
+def test_a_bad_logit_bias_is_named() -> None:
+    with pytest.raises(InvalidRequestError, match="logit_bias has 7: nan; allowed"):
+        StreamConfig(logit_bias={1: 2.0, 7: math.nan})
+    with pytest.raises(InvalidRequestError, match="the token id 3 more than once"):
+        StreamConfig(logit_bias={"3": 1, 3: 2})  # type: ignore[dict-item]
 
 
 def test_zero_means_zero() -> None:

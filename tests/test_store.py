@@ -326,6 +326,28 @@ def test_without_settings_the_folders_are_the_users(tmp_path: Path, monkeypatch:
     assert resolve("mine").path == tmp_path / "data" / "headrace" / "models" / "mine.gguf"
 
 
+@pytest.mark.parametrize("variable", ["HEADRACE_MODELS_DIR", "HEADRACE_CACHE_DIR"])
+def test_a_folder_in_the_home_of_nobody(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "~no-such-user/x")
+    for call in (available, lambda: resolve("gemma3-270m"), lambda: resolve("zzzz")):
+        with pytest.raises(ModelNotFoundError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{variable} is ~no-such-user/x, but there is no home folder ~no-such-user")
+        assert "allowed: a path to a folder" in str(caught.value)
+        assert caught.value.__cause__ is None
+    process = subprocess.run([sys.executable, "-m", "headrace", "models"], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 3
+    assert process.stdout == ""
+    assert process.stderr.startswith(f"headrace: {variable} is ~no-such-user/x")
+    assert "bug" not in process.stderr
+
+
+@pytest.mark.parametrize("ref", ["~no-such-user/x.gguf", "~no-such-user", Path("~no-such-user/x.gguf")])
+def test_a_path_in_the_home_of_nobody(ref: str | Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"{ref}: there is no home folder ~no-such-user; allowed: a path"):
+        resolve(ref)
+
+
 @pytest.mark.parametrize("ref", ["", "  ", "a\0b", "./a\0b.gguf", "a\ud800", None, 7, b"smollm2"])
 def test_what_is_no_reference_at_all(ref: object) -> None:
     with pytest.raises(InvalidRequestError) as caught:

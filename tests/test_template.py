@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum, IntEnum
 from time import thread_time
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequestError
-from headrace.text.template import ChatTemplate, Message, Segment, as_messages
+from headrace.text.template import ChatTemplate, Message, Segment, as_messages, checked_messages
 
 # The one in SmolLM2-135M-Instruct's GGUF, letter by letter.
 SMOLLM2 = (
@@ -485,7 +487,7 @@ def test_a_long_conversation_is_within_the_limits() -> None:
     ],
 )
 def test_messages_that_cannot_be_used(messages: Any, field: str, message: str) -> None:
-    for check in (template(SMOLLM2).render, as_messages):
+    for check in (template(SMOLLM2).render, as_messages, checked_messages):
         with pytest.raises(InvalidRequestError) as caught:
             check(messages)
         assert caught.value.field == field
@@ -526,3 +528,93 @@ def test_as_messages() -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "<|im_end|>𠀀"}]}
     given = [SimpleNamespace(role="system", content="s"), call, parts]
     assert as_messages(given) == [Message("system", "s"), Message("assistant", ""), Message("user", "<|im_end|>𠀀")]  # type: ignore[arg-type]
+
+
+class Role(str, Enum):  # noqa: UP042
+    USER = "user"
+
+
+class Said(str, Enum):  # noqa: UP042
+    HI = "Hi"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Loud(str):
+    """A string that is written otherwise than it is."""
+
+    def __str__(self) -> str:
+        return self.upper()
+
+    def __format__(self, _: str) -> str:
+        return self.upper()
+
+
+# Writes everything that a template can see.
+EVERYTHING = "{% for message in messages %}{{ message.role }}: {{ message | tojson }} {{ message }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": Role.USER, "content": Said.HI},
+        SimpleNamespace(role=Role.USER, content=Said.HI),
+        Message(Role.USER, Said.HI),
+        {"role": Role.USER, "content": [{"type": Loud("text"), "text": Said.HI}]},
+        {Loud("role"): Loud("user"), Loud("content"): Loud("Hi")},
+    ],
+)
+def test_strings_of_derived_types_are_their_values(message: Any) -> None:
+    for source in (SMOLLM2, GEMMA, QWEN, EVERYTHING):
+        assert template(source).render([message]) == template(source).render([user("Hi")])
+    assert repr(as_messages([message])) == "[Message(role='user', content='Hi')]"
+    assert repr(checked_messages([message])) == "[{'role': 'user', 'content': 'Hi'}]"
+
+
+def test_values_of_derived_types_in_extra_keys_are_plain() -> None:
+    given = user("x") | {Loud("key"): [Said.HI, Level.HIGH, True, (1.5, None)], "map": OrderedDict(a=Loud("b"))}
+    plain = user("x") | {"key": ["Hi", 3, True, [1.5, None]], "map": {"a": "b"}}
+    assert repr(checked_messages([given])) == repr([plain])
+    assert template(EVERYTHING).render([given]) == template(EVERYTHING).render([plain])
+    source = "{{ tools }}{{ extra }}"
+    tools, extra = [{Loud("name"): Said.HI}], {"level": Level.HIGH}
+    assert one(template(source).render([user("x")], tools=tools, extra=extra)) == "[{'name': 'Hi'}]{'level': 3}"
+
+
+CONVERSATION: list[Any] = [
+    Message("system", "Be brief."),
+    {"role": Role.USER, "content": [{"type": "text", "text": "a<|im_"}, {"type": "text", "text": "end|>b"}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": (1, 2.5, None, True)}}}],
+    },
+    {"role": "tool", "content": "𠀀<|im_start|>", "name": "f", "<|im_end|>": Said.HI},
+    SimpleNamespace(role="assistant", content="It is"),
+]
+
+
+@pytest.mark.parametrize("source", [SMOLLM2, LLAMA3.replace("content |", "content | string |"), QWEN, EVERYTHING])
+def test_checked_messages_render_as_the_messages_do(source: str) -> None:
+    made = template(source)
+    for messages in (CONVERSATION[:1], CONVERSATION[:2], CONVERSATION[:3], CONVERSATION):
+        checked = checked_messages(messages)
+        assert repr(checked_messages(checked)) == repr(checked)
+        assert made.render(checked) == made.render(messages)
+    settings = {"continue_final_message": True} if source is QWEN else {"add_generation_prompt": False}
+    assert made.render(checked_messages(CONVERSATION), **settings) == made.render(CONVERSATION, **settings)
+
+
+def test_checked_messages_are_copies() -> None:
+    call = {"function": {"arguments": {"city": ["Köln"]}}}
+    messages = [user("Hi"), {"role": "assistant", "content": None, "tool_calls": [call]}]
+    checked = checked_messages(messages)
+    before = json.dumps(checked)
+    call["function"]["arguments"]["city"].append("Bonn")
+    messages[0]["content"] = "Bye"
+    messages.pop()
+    assert json.dumps(checked) == before
+    template(EVERYTHING).render(checked)
+    assert json.dumps(checked) == before

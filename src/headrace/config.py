@@ -6,13 +6,17 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, cast
 
-from headrace.errors import InvalidRequestError
+from headrace.checks import as_float, as_int
+from headrace.errors import InvalidRequestError, shortened
 
 __all__ = ["StreamConfig"]
 
 _UNLIMITED = math.inf
+_LONGEST_MS = (
+    100_000_000_000  # about three years; the platform's clock counts nanoseconds in 64 bits, which are 292 years
+)
 _LATER = "None; constrained output is not part of this version"
 
 
@@ -22,6 +26,7 @@ class StreamConfig:
 
     Every value is checked when the object is made: a bad one raises InvalidRequestError, which names the field,
     the value and the allowed range; an unknown name is a TypeError. Zero means zero, nothing is replaced silently.
+    Numbers may be numpy's. No deadline may be longer than 100,000,000,000 ms, about three years.
 
     Args:
         max_tokens: sampled tokens at most, at least 1. The end-of-text token counts as one.
@@ -35,10 +40,11 @@ class StreamConfig:
         frequency_penalty: subtracted from a token's logit once per recent occurrence, -2 to 2.
         presence_penalty: subtracted from a token's logit if it occurred recently, -2 to 2.
         penalty_last_n: how many tokens, prompt included, count as recent; 0 switches the penalties off.
-        logit_bias: added to the logits of these token ids.
+        logit_bias: added to the logits of these token ids, which may be strings of digits, as in JSON; read-only here.
         logprobs: log probabilities of the chosen token and of the k most likely ones, on each Token; None for none.
         ignore_eos: never sample an end-of-generation token.
-        stop_sequences: strings that end the stream; none of their characters is ever emitted.
+        stop_sequences: strings that end the stream, none empty, none with lone surrogates; none of their characters is
+            ever emitted.
         buffer_size: tokens that may wait unread before this stream's generation pauses, at least 1.
         timeout_ms: milliseconds the stream may spend, queue and prefill included, time paused for its own reader
             excluded; 0 for no limit.
@@ -95,14 +101,13 @@ class StreamConfig:
         self._set("stop_sequences", _checked_stops(self.stop_sequences))
         self._check_int("buffer_size", 1)
         for name in ("timeout_ms", "queue_timeout_ms", "first_token_timeout_ms", "stall_timeout_ms"):
-            self._check_number(name, 0, _UNLIMITED)
+            self._check_number(name, 0, _LONGEST_MS)
         for name in ("json_schema", "regex", "grammar"):
             if getattr(self, name) is not None:
                 raise InvalidRequestError(name, getattr(self, name), _LATER)
-        if self.thinking != "raw":
-            raise InvalidRequestError(
-                "thinking", self.thinking, '"raw"; splitting or hiding it is not part of this version'
-            )
+        thinking = cast("object", self.thinking)
+        if not isinstance(thinking, str) or thinking != "raw":
+            raise InvalidRequestError("thinking", thinking, '"raw"; splitting or hiding it is not part of this version')
 
     def replace(self, **changes: Any) -> StreamConfig:
         """A copy with these fields changed, checked anew.
@@ -117,54 +122,62 @@ class StreamConfig:
         object.__setattr__(self, name, value)
 
     def _check_int(self, name: str, low: int, high: int | None = None) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise InvalidRequestError(name, value, f"a whole number, {_range(low, high)}")
-        number = value.__index__()
-        if number < low or (high is not None and number > high):
-            raise InvalidRequestError(name, value, f"a whole number, {_range(low, high)}")
-        self._set(name, number)
+        self._set(name, as_int(name, getattr(self, name), low, high))
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
-        value = getattr(self, name)
-        allowed = f"a finite number above {low}" if above else f"a finite number, {_range(low, high)}"
-        if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-            raise InvalidRequestError(name, value, allowed)
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            raise InvalidRequestError(name, value, allowed) from None
-        if not math.isfinite(number) or not low <= number <= high or (above and number == low):
-            raise InvalidRequestError(name, value, allowed)
-        self._set(name, number)
+        self._set(name, as_float(name, getattr(self, name), low, high, above=above))
 
 
-def _range(low: float, high: float | None) -> str:
-    return f"at least {low}" if high is None or high == _UNLIMITED else f"{low} to {high}"
+class _FrozenDict(dict[int, float]):
+    """A dict that cannot be changed, and, unlike a mappingproxy, can be pickled, copied and given to json."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("logit_bias is read-only; StreamConfig.replace makes a config with another one")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _FrozenDict, (dict(self),)
 
 
 def _checked_bias(value: object) -> Mapping[int, float]:
     allowed = "a mapping from token id (a whole number, at least 0) to a finite number"
     if not isinstance(value, Mapping):
         raise InvalidRequestError("logit_bias", value, allowed)
+    mapping = cast("Mapping[object, object]", value)
     checked: dict[int, float] = {}
-    for token, bias in value.items():  # pyright: ignore[reportUnknownVariableType]
-        # JSON objects can only have string keys, so "42" is accepted for 42.
-        if isinstance(token, str) and token.isascii() and token.isdigit():
-            token = int(token)
-        if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-            raise InvalidRequestError("logit_bias", value, allowed)  # pyright: ignore[reportUnknownArgumentType]
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not math.isfinite(bias):
-            raise InvalidRequestError("logit_bias", value, allowed)  # pyright: ignore[reportUnknownArgumentType]
-        checked[token] = float(bias)
-    return checked
+    for key, bias in mapping.items():
+        try:
+            token = as_int("logit_bias", _key_of_json(key), 0)
+            checked_bias = as_float("logit_bias", bias, -_UNLIMITED, _UNLIMITED)
+        except InvalidRequestError:
+            message = f"logit_bias has {shortened(key)}: {shortened(bias)}; allowed: {allowed}"
+            raise InvalidRequestError("logit_bias", mapping, allowed, message) from None
+        if token in checked:
+            once = f"{allowed}, each token id once"
+            message = f"logit_bias has the token id {token} more than once; allowed: {once}"
+            raise InvalidRequestError("logit_bias", mapping, once, message)
+        checked[token] = checked_bias
+    return _FrozenDict(checked)
+
+
+def _key_of_json(key: object) -> object:
+    """JSON objects can only have string keys, so "42" is accepted for 42; no token id has more than ten digits."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10 else key
 
 
 def _checked_stops(value: object) -> tuple[str, ...]:
-    allowed = "a list or tuple of strings, none of them empty"
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InvalidRequestError("stop_sequences", value, allowed)
-    stops = tuple(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if not all(isinstance(stop, str) and stop for stop in stops):  # pyright: ignore[reportUnknownVariableType]
-        raise InvalidRequestError("stop_sequences", value, allowed)  # pyright: ignore[reportUnknownArgumentType]
-    return stops  # pyright: ignore[reportUnknownVariableType]
+    allowed = "a list or tuple of strings, none of them empty, without lone surrogates, which are no characters"
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidRequestError("stop_sequences", cast("object", value), allowed)
+    try:
+        given = tuple(cast("Iterable[object]", value))
+        # Plain strings: the value of a `class Stop(str, Enum)`, not its name, is what is looked for.
+        stops = tuple(str.__str__(cast("str", stop)) for stop in given)
+        for stop in stops:
+            stop.encode()
+    except (TypeError, UnicodeEncodeError):
+        raise InvalidRequestError("stop_sequences", cast("object", value), allowed) from None
+    if "" in stops:
+        raise InvalidRequestError("stop_sequences", cast("object", value), allowed)
+    return stops

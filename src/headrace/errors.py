@@ -13,7 +13,10 @@ HeadraceError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import pickle
+import reprlib
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from headrace.results import GenerationResult
@@ -28,11 +31,28 @@ __all__ = [
     "ModelNotFoundError",
     "QueueFullError",
     "StreamTimeoutError",
+    "shortened",
 ]
+
+_Error = TypeVar("_Error", bound="HeadraceError")
 
 
 class HeadraceError(Exception):
-    """The root of the tree: catch it to catch everything headrace raises by itself."""
+    """The root of the tree: catch it to catch everything headrace raises by itself.
+
+    Errors can be copied and pickled, and so raised in another process, with their attributes. An attribute that cannot
+    be pickled, such as a function that was given for a prompt, becomes a string that shows it.
+    """
+
+    def __copy__(self) -> Self:
+        copy = _made(type(self), self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the message alone, which most of those below do not take.
+        state = {name: value if _can_pickle(value) else shortened(value) for name, value in self.__dict__.items()}
+        return _made, (type(self), self.args), state
 
 
 class ModelNotFoundError(HeadraceError):
@@ -56,7 +76,7 @@ class InvalidRequestError(HeadraceError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
-        super().__init__(message or f"{field} is {_shortened(value)}; allowed: {allowed}")
+        super().__init__(message or f"{field} is {shortened(value)}; allowed: {allowed}")
 
 
 class ContextOverflowError(InvalidRequestError):
@@ -125,6 +145,33 @@ class StreamTimeoutError(GenerationError):
         super().__init__(message, partial)
 
 
-def _shortened(value: object) -> str:
-    text = repr(value)
+def shortened(value: object) -> str:
+    """A value as an error's message shows it: its repr, cut to 80 characters; it never raises, whatever the value."""
+    text = f"<{type(value).__name__} that cannot be shown>"
+    with contextlib.suppress(Exception):  # a broken __repr__, or an int with more digits than Python writes
+        text = _REPR.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _short_repr() -> reprlib.Repr:
+    short = reprlib.Repr()
+    # Enough of everything to fill 80 characters.
+    short.maxstring = short.maxlong = short.maxother = 100
+    short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = short.maxarray = 30
+    return short
+
+
+_REPR = _short_repr()
+
+
+def _made(type_: type[_Error], args: tuple[Any, ...]) -> _Error:
+    """An error without its attributes, for pickle and copy to put there."""
+    return type_.__new__(type_, *args)
+
+
+def _can_pickle(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # foreign code: what it raises is its own choice
+        return False
+    return True

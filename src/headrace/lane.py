@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import os
 import secrets
-import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
+from headrace.checks import as_float, as_int, as_token_ids
 from headrace.config import StreamConfig
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores
 from headrace.errors import EngineClosedError, InvalidRequestError
 from headrace.stream import AsyncTokenStream, TokenStream
-from headrace.text.template import ChatTemplate, Segment, as_messages
+from headrace.text.template import ChatTemplate, Segment, checked_messages
 
 __all__ = ["Core", "Job", "Lane", "Messages", "Prompt", "Vocabulary", "check_text", "checked_config", "load_core"]
 
 Prompt = str | Sequence[int]
 Messages = Sequence[Any]
 
+# Stands for "not said": None says that there shall be no system prompt.
+_LANES_OWN: Any = object()
 # The default of n_ctx takes at most this share of the memory that is free.
 _KV_SHARE = 0.5
 
@@ -100,9 +102,11 @@ class Core:
 
     def close(self) -> None:
         """End every stream as "cancelled" and free the model. Any number of times, from any thread."""
-        self.engine.close()
-        self.workers.shutdown(wait=False)
-        self.vocabulary.close()
+        try:
+            self.engine.close()
+        finally:  # also where Ctrl-C cuts the waiting short
+            self.workers.shutdown(wait=False)
+            self.vocabulary.close()
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens of a prompt: text with the model's beginning-of-text token, nothing in it read as control tokens.
@@ -114,7 +118,7 @@ class Core:
             check_text("prompt", prompt)
             tokens = self.tokenize(prompt)
         else:
-            tokens = _checked_ids(prompt)
+            tokens = list(prompt)
             self.vocabulary.check_tokens(tokens)
         if not tokens:
             raise InvalidRequestError("prompt", prompt, "text or token ids, at least one token")
@@ -177,35 +181,44 @@ class Lane:
         self.core = core
         self.defaults = defaults
         self.system_prompt = _checked_system_prompt(system_prompt)
-        self._lock = threading.Lock()  # a WeakSet must not grow while it is listed
-        self._streams: weakref.WeakSet[TokenStream | AsyncTokenStream] = weakref.WeakSet()
+        # Without a lock, so that a signal handler or a garbage collection may cancel in the midst of anything.
+        self._streams: dict[str, weakref.ref[TokenStream | AsyncTokenStream]] = {}
         self._is_closed = False
 
     def job(self, prompt: Prompt, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
         """What `generate` and its kin do: continue a text, or, where a system prompt is given, answer it as a chat."""
         settings, system_prompt = self._settings(config, overrides)
-        system_prompt = system_prompt or self.system_prompt
+        if system_prompt is _LANES_OWN:
+            system_prompt = self.system_prompt
         if system_prompt is None:
-            return Job(settings, lambda: self.core.encode(prompt))
+            return Job(settings, partial(self.core.encode, prompt if isinstance(prompt, str) else _checked_ids(prompt)))
         if not isinstance(prompt, str):
             raise InvalidRequestError("system_prompt", system_prompt, "None where the prompt is given as token ids")
         check_text("prompt", prompt)
         messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
-        return Job(settings, lambda: self.core.encode_chat(messages))
+        return Job(settings, partial(self.core.encode_chat, messages))
 
     def chat_job(self, messages: Messages, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
         """What `chat` and its kin do."""
         settings, system_prompt = self._settings(config, overrides)
-        if any(message.role == "system" for message in as_messages(messages)):
-            if system_prompt is not None:
+        return Job(settings, partial(self.core.encode_chat, self.conversation(messages, system_prompt)))
+
+    def conversation(self, messages: Messages, system_prompt: object = _LANES_OWN) -> list[Any]:
+        """A copy of the messages, checked, behind a system prompt where one is given or this lane has one.
+
+        Raises:
+            InvalidRequestError: messages that are none; a system prompt beside a system message.
+        """
+        checked = checked_messages(messages)
+        if any(message["role"] == "system" for message in checked):
+            if system_prompt not in (_LANES_OWN, None):
                 raise InvalidRequestError(
                     "system_prompt", system_prompt, "None where the messages have a system message of their own"
                 )
-        else:
-            system_prompt = system_prompt or self.system_prompt
-            if system_prompt is not None:
-                messages = [{"role": "system", "content": system_prompt}, *messages]
-        return Job(settings, lambda: self.core.encode_chat(messages))
+            return checked
+        if system_prompt is _LANES_OWN:
+            system_prompt = self.system_prompt
+        return checked if system_prompt is None else [{"role": "system", "content": system_prompt}, *checked]
 
     def start(self, job: Job, *, closing_token: bool = False) -> TokenStream:
         """Start a stream; errors are raised here."""
@@ -226,27 +239,29 @@ class Lane:
 
     def cancel_generation(self) -> None:
         """Cancel every stream started here, and no other."""
-        with self._lock:
-            streams = list(self._streams)
-        for stream in streams:
-            stream.cancel()
+        for reference in list(self._streams.values()):
+            stream = reference()
+            if stream is not None:
+                stream.cancel()
 
     def close(self) -> None:
         """Cancel every stream started here, and take no more. The core stays open."""
         self._is_closed = True
         self.cancel_generation()
 
-    def _settings(self, config: StreamConfig | None, overrides: Mapping[str, Any]) -> tuple[StreamConfig, str | None]:
+    def _settings(self, config: StreamConfig | None, overrides: Mapping[str, Any]) -> tuple[StreamConfig, object]:
         if self._is_closed:
             raise EngineClosedError("this context was closed; make a new one")
         self.core.engine.check_open()
         changes = dict(overrides)
-        system_prompt = _checked_system_prompt(changes.pop("system_prompt", None))
+        system_prompt = changes.pop("system_prompt", _LANES_OWN)
+        if system_prompt is not _LANES_OWN:
+            system_prompt = _checked_system_prompt(system_prompt)
         return checked_config(config, self.defaults).replace(**changes), system_prompt
 
     def _remember(self, stream: TokenStream | AsyncTokenStream) -> None:
-        with self._lock:
-            self._streams.add(stream)
+        id, streams = stream.id, self._streams
+        streams[id] = weakref.ref(stream, lambda _: streams.pop(id, None))
 
     def _names(self) -> dict[str, Any]:
         return {"id": self.core.new_id(), "model": self.core.name, "lane": id(self)}
@@ -299,17 +314,18 @@ def load_core(
     from headrace.llama.model import LlamaModel
     from headrace.store import resolve
 
+    max_streams = as_int("max_streams", max_streams, 1, 128)
+    max_queue = as_int("max_queue", max_queue, 0)
     if n_ctx is not None:
-        _check_whole("n_ctx", n_ctx, 1)
+        n_ctx = as_int("n_ctx", n_ctx, 1)
+        if n_ctx < max_streams:
+            raise InvalidRequestError("n_ctx", n_ctx, f"at least max_streams, which is {max_streams}")
     if n_threads is not None:
-        _check_whole("n_threads", n_threads, 1, 512)
-    _check_whole("n_gpu_layers", n_gpu_layers, -1)
+        n_threads = as_int("n_threads", n_threads, 1, 512)
+    n_gpu_layers = as_int("n_gpu_layers", n_gpu_layers, -1)
     if n_gpu_layers and not library().bulk.llama_supports_gpu_offload():
         raise InvalidRequestError("n_gpu_layers", n_gpu_layers, "0; this llama.cpp was built without support for a GPU")
-    _check_whole("max_streams", max_streams, 1, 128)
-    _check_whole("max_queue", max_queue, 0)
-    if isinstance(step_target_ms, bool) or not 1 <= step_target_ms <= 60_000:
-        raise InvalidRequestError("step_target_ms", step_target_ms, "1 to 60000")
+    step_target_ms = as_float("step_target_ms", step_target_ms, 1, 60_000)
     defaults = checked_config(config, StreamConfig())
     found = resolve(ref)
     model = LlamaModel.load(found.path, n_gpu_layers=n_gpu_layers, progress=progress)
@@ -348,21 +364,10 @@ def _default_n_ctx(trained: int, kv_bytes_per_token: int) -> int:
     return max(256, min(trained, fitting))
 
 
-def _check_whole(field: str, value: object, low: int, high: int | None = None) -> None:
-    allowed = f"a whole number, at least {low}" if high is None else f"a whole number, {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise InvalidRequestError(field, value, allowed)
-
-
-def _checked_ids(prompt: Any) -> list[int]:
-    allowed = "text, or a list of token ids"
-    if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Iterable):
-        raise InvalidRequestError("prompt", cast("object", prompt), allowed)
-    ids: list[int] = []
-    for token in cast("Iterable[Any]", prompt):
-        if isinstance(token, bool) or not hasattr(token, "__index__"):
-            raise InvalidRequestError("prompt", token, allowed)
-        ids.append(operator.index(token))
+def _checked_ids(prompt: object) -> list[int]:
+    ids = as_token_ids("prompt", prompt)
+    if not ids:
+        raise InvalidRequestError("prompt", prompt, "text or token ids, at least one token")
     return ids
 
 

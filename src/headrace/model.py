@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, overload
 
+from headrace.checks import as_token_ids
 from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
 from headrace.lane import Core, Lane, Messages, Prompt, checked_config, load_core
@@ -53,14 +54,15 @@ class _Shared:
         Raises:
             InvalidRequestError: an id that the model does not have.
         """
-        self._core.vocabulary.check_tokens(ids)
-        return self._core.vocabulary.detokenize(ids).decode("utf-8", "replace")
+        tokens = as_token_ids("ids", ids)
+        self._core.vocabulary.check_tokens(tokens)
+        return self._core.vocabulary.detokenize(tokens).decode("utf-8", "replace")
 
     def count_tokens(self, text_or_messages: str | Messages) -> int:
         """How many tokens a text, or a conversation under the chat template, has as a prompt."""
         if isinstance(text_or_messages, str):
             return len(self.tokenize(text_or_messages))
-        return len(self._core.encode_chat(text_or_messages))
+        return len(self._core.encode_chat(self._lane.conversation(text_or_messages)))
 
     def apply_chat_template(self, messages: Messages) -> str:
         """The conversation as the model's own chat template writes it, ready for the answer.
@@ -68,7 +70,7 @@ class _Shared:
         Raises:
             InvalidRequestError: messages that are none, or a model without a chat template.
         """
-        return "".join(segment.text for segment in self._core.render(messages))
+        return "".join(segment.text for segment in self._core.render(self._lane.conversation(messages)))
 
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant of the engine does not hold; for tests."""
@@ -112,7 +114,7 @@ class _Sync(_Shared):
     ) -> GenerationResult:
         """Call `callback` with each token; where it returns False, stop. See `generate`.
 
-        The result's text is what the callback was given; its usage counts a token that was sampled meanwhile, too.
+        The result's text is what the callback was given; its usage counts what was sampled ahead of it, too.
         """
         shown: list[str] = []
         with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
@@ -257,7 +259,7 @@ class Model(_Sync):
         )
 
     def as_async(self) -> AsyncModel:
-        """The face for tasks, of the same engine; closing either closes both."""
+        """The face for tasks, of the same engine; closing either closes both. It has streams of its own to cancel."""
         return AsyncModel(self._core)
 
     def close(self) -> None:
@@ -314,7 +316,7 @@ class AsyncModel(_Async):
             raise
 
     def as_sync(self) -> Model:
-        """The face for threads, of the same engine; closing either closes both."""
+        """The face for threads, of the same engine; closing either closes both. It has streams of its own to cancel."""
         return Model(self._core)
 
     async def close(self) -> None:

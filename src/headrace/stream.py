@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from headrace.config import StreamConfig
 from headrace.engine.channel import Channel, wake
 from headrace.engine.loop import Engine
 from headrace.engine.metrics import StreamStats
-from headrace.errors import GenerationError, InvalidRequestError, StreamTimeoutError
+from headrace.errors import EngineClosedError, GenerationError, InvalidRequestError, StreamTimeoutError
 from headrace.events import End, TokenEvent
 from headrace.request import Request
 from headrace.results import FinishReason, GenerationResult, Metrics, Token, Usage
@@ -26,7 +27,7 @@ _DEADLINES = {
     "first_token": ("first_token_timeout_ms", "waiting for its first token"),
     "stall": ("stall_timeout_ms", "paused because its reader did not read"),
 }
-# How often a result() that leaves the reading to another thread looks whether that thread still lives, in seconds.
+# How often a result() that leaves the reading to somebody else looks whether he does read, in seconds.
 _LOOK_AGAIN = 0.25
 
 
@@ -61,13 +62,19 @@ class _Stream:
         self._lane = lane
         self._stats = StreamStats(created=time.perf_counter())
         self._channel = Channel(config.buffer_size)
+        self._is_submitted = False
         self._is_cancelled = False
         self._is_closed = False
         self._wants_closing_token = closing_token
         self._iterator: weakref.ref[object] | None = None
+        self._reader: object = None  # the thread or task that read last
 
     def submit(self, prompt: tuple[int, ...]) -> None:
         """Hand the prompt to the engine."""
+        self._is_submitted = True  # first, so that a cancel() from now on leaves the end to the engine, or to this
+        if self._is_cancelled:
+            self._finish_early(None)
+            return
         self._engine.submit(Request(self.id, prompt, self._config, self._lane), self._channel, self._stats)
         if self._is_cancelled:
             self._engine.cancel(self.id)
@@ -75,15 +82,25 @@ class _Stream:
     def submit_later(self, make_prompt: Callable[[], tuple[int, ...]]) -> None:
         """The same where the prompt has to be made first; what goes wrong becomes the stream's end."""
         try:
-            self.submit(make_prompt())
+            self.submit(() if self._is_cancelled else make_prompt())
+        except EngineClosedError as error:
+            self._finish_early(error if self._engine.is_dead else None)  # close() ends every stream as "cancelled"
         except BaseException as error:
-            self._channel.finish(End("", None, error=error))
-            wake((self._channel,))
+            self._finish_early(None if self._is_cancelled else error)
 
     def cancel(self) -> None:
         """End the stream as "cancelled", without an exception. From any thread or task, any number of times."""
         self._is_cancelled = True
-        self._engine.cancel(self.id)
+        if self._is_submitted:
+            self._engine.cancel(self.id)
+        else:
+            self._finish_early(None)
+
+    def _finish_early(self, error: BaseException | None) -> None:
+        """End a stream that never reached the engine."""
+        if self._channel.finish(End("", None if error else "cancelled", error=error)):
+            self._stats.ended = time.perf_counter()
+            wake((self._channel,))
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -144,9 +161,14 @@ class _Stream:
             )
         self._iterator = weakref.ref(iterator)
 
-    @property
-    def _has_iterator(self) -> bool:
-        return self._iterator is not None and self._iterator() is not None and not self._is_closed
+    def _is_read_by_another(self, me: object) -> bool:
+        """Whether there is an iteration, and it was last advanced by somebody else."""
+        is_iterated = self._iterator is not None and self._iterator() is not None and not self._is_closed
+        return is_iterated and self._reader not in (None, me)
+
+    def _is_stuck(self, num_read: int) -> bool:
+        """Whether the stream is paused, and nothing was read since that many tokens were: nobody is reading at all."""
+        return self._channel.is_paused and self._channel.num_read == num_read
 
     def _token(self, event: TokenEvent) -> Token:
         text, id, number, timestamp, piece, logprob, top = event
@@ -184,11 +206,11 @@ class _Stream:
         )
 
     def _raise(self, end: End) -> NoReturn:
-        # A new exception each time: the same one, raised by two threads, would mix up their tracebacks.
+        # A new exception each time, because only now there is a partial result to put into it.
         if end.timeout is not None:
             field, doing = _DEADLINES[end.timeout]
             limit = getattr(self._config, field)
-            message = f"the stream spent more than {limit:g} ms {doing} ({field})"
+            message = f"the stream spent more than {limit:.15g} ms {doing} ({field})"
             raise StreamTimeoutError(message, end.timeout, self._result(end))
         if isinstance(end.error, GenerationError):
             raise GenerationError(str(end.error), self._result(end)) from end.error.__cause__
@@ -205,8 +227,6 @@ class TokenStream(_Stream):
         StreamTimeoutError: a deadline passed; the tokens until then come first.
         GenerationError: the engine failed this stream.
     """
-
-    _reader: int | None = None
 
     def __iter__(self) -> Iterator[Token]:
         iterator = _Tokens(self)
@@ -240,7 +260,8 @@ class TokenStream(_Stream):
         """Wait for the end.
 
         Where nobody iterates, or the caller itself does, the rest is collected here, so this never waits for a reader
-        that is not there; the tokens can still be iterated afterwards. Where another thread iterates, its pace counts.
+        that is not there; the tokens can still be iterated afterwards. Where another thread iterates, its pace counts,
+        unless it stops reading.
 
         Args:
             timeout: seconds to wait at most.
@@ -251,23 +272,20 @@ class TokenStream(_Stream):
             GenerationError: the engine failed this stream.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self._is_read_elsewhere():
-            left = _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())
-            end = self._channel.wait_end(left)
-            if end is not None:
-                return self._outcome(end)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"the stream had not ended after {timeout} s")
-        self._channel.lift_bound()
-        end = self._channel.wait_end(None if deadline is None else deadline - time.monotonic())
+        end = None
+        while end is None and self._is_read_by_another(threading.get_ident()):
+            look_again = time.monotonic() + _LOOK_AGAIN
+            num_read = self._channel.num_read
+            end = self._channel.wait_end(min(look_again, deadline or look_again) - time.monotonic())
+            if (deadline is not None and time.monotonic() >= deadline) or self._is_stuck(num_read):
+                break
+        if end is None:
+            if deadline is None or time.monotonic() < deadline:
+                self._channel.lift_bound()
+            end = self._channel.wait_end(None if deadline is None else deadline - time.monotonic())
         if end is None:
             raise TimeoutError(f"the stream had not ended after {timeout} s")
         return self._outcome(end)
-
-    def _is_read_elsewhere(self) -> bool:
-        if not self._has_iterator or self._reader in (None, threading.get_ident()):
-            return False
-        return any(thread.ident == self._reader for thread in threading.enumerate())
 
 
 class _Tokens(Iterator[Token]):
@@ -295,8 +313,6 @@ class AsyncTokenStream(_Stream):
         GenerationError: the engine failed this stream.
         InvalidRequestError, ContextOverflowError, QueueFullError, EngineClosedError: it could not be started.
     """
-
-    _reader: asyncio.Task[Any] | None = None
 
     def __aiter__(self) -> AsyncIterator[Token]:
         iterator = _AsyncTokens(self)
@@ -338,22 +354,14 @@ class AsyncTokenStream(_Stream):
             GenerationError: the engine failed this stream.
         """
         async with asyncio.timeout(timeout):
-            reader = self._reader
-            if self._has_iterator and reader is not None and self._can_await(reader):
-                end = asyncio.ensure_future(self._channel.await_end())
-                try:
-                    await asyncio.wait((end, reader), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    end.cancel()
+            while self._channel.end is None and self._is_read_by_another(asyncio.current_task()):
+                num_read = self._channel.num_read
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._channel.await_end(), _LOOK_AGAIN)
+                if self._is_stuck(num_read):
+                    break
             self._channel.lift_bound()
             return self._outcome(await self._channel.await_end())
-
-    @staticmethod
-    def _can_await(reader: asyncio.Task[Any]) -> bool:
-        """Whether this is another task, still at work, and of this event loop."""
-        if reader.done() or reader is asyncio.current_task():
-            return False
-        return reader.get_loop() is asyncio.get_running_loop()
 
 
 class _AsyncTokens(AsyncIterator[Token]):

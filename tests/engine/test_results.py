@@ -141,7 +141,7 @@ def test_a_timeout_of_result_while_another_thread_reads() -> None:
         reader = started(lambda: "".join(token.text for token in stream))
         gate.step(2)
         gate.wait()
-        wait_until(lambda: stream._has_iterator)
+        wait_until(lambda: stream._iterator is not None)
         with pytest.raises(TimeoutError):
             within(stream.result, 0.3)
         gate.open()

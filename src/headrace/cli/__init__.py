@@ -92,7 +92,7 @@ def _message(error: HeadraceError) -> str:
 
 
 def _unexpected(error: Exception, message: str) -> int:
-    if os.environ.get("HEADRACE_DEBUG"):
+    if os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     say(f"headrace: {one_line(message)}")
     return _INTERNAL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -37,7 +39,9 @@ class _ThreadWaiter:
         self._lock.release()
 
     def sleep(self, deadline: float | None) -> bool:
-        return self._lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
+        if deadline is None:
+            return self._lock.acquire()
+        return self._lock.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
 
 
 class _TaskWaiter:
@@ -70,6 +74,8 @@ class Channel:
         self.capacity: float = capacity
         self.end: End | None = None
         self.is_paused = False
+        self.num_read = 0
+        self._ending = _thread.allocate_lock()  # whoever acquires it may set the end
         self._on_drain = on_drain
         self._tokens: deque[TokenEvent] = deque()
         self._waiters: deque[_Waiter] = deque()
@@ -100,10 +106,12 @@ class Channel:
         if not self._is_discarding:
             self._tokens.append(token)
 
-    def finish(self, end: End) -> None:
-        """Add the End, once; `wake` afterwards."""
-        assert self.end is None, "a stream ends once"
+    def finish(self, end: End) -> bool:
+        """Add the End, if it is the first; `wake` afterwards."""
+        if not self._ending.acquire(blocking=False):
+            return False
         self.end = end
+        return True
 
     # The reader's end.
 
@@ -117,6 +125,7 @@ class Channel:
             if end is not None and self._tokens:
                 return self.get_nowait()
             return end
+        self.num_read += 1
         if self.is_paused and self.can_resume:
             self._drained()
         return token
@@ -134,6 +143,7 @@ class Channel:
             if self._tokens or self.end is not None:
                 continue
             if not waiter.sleep(deadline):
+                _forget(self._waiters, waiter)
                 raise TimeoutError
         return event
 
@@ -144,7 +154,11 @@ class Channel:
             self._waiters.append(waiter)
             if self._tokens or self.end is not None:
                 continue
-            await waiter.future
+            try:
+                await waiter.future
+            except BaseException:
+                _forget(self._waiters, waiter)
+                raise
         return event
 
     def wait_end(self, timeout: float | None = None) -> End | None:
@@ -154,6 +168,7 @@ class Channel:
             waiter = _ThreadWaiter()
             self._end_waiters.append(waiter)
             if self.end is None and not waiter.sleep(deadline):
+                _forget(self._end_waiters, waiter)
                 return None
         return self.end
 
@@ -162,8 +177,12 @@ class Channel:
         while self.end is None:
             waiter = _TaskWaiter()
             self._end_waiters.append(waiter)
-            if self.end is None:
-                await waiter.future
+            try:
+                if self.end is None:
+                    await waiter.future
+            except BaseException:
+                _forget(self._end_waiters, waiter)
+                raise
         return self.end
 
     def lift_bound(self) -> None:
@@ -189,6 +208,12 @@ class Channel:
         self.is_paused = False
         if self._on_drain is not None:
             self._on_drain()
+
+
+def _forget(waiters: deque[_Waiter], waiter: _Waiter) -> None:
+    """Take somebody off the list who has given up waiting, if he was not woken meanwhile."""
+    with contextlib.suppress(ValueError):
+        waiters.remove(waiter)
 
 
 def wake(channels: Iterable[Channel]) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import threading
 import time
-import weakref
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
+from headrace.engine import lifetime
 from headrace.engine.channel import Channel, wake
 from headrace.engine.cost import CostModel
 from headrace.engine.kv_cache import KVCache
-from headrace.engine.metrics import Average, StreamStats
+from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
+from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import NoRoomError, Runner, Slice, StepOutput
 from headrace.engine.scheduler import Part, Scheduler
 from headrace.engine.sequence import Sequence, State
@@ -32,28 +33,6 @@ from headrace.request import Request
 from headrace.results import EngineMetrics, FinishReason, TopLogprob
 
 __all__ = ["Engine"]
-
-
-class _Submit(NamedTuple):
-    sequence: Sequence
-
-
-class _Cancel(NamedTuple):
-    sequence: Sequence
-
-
-class _Call(NamedTuple):
-    """Something to do between two steps, and where the answer goes."""
-
-    function: Callable[[], Any]
-    answer: Future[Any]
-
-
-class _Wake(NamedTuple):
-    """A reader has caught up, or the engine shall close: look again."""
-
-
-_Message = _Submit | _Cancel | _Call | _Wake
 
 
 class Engine:
@@ -93,7 +72,7 @@ class Engine:
         self.max_streams = max_streams
         self.max_queue = max_queue
         self._runner = runner
-        self._debug = bool(os.environ.get("HEADRACE_DEBUG")) if debug is None else debug
+        self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(
             runner, num_cells=runner.num_cells, num_rows=runner.num_rows, can_drop_partial=runner.can_drop_partial
         )
@@ -101,21 +80,18 @@ class Engine:
         self._scheduler = Scheduler(
             kv, self._cost, max_streams=max_streams, max_batch=runner.max_batch, claim=self._claim
         )
-        self._inbox: SimpleQueue[_Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
+        self._inbox: SimpleQueue[Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
         self._lock = threading.RLock()  # guards _live, and the end of every sequence
         self._live: dict[str, Sequence] = {}
         self._closing = False
         self._death: str | None = None
         self._next_deadline = float("inf")
         self._touched: list[Channel] = []  # whose readers to wake at the end of the step
-        self._counts = _Counts()
-        self._step_time = Average(0.05)
-        self._overhead = Average(0.05)
-        self._stream_time = Average(0.2)
+        self._counts = Counts()
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="headrace-engine", daemon=True)
         self._thread.start()
-        _engines.add(self)
+        lifetime.register(self)
         try:
             self._ready.result()
         except BaseException:  # the warm-up has failed; or Ctrl-C, which must not leave the thread behind
@@ -123,6 +99,11 @@ class Engine:
             raise
 
     # What other threads ask for.
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it failed, rather than being closed."""
+        return self._death is not None
 
     @property
     def is_closed(self) -> bool:
@@ -154,12 +135,12 @@ class Engine:
             self.check_open()
             if request.id in self._live:
                 raise InvalidRequestError("id", request.id, "an id that no live stream has")
-            if len(self._live) >= self.max_streams + self.max_queue:
+            if sum(not other.is_leaving for other in self._live.values()) >= self.max_streams + self.max_queue:
                 raise QueueFullError(self.max_queue, self._retry_after())
             self._live[request.id] = sequence
             self._counts.started += 1
             self._counts.prompt_tokens += stats.prompt_tokens
-            self._inbox.put(_Submit(sequence))
+            self._inbox.put(Submit(sequence))
 
     def cancel(self, stream_id: str) -> None:
         """End a stream as "cancelled": at once while it is queued, otherwise within a step; an ended one stays so."""
@@ -174,7 +155,8 @@ class Engine:
         """The same, without any lock and not at once: for a garbage collection, which may strike anywhere."""
         sequence = self._live.get(stream_id)
         if sequence is not None:
-            self._inbox.put(_Cancel(sequence))
+            sequence.is_leaving = True
+            self._inbox.put(Cancel(sequence))
 
     def wake(self) -> None:
         """Make the engine look again at who may go on."""
@@ -182,27 +164,16 @@ class Engine:
 
     def metrics(self) -> EngineMetrics:
         """A snapshot."""
-        counts, kv = self._counts, self._scheduler.kv
         with self._lock:
-            states = [sequence.state for sequence in self._live.values()]
-            return EngineMetrics(
-                queued=states.count(State.WAITING),
-                running=states.count(State.RUNNING),
-                paused=states.count(State.PAUSED),
-                kv_total=kv.num_cells,
-                kv_used=kv.num_pinned,
-                kv_cached=kv.num_cached,
-                prompt_tokens=counts.prompt_tokens,
-                cached_tokens=counts.cached_tokens,
-                prefill_tokens=counts.prefill_tokens,
-                completion_tokens=counts.completion_tokens,
-                streams_started=counts.started,
-                streams_finished=dict(counts.finished),
-                preemptions=self._scheduler.num_preemptions,
-                steps=counts.steps,
-                step_ms=(self._step_time.value or 0.0) * 1000,
-                overhead_ms=(self._overhead.value or 0.0) * 1000,
-            )
+            states = Counter(sequence.state for sequence in list(self._live.values()))
+        scheduler = self._scheduler
+        return self._counts.snapshot(
+            scheduler.kv,
+            queued=states[State.WAITING],
+            running=states[State.RUNNING],
+            paused=states[State.PAUSED],
+            preemptions=scheduler.num_preemptions,
+        )
 
     def clear_cache(self) -> None:
         """Drop every cached prefix."""
@@ -229,7 +200,7 @@ class Engine:
 
     def _call(self, function: Callable[[], Any]) -> None:
         answer: Future[Any] = Future()
-        self._inbox.put(_Call(function, answer))
+        self._inbox.put(Call(function, answer))
         while self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
                 answer.result(timeout=0.1)
@@ -241,7 +212,7 @@ class Engine:
 
     def _retry_after(self) -> float:
         """Until a place is free: the usual time of a stream, shared by all that run at once."""
-        return max(1.0, (self._stream_time.value or 1.0) * (1 + self.max_queue) / self.max_streams)
+        return max(1.0, (self._counts.stream_time.value or 1.0) * (1 + self.max_queue) / self.max_streams)
 
     # The engine thread.
 
@@ -290,15 +261,15 @@ class Engine:
         while not self._inbox.empty():
             self._handle(self._inbox.get_nowait())
 
-    def _handle(self, message: _Message) -> None:
-        if isinstance(message, _Submit):
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Submit):
             sequence = message.sequence
             if sequence.state is State.WAITING:
                 self._scheduler.waiting.push(sequence)
                 self._watch(sequence)
-        elif isinstance(message, _Cancel):
+        elif isinstance(message, Cancel):
             self._finish(message.sequence, "cancelled")
-        elif isinstance(message, _Call):
+        elif isinstance(message, Call):
             try:
                 message.answer.set_result(message.function())
             except BaseException as error:
@@ -411,8 +382,8 @@ class Engine:
         num_prefill = sum(part.num_tokens for part in parts) - num_decodes
         self._cost.learn(num_decodes, num_prefill, seconds)
         self._counts.steps += 1
-        self._step_time.add(seconds)
-        self._overhead.add(seconds - output.decode_seconds)
+        self._counts.step_time.add(seconds)
+        self._counts.overhead.add(seconds - output.decode_seconds)
 
     def _notify(self) -> None:
         """Wake readers: once a step."""
@@ -425,7 +396,8 @@ class Engine:
         if self._debug:
             self._check_integrity()
         until = min(self._next_deadline, self._scheduler.next_parking() or float("inf"))
-        timeout = None if until == float("inf") else max(0.0, until - time.perf_counter())
+        # A deadline may lie further ahead than the platform's clock can wait; looking again now and then does no harm.
+        timeout = None if until == float("inf") else min(max(0.0, until - time.perf_counter()), _LONGEST_SLEEP)
         with contextlib.suppress(Empty):
             self._handle(self._inbox.get(timeout=timeout))
 
@@ -471,7 +443,7 @@ class Engine:
         stats = sequence.stats
         stats.resume(now)
         stats.ended = now
-        self._stream_time.add(now - stats.created)
+        self._counts.stream_time.add(now - stats.created)
         key = reason or "error"
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
@@ -498,29 +470,16 @@ class Engine:
             states = {sequence.state for sequence in self._live.values()}
         assert State.FINISHED not in states, "an ended stream is still live"
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """The child has this object, but not the thread: end what it cannot go on with, and never touch the model."""
         self._lock = threading.RLock()  # the parent's other threads may have held it
         self._death = "this process was forked, and an engine does not survive that; load the model in the child"
         self._end_all(lambda: GenerationError(self._death or ""))
 
 
-class _Counts:
-    """What the engine counts over its life."""
-
-    def __init__(self) -> None:
-        self.started = 0
-        self.steps = 0
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.prefill_tokens = 0
-        self.completion_tokens = 0
-        self.finished: dict[str, int] = {}
-
-
-_WAKE = _Wake()
+_WAKE = Wake()
+_LONGEST_SLEEP = 3600.0  # seconds
 _NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _slice(part: Part) -> Slice:
@@ -534,19 +493,3 @@ def _failure(message: str, cause: BaseException) -> GenerationError:
     error = GenerationError(message)
     error.__cause__ = cause
     return error
-
-
-def _close_all() -> None:
-    """The interpreter exits: a daemon thread that is inside llama.cpp then would crash it."""
-    for engine in list(_engines):
-        engine.close(timeout=10)
-
-
-def _after_fork_all() -> None:
-    for engine in list(_engines):
-        engine._after_fork()  # pyright: ignore[reportPrivateUsage]
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_all)

@@ -6,9 +6,10 @@ import time
 from array import array
 from dataclasses import dataclass, field
 
-from headrace.results import Metrics, Usage
+from headrace.engine.kv_cache import KVCache
+from headrace.results import EngineMetrics, Metrics, Usage
 
-__all__ = ["Average", "StreamStats"]
+__all__ = ["Average", "Counts", "StreamStats"]
 
 
 @dataclass(slots=True)
@@ -100,6 +101,43 @@ class Average:
         """Take a value in."""
         value = self.value
         self.value = sample if value is None else value + self._weight * (sample - value)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What an engine counts over its life."""
+
+    started: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_tokens: int = 0
+    completion_tokens: int = 0
+    finished: dict[str, int] = field(default_factory=dict[str, int])
+    step_time: Average = field(default_factory=lambda: Average(0.05))
+    overhead: Average = field(default_factory=lambda: Average(0.05))
+    stream_time: Average = field(default_factory=lambda: Average(0.2))
+
+    def snapshot(self, kv: KVCache, *, queued: int, running: int, paused: int, preemptions: int) -> EngineMetrics:
+        """All of it at this moment; see EngineMetrics."""
+        return EngineMetrics(
+            queued=queued,
+            running=running,
+            paused=paused,
+            kv_total=kv.num_cells,
+            kv_used=kv.num_pinned,
+            kv_cached=kv.num_cached,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            prefill_tokens=self.prefill_tokens,
+            completion_tokens=self.completion_tokens,
+            streams_started=self.started,
+            streams_finished=dict(self.finished),
+            preemptions=preemptions,
+            steps=self.steps,
+            step_ms=_ms(self.step_time.value or 0.0),
+            overhead_ms=_ms(self.overhead.value or 0.0),
+        )
 
 
 def _percentile(ordered: list[float], share: float) -> float | None:

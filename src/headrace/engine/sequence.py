@@ -39,6 +39,8 @@ class Sequence:
         order: when it was admitted, relative to others; the highest is the youngest.
         leader: a sequence admitted earlier that is computing a prefix which this one will share.
         leader_until: how much of the leader's prefix that is, in tokens.
+        has_computed: whether it has computed anything itself.
+        is_leaving: whether it was cancelled, so that its place in the queue's count is free already.
     """
 
     request: Request
@@ -52,6 +54,7 @@ class Sequence:
     leader: Sequence | None = None
     leader_until: int = 0
     has_computed: bool = False
+    is_leaving: bool = False
     _detokenizer: Detokenizer = field(default_factory=Detokenizer)
     _stops: StopMatcher | None = None
     _texts: list[str] = field(default_factory=list[str])

@@ -60,7 +60,8 @@ def resolve(ref: str | os.PathLike[str]) -> ResolvedModel:
 
     Raises:
         InvalidRequestError: the reference is empty, or no string and no path, or holds characters no path can have.
-        ModelNotFoundError: no such file or name; the message says what was tried.
+        ModelNotFoundError: no such file or name, and the message says what was tried; or HEADRACE_MODELS_DIR or
+            HEADRACE_CACHE_DIR cannot be a folder.
         ModelLoadError: the path is not a file, the package is damaged, or the file could not be put together.
     """
     text = _checked(ref)
@@ -76,7 +77,11 @@ def resolve(ref: str | os.PathLike[str]) -> ResolvedModel:
 
 
 def available() -> list[ModelEntry]:
-    """Every model that has a name, installed or not, sorted by name; what is in the models folder goes first."""
+    """Every model that has a name, installed or not, sorted by name; what is in the models folder goes first.
+
+    Raises:
+        ModelNotFoundError: HEADRACE_MODELS_DIR or HEADRACE_CACHE_DIR cannot be a folder.
+    """
     entries = {model.name: _packaged_entry(model) for model in PACKAGED}
     entries |= {path.stem: _user_entry(path) for path in reversed(gguf_files(models_folder()))}
     return [entries[name] for name in sorted(entries)]
@@ -103,8 +108,11 @@ def _looks_like_path(text: str) -> bool:
 def _resolve_path(text: str) -> ResolvedModel:
     try:
         path = Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise ModelNotFoundError(f"there is no model file {text}: {error}") from None
+    except RuntimeError:
+        home = Path(text).parts[0]
+        raise ModelNotFoundError(
+            f"there is no model file {text}: there is no home folder {home}; allowed: {_ALLOWED}"
+        ) from None
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -12,7 +12,7 @@ from headrace.errors import InvalidRequestError
 from headrace.text.guard import Guard, Segment, SpecialTexts
 from headrace.text.sandbox import RefusedError, compile_template, render_template
 
-__all__ = ["ChatTemplate", "Message", "Segment", "as_messages"]
+__all__ = ["ChatTemplate", "Message", "Segment", "as_messages", "checked_messages"]
 
 _ROLES = ("assistant", "developer", "function", "system", "tool", "user")
 _MAX_DEPTH = 64  # of lists and mappings inside a message
@@ -37,7 +37,36 @@ def as_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[Message
     Raises:
         InvalidRequestError: a message cannot be used; the field names its place, as `messages[2].content`.
     """
-    return [Message(turn["role"], turn["content"] or "") for turn in _checked_messages(messages)]
+    return [Message(turn["role"], turn["content"] or "") for turn in checked_messages(messages)]
+
+
+def checked_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[dict[str, Any]]:
+    """Checks messages as `ChatTemplate.render` does, and returns what it renders: plain copies, independent of them.
+
+    Rendering the copies gives the same prompt as rendering the messages, whatever becomes of those in between.
+
+    Returns:
+        For each message its "role", its "content" (a string, or None) and whatever else it has, as `tool_calls`, made
+        of nothing but dicts, lists, strings, numbers, booleans and None, of exactly these types.
+
+    Raises:
+        InvalidRequestError: a message cannot be used; the field names its place, as `messages[2].content`.
+    """
+    given = cast("Sequence[object]", messages) if isinstance(messages, Sequence) else ()  # pyright: ignore
+    if isinstance(messages, (str, bytes)) or not given:
+        raise InvalidRequestError("messages", cast("object", messages), "a list of at least one message")
+    turns = [_checked_message(message, f"messages[{i}]") for i, message in enumerate(given)]
+    last = turns[-1]
+    if last["role"] == "user" and not last["content"].strip():
+        place = f"messages[{len(turns) - 1}].content"
+        allowed = "a last message with something to answer"
+        raise InvalidRequestError(
+            place,
+            last["content"],
+            allowed,
+            f"{place} makes an empty prompt: it has nothing but white space; allowed: {allowed}",
+        )
+    return turns
 
 
 class ChatTemplate:
@@ -98,7 +127,7 @@ class ChatTemplate:
             InvalidRequestError: a message cannot be used, and the field names its place, as `messages[2].content`; or
                 the template refused the messages (field "messages") or failed (field "chat_template").
         """
-        turns = _checked_messages(messages)
+        turns = checked_messages(messages)
         guard = Guard(self._specials)
         variables = guard.values({name: _checked(value, name) for name, value in extra.items()}, guard.escaped)
         variables |= self._tokens
@@ -158,6 +187,8 @@ class ChatTemplate:
 
 
 def _checked_text(text: str, place: str) -> str:
+    # A plain string: a template would write the name of a member of a `class Role(str, Enum)`, not its value.
+    text = str.__str__(text)
     if "\0" in text:
         raise InvalidRequestError(place, text, "text without NUL characters")
     try:
@@ -174,15 +205,19 @@ def _checked_text(text: str, place: str) -> str:
 
 
 def _checked(value: object, place: str, depth: int = 0) -> Any:
-    """A copy of a value that JSON can hold, with lists for tuples.
+    """A copy of a value that JSON can hold, with lists for tuples, and plain values for those of derived types.
 
     Raises:
         InvalidRequestError: something in it is of another kind, with its place.
     """
     if isinstance(value, str):
         return _checked_text(value, place)
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if depth >= _MAX_DEPTH:
         raise InvalidRequestError(place, type(value).__name__, f"at most {_MAX_DEPTH} levels of lists and mappings")
     if isinstance(value, Mapping):
@@ -190,30 +225,13 @@ def _checked(value: object, place: str, depth: int = 0) -> Any:
         for key, item in cast("Mapping[object, object]", value).items():
             if not isinstance(key, str):
                 raise InvalidRequestError(f"a key of {place}", key, "a string")
-            copy[_checked_text(key, f"a key of {place}")] = _checked(item, f"{place}.{key}", depth + 1)
+            name = _checked_text(key, f"a key of {place}")
+            copy[name] = _checked(item, f"{place}.{name}", depth + 1)
         return copy
     if isinstance(value, (list, tuple)):
         items = cast("Sequence[object]", value)
         return [_checked(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(items)]
     raise InvalidRequestError(place, value, "a string, a number, a boolean, None, or a list or mapping of such")
-
-
-def _checked_messages(messages: object) -> list[dict[str, Any]]:
-    given = cast("Sequence[object]", messages) if isinstance(messages, Sequence) else ()
-    if isinstance(messages, (str, bytes)) or not given:
-        raise InvalidRequestError("messages", cast("object", messages), "a list of at least one message")
-    turns = [_checked_message(message, f"messages[{i}]") for i, message in enumerate(given)]
-    last = turns[-1]
-    if last["role"] == "user" and not last["content"].strip():
-        place = f"messages[{len(turns) - 1}].content"
-        allowed = "a last message with something to answer"
-        raise InvalidRequestError(
-            place,
-            last["content"],
-            allowed,
-            f"{place} makes an empty prompt: it has nothing but white space; allowed: {allowed}",
-        )
-    return turns
 
 
 def _checked_message(message: object, place: str) -> dict[str, Any]:
@@ -225,11 +243,14 @@ def _checked_message(message: object, place: str) -> dict[str, Any]:
     else:
         raise InvalidRequestError(place, message, "a mapping, or an object, with role and content")
     role, content = fields.pop("role", None), fields.pop("content", None)
-    if role not in _ROLES:
+    if isinstance(role, str):
+        role = str.__str__(role)
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequestError(f"{place}.role", role, f"one of {', '.join(_ROLES)}")
-    if content is not None or role != "assistant" or not fields.get("tool_calls"):
+    extra = _checked(fields, place)
+    if content is not None or role != "assistant" or not extra.get("tool_calls"):
         content = _checked_text(_joined(content, f"{place}.content"), f"{place}.content")
-    return {"role": role, "content": content, **_checked(fields, place)}
+    return {"role": role, "content": content, **extra}
 
 
 def _joined(content: object, place: str) -> str:
