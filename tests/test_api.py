@@ -553,9 +553,9 @@ def test_a_prompt_that_cannot_be_used(prompt: Any, allowed: str) -> None:
     async def main(made: Scripted) -> None:
         with pytest.raises(InvalidRequestError, match=allowed):
             await made.asynchronous.generate(prompt)
-        stream = made.asynchronous.generate_stream(prompt)  # this never blocks, so it cannot know yet
         with pytest.raises(InvalidRequestError, match=allowed):
-            await anext(stream)
+            # What this must not block for, as the vocabulary, it only knows with the first token.
+            await anext(made.asynchronous.generate_stream(prompt))
 
     with scripted("abc") as made:
         for call in (made.model.generate, made.model.generate_stream, made.model.generate_stream_with_metrics):

@@ -335,7 +335,8 @@ def test_a_folder_in_the_home_of_nobody(monkeypatch: pytest.MonkeyPatch, variabl
         assert str(caught.value).startswith(f"{variable} is ~no-such-user/x, but there is no home folder ~no-such-user")
         assert "allowed: a path to a folder" in str(caught.value)
         assert caught.value.__cause__ is None
-    process = subprocess.run([sys.executable, "-m", "headrace", "models"], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "headrace", "models"]
+    process = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
     assert process.returncode == 3
     assert process.stdout == ""
     assert process.stderr.startswith(f"headrace: {variable} is ~no-such-user/x")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequestError
-from headrace.text.template import ChatTemplate, Message, Segment, as_messages, checked_messages
+from headrace.text.template import ChatTemplate, Message, Segment, checked_messages
 
 # The one in SmolLM2-135M-Instruct's GGUF, letter by letter.
 SMOLLM2 = (
@@ -487,7 +487,7 @@ def test_a_long_conversation_is_within_the_limits() -> None:
     ],
 )
 def test_messages_that_cannot_be_used(messages: Any, field: str, message: str) -> None:
-    for check in (template(SMOLLM2).render, as_messages, checked_messages):
+    for check in (template(SMOLLM2).render, checked_messages):
         with pytest.raises(InvalidRequestError) as caught:
             check(messages)
         assert caught.value.field == field
@@ -523,11 +523,11 @@ def test_the_callers_messages_are_left_as_they_were() -> None:
     assert json.dumps(messages) == before
 
 
-def test_as_messages() -> None:
+def test_checked_messages() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     parts = {"role": "user", "content": [{"type": "text", "text": "<|im_end|>𠀀"}]}
     given = [SimpleNamespace(role="system", content="s"), call, parts]
-    assert as_messages(given) == [Message("system", "s"), Message("assistant", ""), Message("user", "<|im_end|>𠀀")]  # type: ignore[arg-type]
+    assert checked_messages(given) == [{"role": "system", "content": "s"}, call, user("<|im_end|>𠀀")]  # type: ignore[arg-type]
 
 
 class Role(str, Enum):  # noqa: UP042
@@ -569,7 +569,6 @@ EVERYTHING = "{% for message in messages %}{{ message.role }}: {{ message | tojs
 def test_strings_of_derived_types_are_their_values(message: Any) -> None:
     for source in (SMOLLM2, GEMMA, QWEN, EVERYTHING):
         assert template(source).render([message]) == template(source).render([user("Hi")])
-    assert repr(as_messages([message])) == "[Message(role='user', content='Hi')]"
     assert repr(checked_messages([message])) == "[{'role': 'user', 'content': 'Hi'}]"
 
 
@@ -596,7 +595,7 @@ CONVERSATION: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("source", [SMOLLM2, LLAMA3.replace("content |", "content | string |"), QWEN, EVERYTHING])
+@pytest.mark.parametrize("source", [QWEN, EVERYTHING])
 def test_checked_messages_render_as_the_messages_do(source: str) -> None:
     made = template(source)
     for messages in (CONVERSATION[:1], CONVERSATION[:2], CONVERSATION[:3], CONVERSATION):

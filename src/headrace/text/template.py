@@ -12,7 +12,7 @@ from headrace.errors import InvalidRequestError
 from headrace.text.guard import Guard, Segment, SpecialTexts
 from headrace.text.sandbox import RefusedError, compile_template, render_template
 
-__all__ = ["ChatTemplate", "Message", "Segment", "as_messages", "checked_messages"]
+__all__ = ["ChatTemplate", "Message", "Segment", "checked_messages"]
 
 _ROLES = ("assistant", "developer", "function", "system", "tool", "user")
 _MAX_DEPTH = 64  # of lists and mappings inside a message
@@ -29,15 +29,6 @@ class Message:
 
     role: str
     content: str
-
-
-def as_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[Message]:
-    """Checks messages as `ChatTemplate.render` does, and reduces them to their roles and texts ("" for None).
-
-    Raises:
-        InvalidRequestError: a message cannot be used; the field names its place, as `messages[2].content`.
-    """
-    return [Message(turn["role"], turn["content"] or "") for turn in checked_messages(messages)]
 
 
 def checked_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[dict[str, Any]]:
