@@ -77,9 +77,8 @@ def run_headrace(model: Model, prompts: list[list[int]], tokens: int) -> float:
     arrivals: list[list[float]] = [[] for _ in prompts]
 
     def read(prompt: list[int], times: list[float]) -> None:
-        stream = model.generate_stream(
-            prompt, max_tokens=tokens + HEAD_START, temperature=0, ignore_eos=True, timeout_ms=0
-        )
+        settings = {"max_tokens": tokens + HEAD_START, "temperature": 0, "ignore_eos": True, "timeout_ms": 0}
+        stream = model.generate_stream(prompt, **settings)
         times.extend(time.perf_counter() for _ in stream)
 
     readers = [threading.Thread(target=read, args=pair) for pair in zip(prompts, arrivals, strict=True)]

@@ -157,7 +157,8 @@ class _Async(_Shared):
     def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
         """Start generating and hand out the tokens as they are read; see `Model.generate`.
 
-        Settings are checked here; what is wrong with the prompt, or a full queue, comes with the first token.
+        Settings are checked here, and that the prompt is text or whole numbers; what only the model can tell of it, and
+        a full queue, comes with the first token.
         """
         return self._lane.start_async(self._lane.job(prompt, config, overrides))
 
