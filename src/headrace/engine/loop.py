@@ -73,9 +73,7 @@ class Engine:
         self.max_queue = max_queue
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
-        kv = KVCache(
-            runner, num_cells=runner.num_cells, num_rows=runner.num_rows, can_drop_partial=runner.can_drop_partial
-        )
+        kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
         self._cost = CostModel(step_target_ms / 1000, runner.max_batch)
         self._scheduler = Scheduler(
             kv, self._cost, max_streams=max_streams, max_batch=runner.max_batch, claim=self._claim

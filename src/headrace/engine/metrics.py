@@ -63,25 +63,22 @@ class StreamStats:
 
     def tokens_per_second(self) -> float:
         """Tokens after the first over the time after the first, without pauses; 0 before the second token."""
-        gaps = self.gaps[:]
-        total = sum(gaps)
-        return len(gaps) / total if total > 0 else 0.0
+        return _speed(self.gaps[:])
 
     def metrics(self) -> Metrics:
         """The times so far."""
         now = self.ended if self.ended is not None else time.perf_counter()
         gaps = self.gaps[:]
         ordered = sorted(gaps)
-        decode = sum(gaps)
         admitted = self.admitted if self.admitted is not None else now
         first = self.first_token
         return Metrics(
             time_to_first_token_ms=None if first is None else _ms(first - self.created),
-            tokens_per_second=len(gaps) / decode if decode > 0 else 0.0,
+            tokens_per_second=_speed(gaps),
             latency_ms=_ms(now - self.created),
             queue_ms=_ms(admitted - self.created),
             prefill_ms=_ms((now if first is None else first) - admitted),
-            decode_ms=_ms(decode),
+            decode_ms=_ms(sum(gaps)),
             paused_ms=_ms(self.paused_until(now)),
             inter_token_p50_ms=_percentile(ordered, 0.50),
             inter_token_p99_ms=_percentile(ordered, 0.99),
@@ -138,6 +135,12 @@ class Counts:
             step_ms=_ms(self.step_time.value or 0.0),
             overhead_ms=_ms(self.overhead.value or 0.0),
         )
+
+
+def _speed(gaps: array[float]) -> float:
+    """Tokens per second from the seconds between them."""
+    total = sum(gaps)
+    return len(gaps) / total if total > 0 else 0.0
 
 
 def _percentile(ordered: list[float], share: float) -> float | None:

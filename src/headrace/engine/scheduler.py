@@ -71,7 +71,7 @@ class Scheduler:
         """When somebody who waits may get the place of a paused sequence; None where that cannot come about."""
         if not len(self.waiting):
             return None
-        sequence = next((sequence for sequence in self.paused if sequence.row is not None), None)
+        sequence = self._longest_paused()
         return None if sequence is None else (sequence.stats.paused_since or 0.0) + PARK_AFTER
 
     def schedule(self, now: float) -> list[Part]:
@@ -136,9 +136,9 @@ class Scheduler:
 
     def preempt(self) -> bool:
         """Take the row of a paused sequence, or else of the youngest; False where that would be the only one."""
-        holders = [sequence for sequence in self.paused if sequence.row is not None]
-        if holders:
-            self._release(holders[0])
+        paused = self._longest_paused()
+        if paused is not None:
+            self._release(paused)
         elif len(self.running) > 1:
             youngest = self.running.pop()
             self._release(youngest)
@@ -244,12 +244,16 @@ class Scheduler:
 
     def _park(self, now: float) -> bool:
         """Take the row of the sequence that is paused longest; it queues again when its reader is back."""
-        sequence = next((sequence for sequence in self.paused if sequence.row is not None), None)
+        sequence = self._longest_paused()
         if sequence is None or (sequence.stats.paused_since or now) + PARK_AFTER > now:
             return False
         self._release(sequence)
         self.num_preemptions += 1
         return True
+
+    def _longest_paused(self) -> Sequence | None:
+        """The paused sequence that gives its row up first; None where none of them has one."""
+        return next((sequence for sequence in self.paused if sequence.row is not None), None)
 
     def _make_room_for_decodes(self) -> None:
         while sum(sequence.num_remaining == 1 for sequence in self.running) > self.kv.num_available:
