@@ -9,7 +9,8 @@ from headrace import Model
 from .ties import assert_greedy, read
 
 
-def test_it_passes_what_is_greedy_and_nothing_else(model: Model) -> None:
+def test_it_passes_what_is_greedy_and_nothing_else(empty_model: Model) -> None:
+    model = empty_model  # in a used memory a near-tie may fall the other way
     prompt, other = model.tokenize("The capital of Italy is"), model.tokenize("def add(a, b):\n    return")
     own = [token.id for token in read(model.generate_stream(prompt, max_tokens=10, ignore_eos=True))[0]]
     foreign = [token.id for token in read(model.generate_stream(other, max_tokens=10, ignore_eos=True))[0]]
