@@ -62,7 +62,7 @@ lock:  ## bring the locks in line with pyproject.toml; UPGRADE=--upgrade takes t
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.8
 	$(UV) --group build --output-file requirements/build.txt
-	$(UV) --group dev pyproject.toml --constraint requirements/build.txt --output-file requirements/dev.txt
+	$(UV) --group dev --extra server pyproject.toml --constraint requirements/build.txt --output-file requirements/dev.txt
 	$(UV) --group models --no-deps --output-file requirements/models.txt
 
 clean:  ## remove what was set up, built and cached here

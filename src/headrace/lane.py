@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import secrets
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -175,14 +176,24 @@ class Core:
 
 
 class Lane:
-    """One user of a core: own defaults, own streams to cancel, own turn in the fair queue."""
+    """One user of a core: own defaults, own streams to cancel, own turn in the fair queue.
 
-    def __init__(self, core: Core, defaults: StreamConfig, system_prompt: str | None = None) -> None:
+    Args:
+        core: the model and its engine.
+        defaults: the settings of its streams, as far as they have none of their own.
+        system_prompt: what its chats begin with.
+        turn: lanes that share one share a turn in the fair queue; None takes one of its own.
+    """
+
+    def __init__(
+        self, core: Core, defaults: StreamConfig, system_prompt: str | None = None, *, turn: Hashable = None
+    ) -> None:
         self.core = core
         self.defaults = defaults
         self.system_prompt = _checked_system_prompt(system_prompt)
         # Without a lock, so that a signal handler or a garbage collection may cancel in the midst of anything.
         self._streams: dict[str, weakref.ref[TokenStream | AsyncTokenStream]] = {}
+        self._turn = id(self) if turn is None else turn
         self._is_closed = False
 
     def job(self, prompt: Prompt, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
@@ -237,6 +248,25 @@ class Lane:
             raise EngineClosedError("the model was closed; load it again") from error
         return stream
 
+    async def open(self, job: Job, *, id: str) -> AsyncTokenStream:
+        """Start a stream without blocking; errors are raised here, before there is a first token to wait for.
+
+        Args:
+            job: what to generate.
+            id: name of the stream, which no live stream of this engine may have.
+        """
+        names: dict[str, Any] = {**self._names(), "id": id}
+        stream = AsyncTokenStream(self.core.engine, self.core, job.config, **names, closing_token=False)
+        self._remember(stream)
+        try:
+            stream.submit(await asyncio.get_running_loop().run_in_executor(self.core.workers, job.make_prompt))
+        except BaseException as error:
+            await stream.aclose()
+            if self.core.engine.is_closed and isinstance(error, RuntimeError):  # the pool was shut down
+                self.core.engine.check_open()
+            raise
+        return stream
+
     def cancel_generation(self) -> None:
         """Cancel every stream started here, and no other."""
         for reference in list(self._streams.values()):
@@ -264,7 +294,7 @@ class Lane:
         streams[id] = weakref.ref(stream, lambda _: streams.pop(id, None))
 
     def _names(self) -> dict[str, Any]:
-        return {"id": self.core.new_id(), "model": self.core.name, "lane": id(self)}
+        return {"id": self.core.new_id(), "model": self.core.name, "lane": self._turn}
 
 
 def checked_config(config: StreamConfig | None, default: StreamConfig) -> StreamConfig:

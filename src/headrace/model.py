@@ -385,15 +385,24 @@ class _AsyncContext(_Async):
         await self.close()
 
 
+def core_of(model: object) -> Core:
+    """What is under either face.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if not isinstance(model, (Model, AsyncModel)):
+        raise InvalidRequestError("model", model, "a Model or an AsyncModel")
+    return model._core  # pyright: ignore[reportPrivateUsage]
+
+
 def _close_when_loaded(loading: asyncio.Future[Core]) -> None:
     if not loading.cancelled() and loading.exception() is None:
         loading.result().close()
 
 
 def _context_parts(model: object, config: StreamConfig | None, defaults: dict[str, Any]) -> tuple[Core, Lane]:
-    if not isinstance(model, (Model, AsyncModel)):
-        raise InvalidRequestError("model", model, "a Model or an AsyncModel")
-    core = model._core  # pyright: ignore[reportPrivateUsage]
+    core = core_of(model)
     system_prompt = defaults.pop("system_prompt", None)
     return core, Lane(core, checked_config(config, core.config).replace(**defaults), system_prompt)
 

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from headrace.config import StreamConfig
@@ -51,7 +51,7 @@ class _Stream:
         *,
         id: str,
         model: str,
-        lane: int,
+        lane: Hashable,
         closing_token: bool,
     ) -> None:
         self.id = id
@@ -123,6 +123,11 @@ class _Stream:
         """From the request to the first token, in milliseconds; None until there is one."""
         first = self._stats.first_token
         return None if first is None else (first - self._stats.created) * 1000
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """How many of the prompt's tokens are computed, those that had been cached included."""
+        return min(self._stats.computed_tokens, self._stats.prompt_tokens)
 
     def tokens_generated(self) -> int:
         """Tokens sampled so far, read or not."""
@@ -331,6 +336,28 @@ class AsyncTokenStream(_Stream):
             if token is not None:
                 return token
         raise StopAsyncIteration
+
+    async def read(self) -> list[Token]:
+        """All tokens that are there, at least one, waiting for it; none once the stream has ended.
+
+        One call a step of the engine is cheaper than one a token. It raises what the iteration raises.
+        """
+        self._reader = asyncio.current_task()
+        tokens: list[Token] = []
+        if self._is_closed:
+            return tokens
+        event = await self._channel.aget()
+        while type(event) is TokenEvent:
+            tokens.append(self._token(event))
+            event = self._channel.get_nowait()
+        if isinstance(event, End) and not tokens:
+            self._after_end(event)
+        return tokens
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it has ended, and all its tokens were read."""
+        return self._channel.end is not None and len(self._channel) == 0
 
     async def __aenter__(self) -> AsyncTokenStream:
         return self

@@ -71,6 +71,7 @@ class Engine:
             raise InvalidRequestError("step_target_ms", step_target_ms, "above 0")
         self.max_streams = max_streams
         self.max_queue = max_queue
+        self.max_length = runner.max_length
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
@@ -115,6 +116,13 @@ class Engine:
         if self._closing:
             raise EngineClosedError("the model was closed; load it again")
 
+    def check_room(self, num_streams: int) -> None:
+        """Raise QueueFullError where so many more streams would be too many."""
+        with self._lock:
+            taken = sum(not other.is_leaving for other in self._live.values())
+        if taken + num_streams > self.max_streams + self.max_queue:
+            raise QueueFullError(self.max_queue, self._retry_after())
+
     def submit(self, request: Request, channel: Channel, stats: StreamStats) -> None:
         """Queue a request: its tokens and its End go to the channel, its counts and times to the stats.
 
@@ -125,16 +133,15 @@ class Engine:
             InvalidRequestError: a setting that does not fit the model.
         """
         self.check_open()
-        if len(request.prompt) > self._runner.max_length:
-            raise ContextOverflowError(len(request.prompt), self._runner.max_length)
+        if len(request.prompt) > self.max_length:
+            raise ContextOverflowError(len(request.prompt), self.max_length)
         sequence = Sequence(request, channel, self._runner.make_sampler(request), stats)
         channel.bind(self.wake)
         with self._lock:
             self.check_open()
             if request.id in self._live:
                 raise InvalidRequestError("id", request.id, "an id that no live stream has")
-            if sum(not other.is_leaving for other in self._live.values()) >= self.max_streams + self.max_queue:
-                raise QueueFullError(self.max_queue, self._retry_after())
+            self.check_room(1)
             self._live[request.id] = sequence
             self._counts.started += 1
             self._counts.prompt_tokens += stats.prompt_tokens
@@ -350,7 +357,7 @@ class Engine:
                 token,
                 runner.piece(token),
                 ends=token in runner.eog_tokens,
-                max_length=runner.max_length,
+                max_length=self.max_length,
                 now=now,
                 timestamp=timestamp,
                 logprob=logprob,

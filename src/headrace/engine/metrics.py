@@ -23,6 +23,7 @@ class StreamStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    computed_tokens: int = 0
     admitted: float | None = None
     first_token: float | None = None
     last_token: float | None = None

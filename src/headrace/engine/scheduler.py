@@ -107,6 +107,7 @@ class Scheduler:
         """A step has computed these tokens of a sequence."""
         self.kv.append(part.row, tokens)
         part.sequence.has_computed = True
+        part.sequence.stats.computed_tokens = part.row.length
 
     def pause(self, sequence: Sequence) -> None:
         """Its reader is behind: it keeps its row, but takes no part in the steps."""

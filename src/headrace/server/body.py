@@ -1,0 +1,123 @@
+"""Request bodies: read up to a limit, parsed into the wire's types, and refused with the name of what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from headrace.errors import shortened
+from headrace.server.errors import ApiError
+
+__all__ = ["parse", "read_body", "request_body"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+# What pydantic puts into an error's place for the branches of a union; these are no names of fields.
+_BRANCHES = ("str", "int", "float", "bool", "list", "dict", "tagged-union", "function-", "nullable", "text", "parts")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a request.
+
+    Args:
+        request: the request.
+        limit: bytes it may have.
+
+    Raises:
+        ApiError: 413, it is longer; 415, it is not said to be JSON.
+        ClientDisconnect: the client has left.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # Also what keeps other sites' pages out: a browser asks before it sends this type to another origin.
+        message = f"Content-Type is {shortened(kind)}; allowed: application/json"
+        raise ApiError(415, message, param="Content-Type", code="unsupported_media_type")
+    too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and len(length) < 20 and int(length) > limit:
+        raise too_long
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_long
+        parts.append(part)
+    return b"".join(parts)
+
+
+def parse(kind: type[_Model], body: bytes | str) -> _Model:
+    """The body as a wire type.
+
+    Raises:
+        ApiError: 400, with the name of the first parameter that is wrong.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _as_api_error(error) from None
+
+
+def _as_api_error(error: ValidationError) -> ApiError:
+    found = error.errors(include_url=False, include_context=True)
+    # The branches of a union each complain; the one that came furthest knows best what was meant.
+    first = next((one for one in found if one["type"] == "missing"), None) or max(
+        found, key=lambda one: len(one["loc"])
+    )
+    param = _param(first["loc"])
+    if first["type"] == "json_invalid":
+        reason = str(first.get("ctx", {}).get("error", "")) or first["msg"]
+        return ApiError(400, f"the body is not valid JSON: {reason}", code="invalid_json")
+    what = f"{param}: " if param else "the body: "
+    if first["type"] == "missing":
+        return ApiError(400, f"{what}it is missing", param=param, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"{what}there is no such parameter", param=param, code="unknown_parameter")
+    if first["type"] == "unsupported":
+        return ApiError(400, f"{what}{first['msg']}", param=param, code="unsupported_parameter")
+    given = shortened(first["input"])
+    return ApiError(400, f"{what}{_message(first, found)}; given: {given}", param=param, code="invalid_value")
+
+
+def _message(first: ErrorDetails, found: list[ErrorDetails]) -> str:
+    place = _param(first["loc"])
+    messages = dict.fromkeys(_lower(one["msg"]) for one in found if _param(one["loc"]) == place)
+    return ", or ".join(messages)
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _param(loc: tuple[int | str, ...]) -> str:
+    """The place of an error as one would write it: messages[2].content."""
+    param = ""
+    for part in loc:
+        if isinstance(part, int):
+            param += f"[{part}]"
+        elif not part.startswith(_BRANCHES) and part.isprintable() and len(part) <= 100:
+            param += f".{part}" if param else part
+    return param
+
+
+def request_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of a body that the endpoint itself reads."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema_of(kind)}}}}
+
+
+def _schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    # In one piece, because references would be into a document that the router does not know.
+    schema = kind.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return inlined(definitions[cast("dict[str, str]", value)["$ref"].rpartition("/")[2]])
+            return {key: inlined(one) for key, one in cast("dict[str, Any]", value).items()}
+        return [inlined(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
+
+    return inlined(schema)

@@ -1,0 +1,114 @@
+"""What the answers of several endpoints have in common: counts, times, reasons, log probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from headrace.results import FinishReason, GenerationResult, Token
+from headrace.stream import AsyncTokenStream
+
+__all__ = [
+    "FINISH_REASONS",
+    "HeldLogprobs",
+    "dumps",
+    "logprob",
+    "progress_of",
+    "quoted",
+    "shown",
+    "timings_of",
+    "usage_of",
+]
+
+FINISH_REASONS: dict[FinishReason, str] = {"stop": "stop", "stop_sequence": "stop", "length": "length"}
+# JSON has no infinity; this is what OpenAI sends for a token that could not have been chosen.
+_IMPOSSIBLE = -9999.0
+
+# A string as JSON, in ASCII: whatever cuts the bytes on their way, no character can come apart.
+quoted = encode_basestring_ascii
+dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def usage_of(results: Sequence[GenerationResult], num_choices: int) -> dict[str, Any]:
+    """The usage of a request: each prompt once, however many choices it had."""
+    prompts = [result.usage for result in results[::num_choices]]
+    prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
+    completion_tokens = sum(result.usage.completion_tokens for result in results)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(result.usage.thinking_tokens for result in results)},
+    }
+
+
+def timings_of(result: GenerationResult) -> dict[str, Any]:
+    """Times of a choice, in milliseconds, under the names that llama.cpp's server has for them."""
+    usage, metrics = result.usage, result.metrics
+    prompt_n = usage.prompt_tokens - usage.cached_tokens
+    predicted_n = usage.completion_tokens
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": prompt_n,
+        "prompt_ms": _rounded(metrics.prefill_ms),
+        "prompt_per_token_ms": _rounded(_ratio(metrics.prefill_ms, prompt_n)),
+        "prompt_per_second": _rounded(1000 * _ratio(prompt_n, metrics.prefill_ms)),
+        "predicted_n": predicted_n,
+        "predicted_ms": _rounded(metrics.decode_ms),
+        "predicted_per_token_ms": _rounded(_ratio(metrics.decode_ms, predicted_n - 1)),
+        "predicted_per_second": _rounded(metrics.tokens_per_second),
+        "queue_ms": _rounded(metrics.queue_ms),
+        "time_to_first_token_ms": _rounded(metrics.time_to_first_token_ms or 0.0),
+    }
+
+
+def progress_of(stream: AsyncTokenStream) -> dict[str, Any]:
+    """How far the prompt was read, under the names that llama.cpp's server has for it."""
+    usage, metrics = stream.usage, stream.metrics
+    return {
+        "total": usage.prompt_tokens,
+        "cache": usage.cached_tokens,
+        "processed": stream.prefilled_tokens,
+        "time_ms": round(metrics.prefill_ms),
+    }
+
+
+class HeldLogprobs:
+    """Holds the log probabilities of tokens back until their text was sent, so that no stop sequence leaks in them."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[int, Token]] = []  # with the end of each in the text, in bytes
+        self._num_sampled = 0
+        self._num_sent = 0
+
+    def feed(self, tokens: Iterable[Token]) -> list[Token]:
+        """Take tokens in, and give out those whose text has left, entirely."""
+        for token in tokens:
+            self._num_sampled += len(token.bytes)
+            self._num_sent += len(token.text.encode())
+            self._held.append((self._num_sampled, token))
+        count = sum(end <= self._num_sent for end, _ in self._held)
+        ready = [token for _, token in self._held[:count]]
+        del self._held[:count]
+        return ready
+
+
+def shown(token_bytes: bytes) -> str:
+    """A token's piece as text; half a character is a replacement character."""
+    return token_bytes.decode(errors="replace")
+
+
+def logprob(value: float | None) -> float:
+    """A log probability as JSON can have it."""
+    return _IMPOSSIBLE if value is None or value < _IMPOSSIBLE else value
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else 0.0
+
+
+def _rounded(value: float) -> float:
+    return round(value, 3)

@@ -1,0 +1,211 @@
+"""`POST /v1/completions`: OpenAI's older endpoint, a text or token ids to continue, streamed and whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from headrace.lane import Job, Lane
+from headrace.results import GenerationResult, Token
+from headrace.server.body import request_body
+from headrace.server.common import (
+    FINISH_REASONS,
+    HeldLogprobs,
+    dumps,
+    logprob,
+    progress_of,
+    quoted,
+    shown,
+    timings_of,
+    usage_of,
+)
+from headrace.server.endpoint import Route, generate
+from headrace.server.errors import ApiError
+from headrace.server.generation import Generated
+from headrace.server.service import Served, Service
+from headrace.server.sse import event
+from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
+from headrace.stream import AsyncTokenStream
+
+__all__ = ["Completion", "CompletionRequest", "completions_router"]
+
+# OpenAI's own default for this endpoint.
+_MAX_TOKENS = 16
+
+TokenIds = Annotated[list[int], Field(min_length=1)]
+Prompts = Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+
+
+class CompletionRequest(Sampling):
+    """The body of a completion request."""
+
+    prompt: str | TokenIds | Prompts
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    stream_options: StreamOptions | None = None
+    return_progress: bool | None = None
+    best_of: Annotated[Any, Only(1)] = None
+    suffix: Annotated[Any, Only("")] = None
+
+
+class Completion:
+    """One completion request and its answer; `n` choices for each prompt, one prompt after the other."""
+
+    names: ClassVar[Mapping[str, str]] = {"stop_sequences": "stop"}
+
+    def __init__(self, body: CompletionRequest, served: Served, id: str) -> None:
+        if body.stream_options is not None and not body.stream:
+            raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
+        if body.echo and body.logprobs is not None:
+            message = "logprobs is given together with echo; the prompt's own log probabilities are not computed"
+            raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
+        self.wants_progress = bool(body.return_progress and body.stream)
+        self.wants_tokens = body.logprobs is not None
+        self._body = body
+        self._served = served
+        self._prompts = _prompts(body.prompt)
+        self._num_choices = body.n or 1
+        if len(self._prompts) * self._num_choices > MAX_CHOICES:
+            given = f"{len(self._prompts)} prompts with {self._num_choices} choices each"
+            raise ApiError(400, f"n makes {given}; allowed: {MAX_CHOICES} choices in all", param="n")
+        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        self._logprobs = [_Logprobs() for _ in self._prompts for _ in range(self._num_choices)]
+        created = int(time.time())
+        self._head = {"id": f"cmpl-{id}", "object": "text_completion", "created": created, "model": served.name}
+        # A chunk is these bytes with a number and a string between them: nothing else is made per token.
+        self._before_index = f'data: {dumps(self._head)[:-1]},"choices":[{{"index":'
+        self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
+
+    @property
+    def _tail(self) -> str:
+        return ',"usage":null}' if self._with_usage else "}"
+
+    def jobs(self, lane: Lane) -> list[Job]:
+        """A job for each choice of each prompt."""
+        body = self._body
+        changes = body.settings()
+        changes["max_tokens"] = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        if body.logprobs is not None:
+            changes["logprobs"] = body.logprobs
+        jobs: list[Job] = []
+        for prompt in self._prompts:
+            for choice in range(self._num_choices):
+                if body.seed is not None:
+                    changes["seed"] = body.seed + choice  # otherwise all choices would be the same
+                jobs.append(lane.job(prompt, None, changes))
+        return jobs
+
+    # Streamed.
+
+    def opening(self) -> list[bytes]:
+        """The prompts, where they shall be echoed."""
+        if not self._body.echo:
+            return []
+        return [self._chunk({"index": i, "text": self._echo(i)}) for i in range(len(self._logprobs))]
+
+    def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
+        """How far the prompt was read."""
+        return [self._chunk({"index": choice}, prompt_progress=progress_of(stream))]
+
+    def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
+        """A chunk for each token that has text to show."""
+        if not self.wants_tokens:
+            head = f'{self._before_index}{choice},"text":'
+            return [f"{head}{quoted(token.text)}{self._after_text}".encode() for token in tokens if token.text]
+        chunks: list[bytes] = []
+        for token in tokens:
+            logprobs = self._logprobs[choice].feed([token])
+            if token.text or logprobs["tokens"]:
+                chunks.append(self._chunk({"index": choice, "text": token.text, "logprobs": logprobs}))
+        return chunks
+
+    def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
+        """The choice's last chunk."""
+        last = {"index": choice, "finish_reason": FINISH_REASONS[result.finish_reason]}
+        return [self._chunk(last, timings=timings_of(result))]
+
+    def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
+        """The usage, where it was asked for, and the end."""
+        usage: list[bytes] = []
+        if self._with_usage:
+            usage.append(event(dumps({**self._head, "choices": [], "usage": usage_of(results, self._num_choices)})))
+        return [*usage, event("[DONE]")]
+
+    def failure(self, error: ApiError) -> list[bytes]:
+        """The error, which ends the stream."""
+        return [event(error.json())]
+
+    def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
+        whole = {"index": 0, "text": "", "logprobs": None, "finish_reason": None, **choice}
+        return event(dumps({**self._head, "choices": [whole], **extra})[:-1] + self._tail)
+
+    # Whole.
+
+    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
+        """The response that is not streamed."""
+        results = [choice.result for choice in choices]
+        return {
+            **self._head,
+            "choices": [
+                {
+                    "index": i,
+                    "text": (self._echo(i) if self._body.echo else "") + result.text,
+                    "logprobs": self._logprobs[i].feed(tokens) if self.wants_tokens else None,
+                    "finish_reason": FINISH_REASONS[result.finish_reason],
+                }
+                for i, (result, tokens) in enumerate(choices)
+            ],
+            "usage": usage_of(results, self._num_choices),
+            "timings": timings_of(results[0]),
+        }
+
+    def _echo(self, choice: int) -> str:
+        prompt = self._prompts[choice // self._num_choices]
+        return prompt if isinstance(prompt, str) else shown(self._served.core.vocabulary.detokenize(prompt))
+
+
+class _Logprobs:
+    """The log probabilities of one choice, with the place of each token in the text."""
+
+    def __init__(self) -> None:
+        self._held = HeldLogprobs()
+        self._offset = 0
+
+    def feed(self, tokens: Sequence[Token]) -> dict[str, Any]:
+        """Those of the tokens whose text has been sent by now."""
+        ready = self._held.feed(tokens)
+        offsets: list[int] = []
+        for token in ready:
+            offsets.append(self._offset)
+            self._offset += len(shown(token.bytes))
+        return {
+            "tokens": [shown(token.bytes) for token in ready],
+            "token_logprobs": [logprob(token.logprob) for token in ready],
+            "top_logprobs": [
+                {shown(one.bytes): logprob(one.logprob) for one in token.top_logprobs or ()} for token in ready
+            ],
+            "text_offset": offsets,
+        }
+
+
+def _prompts(prompt: Any) -> list[str | list[int]]:
+    is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
+    return [prompt] if is_one else list(prompt)
+
+
+def completions_router(service: Service) -> APIRouter:
+    """The route, to be included in an app."""
+    router = APIRouter(route_class=Route, tags=["OpenAI"])
+
+    @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest))
+    async def completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Continue a text."""
+        return await generate(service, request, CompletionRequest, Completion)
+
+    return router

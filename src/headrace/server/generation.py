@@ -1,0 +1,207 @@
+"""One request's generation: its streams, from acceptance to their end, and the events made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from headrace.errors import HeadraceError
+from headrace.results import GenerationResult, Token
+from headrace.server.errors import ApiError, as_api_error
+from headrace.server.sse import Source
+from headrace.stream import AsyncTokenStream
+
+__all__ = ["Generated", "Generation", "Renderer"]
+
+# How often the progress of a prompt is reported, in seconds.
+_PROGRESS_INTERVAL = 0.1
+
+# What is told to those who still read a stream that somebody else has cancelled.
+_CANCELLED = {
+    "request": ApiError(499, "the stream was cancelled by name", type="cancelled_error", code="cancelled"),
+    "shutdown": ApiError(503, "the server is shutting down", type="server_error", code="server_shutdown"),
+}
+
+
+class Renderer(Protocol):
+    """Writes a generation's events in the form of one endpoint; each method returns whole events."""
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether `progress` shall be called while prompts are read."""
+        ...
+
+    def opening(self) -> list[bytes]:
+        """What comes before the first token."""
+        ...
+
+    def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
+        """How far the prompt was read; only called where `wants_progress`."""
+        ...
+
+    def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
+        """The tokens of a step."""
+        ...
+
+    def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
+        """The end of one choice; its last tokens came before."""
+        ...
+
+    def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
+        """What comes after the end of all choices."""
+        ...
+
+    def failure(self, error: ApiError) -> list[bytes]:
+        """The end of it all where something went wrong."""
+        ...
+
+
+class Generated(NamedTuple):
+    """A choice at its end, for a response that is not streamed."""
+
+    result: GenerationResult
+    tokens: list[Token]
+
+
+class Generation:
+    """The streams of one request.
+
+    Args:
+        id: the request's.
+        model: the model's name.
+        streams: one for each choice.
+        on_end: called once, when all have ended.
+    """
+
+    def __init__(
+        self, id: str, model: str, streams: Sequence[AsyncTokenStream], on_end: Callable[[Generation], None]
+    ) -> None:
+        self.id = id
+        self.model = model
+        self.streams = streams
+        self.cancelled_by: str | None = None
+        self.error: ApiError | None = None
+        self._on_end = on_end
+        self._ending: asyncio.Future[None] | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        """How it ended: as its first stream that did not end well, or as its first."""
+        reasons = [stream.finish_reason or "error" for stream in self.streams]
+        return next((reason for reason in reasons if reason in ("error", "timeout", "cancelled")), reasons[0])
+
+    def cancel(self, reason: str) -> None:
+        """End it, whatever stage it is in.
+
+        Args:
+            reason: "disconnect", "stall", "request" (by name) or "shutdown".
+        """
+        if self.cancelled_by is None:
+            self.cancelled_by = reason
+        for stream in self.streams:
+            stream.cancel()
+        if reason in ("disconnect", "stall"):
+            self.end()  # nobody is there to read the end
+
+    async def events(self, renderer: Renderer) -> Source:
+        """Everything that a streamed response consists of, a batch for each step of the engine."""
+        try:
+            yield renderer.opening()
+            results: dict[int, GenerationResult] = {}
+            async for step in self._steps(renderer):
+                batch: list[bytes] = []
+                for choice, tokens in step:
+                    stream = self.streams[choice]
+                    batch += renderer.tokens(choice, tokens) if tokens else renderer.progress(choice, stream)
+                    if not stream.is_read:
+                        continue
+                    if stream.finish_reason in _UNFINISHED:
+                        yield batch
+                        batch = []
+                    results[choice] = self._checked(await stream.result())
+                    batch += renderer.ending(choice, results[choice])
+                if len(results) == len(self.streams):
+                    batch += renderer.closing([results[choice] for choice in sorted(results)])
+                yield batch
+        except (HeadraceError, ApiError) as error:
+            self.error = error if isinstance(error, ApiError) else as_api_error(error)
+            yield renderer.failure(self.error)
+        finally:
+            self.end()
+
+    async def results(self, *, with_tokens: bool) -> list[Generated]:
+        """Wait for the end of all choices.
+
+        Args:
+            with_tokens: whether the tokens are wanted one by one.
+
+        Raises:
+            HeadraceError: whatever a stream ended with.
+            ApiError: it was cancelled.
+        """
+        try:
+            results = await asyncio.gather(*(stream.result() for stream in self.streams))
+            for result in results:
+                self._checked(result)
+            tokens = [await stream.read() if with_tokens else [] for stream in self.streams]
+            return [Generated(result, some) for result, some in zip(results, tokens, strict=True)]
+        except (HeadraceError, ApiError) as error:
+            self.error = error if isinstance(error, ApiError) else as_api_error(error)
+            raise self.error from None
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Let go of the streams; what of them still runs is cancelled. Any number of times."""
+        if self._ending is None:
+            for stream in self.streams:
+                stream.cancel()
+            self._ending = asyncio.ensure_future(self._report_end())
+
+    async def _report_end(self) -> None:
+        for stream in self.streams:
+            with contextlib.suppress(HeadraceError):
+                await stream.result()
+        self._on_end(self)
+
+    def _checked(self, result: GenerationResult) -> GenerationResult:
+        if result.finish_reason == "cancelled":
+            raise _CANCELLED.get(self.cancelled_by or "", _CANCELLED["shutdown"])
+        return result
+
+    async def _steps(self, renderer: Renderer) -> AsyncGenerator[list[tuple[int, list[Token]]], None]:
+        """For each step of the engine, what it brought to each choice; no tokens stand for progress, or the end."""
+        if len(self.streams) == 1 and not renderer.wants_progress:
+            stream = self.streams[0]
+            while True:
+                yield [(0, await stream.read())]
+                if stream.is_read:
+                    return
+        reading = {asyncio.ensure_future(stream.read()): choice for choice, stream in enumerate(self.streams)}
+        timeout = _PROGRESS_INTERVAL if renderer.wants_progress else None
+        try:
+            while reading:
+                done, _ = await asyncio.wait(reading, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    yield [(choice, []) for choice in sorted(reading.values())]
+                    continue
+                step: list[tuple[int, list[Token]]] = []
+                for task in sorted(done, key=lambda task: reading[task]):
+                    choice = reading.pop(task)
+                    step.append((choice, task.result()))
+                    if not self.streams[choice].is_read:
+                        reading[asyncio.ensure_future(self.streams[choice].read())] = choice
+                if any(stream.tokens_generated() for stream in self.streams):
+                    timeout = None
+                yield step
+        finally:
+            for task in reading:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*reading, return_exceptions=True)
+
+
+# How streams end of which there is no result to send.
+_UNFINISHED = (None, "cancelled", "timeout")

@@ -1,0 +1,39 @@
+"""`GET /v1/models`: what is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from headrace.server.endpoint import Route
+from headrace.server.service import Served, Service
+
+__all__ = ["models_router"]
+
+
+def models_router(service: Service) -> APIRouter:
+    """The routes, to be included in an app."""
+    router = APIRouter(route_class=Route, tags=["OpenAI"])
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """All models."""
+        return {"object": "list", "data": [_model(served) for served in service.served.values()]}
+
+    @router.get("/v1/models/{id:path}")
+    async def model(id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """One model."""
+        return _model(service.find(id))
+
+    return router
+
+
+def _model(served: Served) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "headrace",
+        "context_length": served.max_tokens,
+    }

@@ -1,0 +1,168 @@
+"""Logs of resumable streams: what was sent is kept, bounded in size and time, for those who come back for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from headrace.server.errors import ApiError
+from headrace.server.settings import Settings
+from headrace.server.sse import Source
+
+__all__ = ["Log", "Shelf"]
+
+# Ids of dropped logs that are remembered, to tell "gone" from "never heard of".
+_MOST_GONE = 10_000
+
+
+class Log:
+    """The numbered events of one stream; any number may follow it, each from where it likes.
+
+    Events are numbered from 1. The oldest ones may be dropped, never any in the middle.
+    """
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.size = 0
+        self.is_closed = False
+        self._events: deque[bytes] = deque()
+        self._num_dropped = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def last(self) -> int:
+        """Number of the newest event."""
+        return self._num_dropped + len(self._events)
+
+    @property
+    def num_dropped(self) -> int:
+        """How many of the oldest events are gone."""
+        return self._num_dropped
+
+    def append(self, events: Sequence[bytes]) -> None:
+        """Add the events of a step, and tell the followers."""
+        for one in events:
+            numbered = b"id: %d\n%b" % (self.last + 1, one)
+            self._events.append(numbered)
+            self.size += len(numbered)
+        self._wake()
+
+    def close(self) -> None:
+        """No more events will come."""
+        self.is_closed = True
+        self._wake()
+
+    def drop_oldest(self) -> None:
+        """Forget the oldest event."""
+        self.size -= len(self._events.popleft())
+        self._num_dropped += 1
+
+    def check_has(self, after: int) -> None:
+        """Raise ApiError where the events after this one are not, or not yet, there."""
+        if after > self.last:
+            message = f"Last-Event-ID is {after}; allowed: 0 to {self.last}"
+            raise ApiError(400, message, param="Last-Event-ID", code="invalid_value")
+        if after < self._num_dropped:
+            message = f"the events up to {self._num_dropped} of the stream {self.id!r} are gone"
+            raise ApiError(410, message, param="Last-Event-ID", code="events_gone")
+
+    async def follow(self, after: int) -> Source:
+        """The events after this one, those to come included."""
+        while True:
+            if after < self._num_dropped:
+                # Whoever reads this slowly has lost its place, and an honest end is better than a gap.
+                error = ApiError(410, "this reader fell too far behind: events are gone", code="events_gone")
+                yield [b"data: %b\n\n" % error.json()]
+                return
+            start = after - self._num_dropped
+            if batch := [self._events[i] for i in range(start, len(self._events))]:
+                after = self.last
+                yield batch
+            elif self.is_closed:
+                return
+            else:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.add(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Shelf:
+    """All logs: those of running streams, and for a while those of ended ones.
+
+    Args:
+        settings: `resume_window`, seconds for which an ended log is kept; `resume_mb`, what all of them may hold.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._window = settings.resume_window
+        self._limit = int(settings.resume_mb * 1_000_000)
+        self._logs: dict[str, Log] = {}
+        self._ended: deque[Log] = deque()  # oldest first
+        self._gone: dict[str, None] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._size = 0
+
+    def has(self, id: str) -> bool:
+        """Whether there is a log of this name."""
+        return id in self._logs
+
+    def find(self, id: str) -> Log | None:
+        """The log of this name.
+
+        Raises:
+            ApiError: 410, there was one.
+        """
+        if id in self._gone:
+            raise ApiError(410, f"the log of the stream {id!r} is gone", param="id", code="stream_gone")
+        return self._logs.get(id)
+
+    def record(self, id: str, source: Source) -> Log:
+        """Read a stream to its end, whoever follows, and keep what it brings."""
+        log = self._logs[id] = Log(id)
+        self._gone.pop(id, None)
+        task = asyncio.ensure_future(self._record(log, source))
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+        return log
+
+    async def _record(self, log: Log, source: Source) -> None:
+        try:
+            async for events in source:
+                before = log.size
+                log.append(events)
+                self._size += log.size - before
+                self._make_room(log)
+        finally:
+            log.close()
+            self._ended.append(log)
+            asyncio.get_running_loop().call_later(self._window, self._drop, log)
+
+    def _make_room(self, growing: Log) -> None:
+        while self._size > self._limit:
+            if self._ended:
+                self._drop(self._ended[0])
+            elif growing.num_dropped < growing.last:
+                before = growing.size
+                growing.drop_oldest()
+                self._size -= before - growing.size
+            else:
+                return
+
+    def _drop(self, log: Log) -> None:
+        if self._logs.get(log.id) is not log:
+            return
+        del self._logs[log.id]
+        self._ended.remove(log)
+        self._size -= log.size
+        self._gone[log.id] = None
+        if len(self._gone) > _MOST_GONE:
+            del self._gone[next(iter(self._gone))]

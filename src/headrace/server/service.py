@@ -1,0 +1,225 @@
+"""What all endpoints share: the models, the generations that run, and the way from a request to its streams."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from headrace.errors import InvalidRequestError, QueueFullError
+from headrace.lane import Core, Job, Lane
+from headrace.model import AsyncModel, Model, core_of
+from headrace.server.errors import ApiError
+from headrace.server.generation import Generation
+from headrace.server.logs import log_stream
+from headrace.server.metrics import ServerMetrics
+from headrace.server.resume import Shelf
+from headrace.server.settings import Settings
+
+__all__ = ["Served", "Service"]
+
+
+class Served:
+    """A model under the name by which clients ask for it."""
+
+    def __init__(self, name: str, core: Core, timeout_ms: float) -> None:
+        self.name = name
+        self.core = core
+        self.created = int(time.time())
+        self.defaults = core.config.replace(timeout_ms=timeout_ms)
+        self._num_opening = 0  # streams whose prompts are being made: they will want places
+
+    @property
+    def max_tokens(self) -> int:
+        """What an answer may have where nobody says: all that the context holds."""
+        return self.core.engine.max_length
+
+    def lane(self, turn: Hashable) -> Lane:
+        """A lane for one request, which shares its turn in the queue with those of the same client."""
+        return Lane(self.core, self.defaults, turn=turn)
+
+    async def open(self, lane: Lane, jobs: Sequence[Job], id: str) -> list[Any]:
+        """Start a stream for each job, or none.
+
+        Raises:
+            QueueFullError: not all of them find a place; said before any work is done for them.
+            HeadraceError: whatever else keeps one of them from starting.
+        """
+        engine = self.core.engine
+        engine.check_room(self._num_opening + len(jobs))
+        self._num_opening += len(jobs)
+        names = [id] if len(jobs) == 1 else [f"{id}/{number}" for number in range(len(jobs))]
+        opening = [asyncio.ensure_future(lane.open(job, id=name)) for job, name in zip(jobs, names, strict=True)]
+        try:
+            return await asyncio.gather(*opening)
+        except BaseException:
+            for task in opening:
+                task.cancel()
+            for stream in await asyncio.gather(*opening, return_exceptions=True):
+                if not isinstance(stream, BaseException):
+                    stream.cancel()
+            raise
+        finally:
+            self._num_opening -= len(jobs)
+
+
+class Service:
+    """The state behind the routes.
+
+    Args:
+        settings: how to behave.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = ServerMetrics(self)
+        self.shelf = Shelf(settings)
+        self.is_draining = False
+        self._served: dict[str, Served] = {}
+        self._loading: set[str] = set()
+        self._live: dict[str, Generation | None] = {}  # None while its prompt is being made
+        self._all_ended = asyncio.Event()
+
+    @property
+    def max_body(self) -> int:
+        """Bytes that the body of a request may have."""
+        return int(self.settings.max_body_mb * 1_000_000)
+
+    # Models.
+
+    def expect(self, name: str) -> None:
+        """Say that a model of this name is being loaded: until it is there, requests for it are told so."""
+        self._loading.add(name)
+
+    def add(self, name: str, model: Model | AsyncModel) -> None:
+        """Serve a model; whoever loaded it closes it."""
+        self._served[name] = Served(name, core_of(model), self.settings.timeout_ms)
+        self._loading.discard(name)
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """The models that are there, by name."""
+        return self._served
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request can be served."""
+        is_open = any(not served.core.engine.is_closed for served in self._served.values())
+        return is_open and not self.is_draining
+
+    @property
+    def state(self) -> str:
+        """What it is doing, in a word."""
+        if self.is_draining:
+            return "draining"
+        return "ready" if self.is_ready else "loading"
+
+    def find(self, name: str) -> Served:
+        """The model of this name.
+
+        Raises:
+            ApiError: 404, there is none; 503, it is being loaded.
+        """
+        served = self._served.get(name)
+        if served is not None:
+            return served
+        if name in self._loading:
+            raise ApiError(
+                503,
+                f"the model {name!r} is being loaded",
+                type="server_error",
+                code="model_loading",
+                headers={"Retry-After": "1"},
+            )
+        known = ", ".join(sorted(self._served)) or "none"
+        message = f"model is {name[:100]!r}; allowed: {known}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+    # Generations.
+
+    @property
+    def live(self) -> Mapping[str, Generation | None]:
+        """The generations that run, by the ids of their requests."""
+        return self._live
+
+    def check_accepting(self) -> None:
+        """Raise ApiError where the server is about to stop."""
+        if self.is_draining:
+            headers = {"Retry-After": "5", "Connection": "close"}
+            message = "the server is shutting down; ask its successor"
+            raise ApiError(503, message, type="server_error", code="server_draining", headers=headers)
+
+    async def begin(
+        self, served: Served, make_jobs: Callable[[Lane], Sequence[Job]], *, id: str, turn: Hashable
+    ) -> Generation:
+        """Start the streams of a request; from here on they are cancelled by its id, drained and reported.
+
+        Args:
+            served: the model.
+            make_jobs: makes a job for each choice.
+            id: the request's id.
+            turn: the client, whose requests share a turn in the queue.
+
+        Raises:
+            ApiError: it cannot be started.
+            HeadraceError: the same, where only the endpoint knows what to call the parameter to blame.
+        """
+        self.check_accepting()
+        if id in self._live or self.shelf.has(id):
+            message = f"X-Request-Id is {id!r}, which another stream has; allowed: an id of its own, or none"
+            raise ApiError(409, message, param="X-Request-Id", code="id_in_use", headers={"x-should-retry": "false"})
+        lane = served.lane(turn)
+        jobs = make_jobs(lane)
+        most = served.core.engine.max_streams + served.core.engine.max_queue
+        if len(jobs) > most:
+            raise InvalidRequestError(
+                "n", len(jobs), f"at most {most} choices in all, which is what this server can hold"
+            )
+        self._live[id] = None
+        try:
+            streams = await served.open(lane, jobs, id)
+        except BaseException as error:
+            self._forget(id)
+            if isinstance(error, QueueFullError):
+                self.metrics.refused += 1
+            raise
+        generation = Generation(id, served.name, streams, self._ended)
+        self._live[id] = generation
+        if self.is_draining and self._is_cut_off:
+            generation.cancel("shutdown")
+        return generation
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more requests, wait for those that run, and end what is left after `timeout` seconds."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wait_for_all()
+        except TimeoutError:
+            self.cut_off()
+            await self._wait_for_all()
+
+    _is_cut_off = False
+
+    def cut_off(self) -> None:
+        """End everything that runs, now, each with a terminal event."""
+        self.is_draining = self._is_cut_off = True
+        for generation in list(self._live.values()):
+            if generation is not None:
+                generation.cancel("shutdown")
+
+    async def _wait_for_all(self) -> None:
+        while self._live:
+            self._all_ended.clear()
+            await self._all_ended.wait()
+
+    def _ended(self, generation: Generation) -> None:
+        self._forget(generation.id)
+        self.metrics.observe(generation)
+        log_stream(generation)
+
+    def _forget(self, id: str) -> None:
+        del self._live[id]
+        if not self._live:
+            self._all_ended.set()
