@@ -1,6 +1,8 @@
 """The server: the engine behind OpenAI's HTTP endpoints and a WebSocket; install it with `headrace[server]`."""
 
 from headrace.server.app import create_app
+from headrace.server.routers import openai_router, operations_router, streams_router
+from headrace.server.service import Service
 from headrace.server.settings import Settings
 
-__all__ = ["Settings", "create_app"]
+__all__ = ["Service", "Settings", "create_app", "openai_router", "operations_router", "streams_router"]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import headrace
 from headrace.model import AsyncModel, Model
-from headrace.server.chat import chat_router
-from headrace.server.completions import completions_router
-from headrace.server.endpoint import error_response
+from headrace.server.endpoint import error_response, router_of
 from headrace.server.errors import ApiError
-from headrace.server.models import models_router
-from headrace.server.operations import operations_router
+from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.service import Service
 from headrace.server.settings import Settings
-from headrace.server.streams import streams_router
 
 __all__ = ["app_of", "create_app"]
 
@@ -38,10 +36,12 @@ def create_app(models: Mapping[str, Model | AsyncModel], settings: Settings | No
 
 def app_of(service: Service) -> FastAPI:
     """The app of a service."""
-    app = FastAPI(title="headrace", version=headrace.__version__)
-    for make_router in (chat_router, completions_router, models_router, streams_router, operations_router):
+    app = FastAPI(title="headrace", version=headrace.__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    for make_router in (openai_router, streams_router, operations_router):
         app.include_router(make_router(service))
+    _add_documentation(app, service)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
     if service.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -54,7 +54,32 @@ def app_of(service: Service) -> FastAPI:
     return app
 
 
+def _add_documentation(app: FastAPI, service: Service) -> None:
+    # FastAPI's own pages would be open to those who have no key.
+    router = router_of(service, "Documentation")
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return app.openapi()
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return get_swagger_ui_html(openapi_url="openapi.json", title="headrace")
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return {"name": "headrace", "version": headrace.__version__, "documentation": "/docs", "models": "/v1/models"}
+
+    app.include_router(router)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return error_response(ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None))
+    code = "not_found" if error.status_code == 404 else None
+    return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    # What it was stands in the log of the ASGI server, which gets the exception as well.
+    return error_response(ApiError(500, "the server failed", type="server_error", code="internal_error"))

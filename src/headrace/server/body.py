@@ -15,8 +15,9 @@ __all__ = ["parse", "read_body", "request_body"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-# What pydantic puts into an error's place for the branches of a union; these are no names of fields.
-_BRANCHES = ("str", "int", "float", "bool", "list", "dict", "tagged-union", "function-", "nullable", "text", "parts")
+# What pydantic puts into an error's place for the branches of a union; these are no names of fields. Tags of the wire's
+# own begin with "=".
+_BRANCHES = ("str", "int", "float", "bool", "list", "dict")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -64,9 +65,7 @@ def parse(kind: type[_Model], body: bytes | str) -> _Model:
 def _as_api_error(error: ValidationError) -> ApiError:
     found = error.errors(include_url=False, include_context=True)
     # The branches of a union each complain; the one that came furthest knows best what was meant.
-    first = next((one for one in found if one["type"] == "missing"), None) or max(
-        found, key=lambda one: len(one["loc"])
-    )
+    first = max(found, key=lambda one: len(one["loc"]))
     param = _param(first["loc"])
     if first["type"] == "json_invalid":
         reason = str(first.get("ctx", {}).get("error", "")) or first["msg"]
@@ -92,15 +91,16 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _param(loc: tuple[int | str, ...]) -> str:
-    """The place of an error as one would write it: messages[2].content."""
+def _param(loc: tuple[int | str, ...]) -> str | None:
+    """The place of an error as one would write it: messages[2].content; None for the whole."""
     param = ""
     for part in loc:
         if isinstance(part, int):
             param += f"[{part}]"
-        elif not part.startswith(_BRANCHES) and part.isprintable() and len(part) <= 100:
-            param += f".{part}" if param else part
-    return param
+        elif part not in _BRANCHES and "[" not in part and not part.startswith(("=", "function-")):
+            name = part if part.isprintable() and len(part) <= 100 else shortened(part)
+            param += f".{name}" if param else name
+    return param or None
 
 
 def request_body(kind: type[BaseModel]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
@@ -16,14 +16,13 @@ from headrace.server.common import (
     FINISH_REASONS,
     HeldLogprobs,
     dumps,
-    logprob,
+    logprob_entry,
     progress_of,
     quoted,
-    shown,
     timings_of,
     usage_of,
 )
-from headrace.server.endpoint import Route, generate
+from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
 from headrace.server.service import Served, Service
@@ -42,11 +41,11 @@ class TextPart(Wire):
 
 
 def _content_kind(value: Any) -> str:
-    return "parts" if isinstance(value, list) else "text"
+    return "=parts" if isinstance(value, list) else "=text"
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("parts"), Field(min_length=1, max_length=1024)],
+    Annotated[str, Tag("=text")] | Annotated[list[TextPart], Tag("=parts"), Field(min_length=1, max_length=1024)],
     Discriminator(_content_kind),
 ]
 
@@ -93,8 +92,6 @@ class ChatRequest(Sampling):
 class Chat:
     """One chat request and its answer."""
 
-    names: ClassVar[Mapping[str, str]] = {"stop_sequences": "stop"}
-
     def __init__(self, body: ChatRequest, served: Served, id: str) -> None:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs is given, but logprobs is not true", param="top_logprobs")
@@ -105,6 +102,8 @@ class Chat:
             raise ApiError(400, message, param="max_completion_tokens")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = bool(body.logprobs)
+        limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        self.names = {"stop_sequences": "stop", "max_tokens": limit}
         self._body = body
         self._served = served
         self._num_choices = body.n or 1
@@ -162,7 +161,7 @@ class Chat:
         for token in tokens:
             ready = self._held[choice].feed([token])
             if token.text or ready:
-                content = [_logprob_entry(one) for one in ready]
+                content = [logprob_entry(one) for one in ready]
                 logprobs = {"content": content, "refusal": None}
                 chunks.append(self._chunk({"index": choice, "delta": {"content": token.text}, "logprobs": logprobs}))
         return chunks
@@ -214,7 +213,7 @@ class Chat:
     def _whole_logprobs(self, choice: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self.wants_tokens:
             return None
-        return {"content": [_logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
+        return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
 
 
 def _turn(message: ChatMessage) -> dict[str, Any]:
@@ -225,20 +224,9 @@ def _turn(message: ChatMessage) -> dict[str, Any]:
     return turn if message.name is None else {**turn, "name": message.name}
 
 
-def _logprob_entry(token: Token) -> dict[str, Any]:
-    return {
-        **_one_logprob(token.bytes, token.logprob),
-        "top_logprobs": [_one_logprob(one.bytes, one.logprob) for one in token.top_logprobs or ()],
-    }
-
-
-def _one_logprob(piece: bytes, value: float | None) -> dict[str, Any]:
-    return {"token": shown(piece), "logprob": logprob(value), "bytes": list(piece)}
-
-
 def chat_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
-    router = APIRouter(route_class=Route, tags=["OpenAI"])
+    router = router_of(service, "OpenAI")
 
     @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

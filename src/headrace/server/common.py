@@ -15,6 +15,7 @@ __all__ = [
     "HeldLogprobs",
     "dumps",
     "logprob",
+    "logprob_entry",
     "progress_of",
     "quoted",
     "shown",
@@ -89,7 +90,8 @@ class HeldLogprobs:
         for token in tokens:
             self._num_sampled += len(token.bytes)
             self._num_sent += len(token.text.encode())
-            self._held.append((self._num_sampled, token))
+            if token.bytes:  # the end-of-text token is no part of the text
+                self._held.append((self._num_sampled, token))
         count = sum(end <= self._num_sent for end, _ in self._held)
         ready = [token for _, token in self._held[:count]]
         del self._held[:count]
@@ -104,6 +106,18 @@ def shown(token_bytes: bytes) -> str:
 def logprob(value: float | None) -> float:
     """A log probability as JSON can have it."""
     return _IMPOSSIBLE if value is None or value < _IMPOSSIBLE else value
+
+
+def logprob_entry(token: Token) -> dict[str, Any]:
+    """A token's log probabilities in the form of chats and responses."""
+    return {
+        **_one_logprob(token.bytes, token.logprob),
+        "top_logprobs": [_one_logprob(one.bytes, one.logprob) for one in token.top_logprobs or ()],
+    }
+
+
+def _one_logprob(piece: bytes, value: float | None) -> dict[str, Any]:
+    return {"token": shown(piece), "logprob": logprob(value), "bytes": list(piece)}
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from headrace.lane import Job, Lane
 from headrace.results import GenerationResult, Token
@@ -23,7 +23,7 @@ from headrace.server.common import (
     timings_of,
     usage_of,
 )
-from headrace.server.endpoint import Route, generate
+from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
 from headrace.server.service import Served, Service
@@ -37,13 +37,29 @@ __all__ = ["Completion", "CompletionRequest", "completions_router"]
 _MAX_TOKENS = 16
 
 TokenIds = Annotated[list[int], Field(min_length=1)]
-Prompts = Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+
+
+def _kind(prompt: Any) -> str:
+    """Which of the four it is, by its first element, so that an error is about that one."""
+    if not isinstance(prompt, list):
+        return "=text"
+    first = cast("list[Any]", prompt)[:1]
+    return "=texts" if not first or isinstance(first[0], str) else "=lists" if isinstance(first[0], list) else "=ids"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("=text")]
+    | Annotated[TokenIds, Tag("=ids")]
+    | Annotated[list[str], Tag("=texts"), Field(min_length=1, max_length=MAX_CHOICES)]
+    | Annotated[list[TokenIds], Tag("=lists"), Field(min_length=1, max_length=MAX_CHOICES)],
+    Discriminator(_kind),
+]
 
 
 class CompletionRequest(Sampling):
     """The body of a completion request."""
 
-    prompt: str | TokenIds | Prompts
+    prompt: Prompt
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = None
     echo: bool | None = None
@@ -57,8 +73,6 @@ class CompletionRequest(Sampling):
 class Completion:
     """One completion request and its answer; `n` choices for each prompt, one prompt after the other."""
 
-    names: ClassVar[Mapping[str, str]] = {"stop_sequences": "stop"}
-
     def __init__(self, body: CompletionRequest, served: Served, id: str) -> None:
         if body.stream_options is not None and not body.stream:
             raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
@@ -67,6 +81,7 @@ class Completion:
             raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = body.logprobs is not None
+        self.names = {"stop_sequences": "stop"}
         self._body = body
         self._served = served
         self._prompts = _prompts(body.prompt)
@@ -201,7 +216,7 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 def completions_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
-    router = APIRouter(route_class=Route, tags=["OpenAI"])
+    router = router_of(service, "OpenAI")
 
     @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest))
     async def completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

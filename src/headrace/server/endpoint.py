@@ -6,9 +6,9 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
@@ -17,23 +17,26 @@ from headrace.lane import Job, Lane
 from headrace.server.body import parse, read_body
 from headrace.server.common import dumps
 from headrace.server.disconnect import unless_left
-from headrace.server.errors import ApiError, as_api_error
+from headrace.server.errors import ApiError, ErrorBody, as_api_error
 from headrace.server.generation import Generated, Renderer
 from headrace.server.service import Served, Service
 from headrace.server.sse import EventStream, Source
 from headrace.server.wire import Sampling
 
-__all__ = ["Exchange", "Route", "error_response", "event_stream", "generate"]
+__all__ = ["Exchange", "Route", "error_response", "event_stream", "generate", "router_of"]
 
 _logger = logging.getLogger("headrace.server")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
 
 
 class Exchange(Renderer, Protocol):
     """One request of an endpoint and its answer in the endpoint's own form."""
 
-    # What the wire calls the settings of StreamConfig, where it is something else.
-    names: ClassVar[Mapping[str, str]]
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What the wire calls the settings of StreamConfig, where it is something else."""
+        ...
 
     @property
     def wants_tokens(self) -> bool:
@@ -80,6 +83,18 @@ class Route(APIRoute):
             return response
 
         return handle_with_id
+
+
+def router_of(service: Service, tag: str, *, guarded: bool = True) -> APIRouter:
+    """A router of this server.
+
+    Args:
+        service: what is behind it.
+        tag: its heading in the documentation.
+        guarded: whether it takes an API key, where the server has any.
+    """
+    dependencies = [Depends(service.keys.require)] if guarded else []
+    return APIRouter(route_class=Route, tags=[tag], dependencies=dependencies, responses=_ERRORS)
 
 
 def error_response(error: ApiError) -> Response:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from headrace.errors import (
     ContextOverflowError,
     EngineClosedError,
@@ -17,10 +19,25 @@ from headrace.errors import (
     StreamTimeoutError,
 )
 
-__all__ = ["ApiError", "as_api_error"]
+__all__ = ["ApiError", "ErrorBody", "as_api_error"]
 
 # What the clients' automatic retries would only make worse: openai's libraries heed this header.
 _DO_NOT_RETRY = {"x-should-retry": "false"}
+
+
+class ErrorDetails(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every response that is an error."""
+
+    error: ErrorDetails
 
 
 class ApiError(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from headrace.server.endpoint import Route
+from headrace.server.endpoint import router_of
 from headrace.server.service import Served, Service
 
 __all__ = ["models_router"]
@@ -14,7 +14,7 @@ __all__ = ["models_router"]
 
 def models_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
-    router = APIRouter(route_class=Route, tags=["OpenAI"])
+    router = router_of(service, "OpenAI")
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from headrace.server.endpoint import Route
+from headrace.server.endpoint import router_of
 from headrace.server.service import Service
 
 __all__ = ["operations_router"]
@@ -15,23 +15,28 @@ __all__ = ["operations_router"]
 
 def operations_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
-    router = APIRouter(route_class=Route, tags=["Operations"])
+    router = APIRouter()
+    open_to_all, guarded = router_of(service, "Operations", guarded=False), router_of(service, "Operations")
 
-    @router.get("/health")
+    @open_to_all.get("/health")
     async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
         """Whether the process is alive."""
         return {"status": "ok"}
 
-    @router.get("/ready", responses={503: {"description": "No model is loaded yet, or the server is shutting down."}})
+    @open_to_all.get(
+        "/ready", responses={503: {"description": "No model is loaded yet, or the server is shutting down."}}
+    )
     async def ready() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Whether a request would be served."""
         status: dict[str, Any] = {"status": "ready" if service.is_ready else service.state}
         return JSONResponse(status, 200 if service.is_ready else 503)
 
-    @router.get("/metrics")
+    @guarded.get("/metrics")
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Counters, gauges and histograms, in Prometheus' text format."""
         content, media_type = service.metrics.exposition()
         return Response(content, headers={"Content-Type": media_type})
 
+    router.include_router(open_to_all)
+    router.include_router(guarded)
     return router

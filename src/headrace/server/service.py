@@ -12,6 +12,7 @@ from headrace.lane import Core, Job, Lane
 from headrace.model import AsyncModel, Model, core_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generation
+from headrace.server.keys import Keys
 from headrace.server.logs import log_stream
 from headrace.server.metrics import ServerMetrics
 from headrace.server.resume import Shelf
@@ -73,6 +74,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.keys = Keys(settings.api_keys)
         self.metrics = ServerMetrics(self)
         self.shelf = Shelf(settings)
         self.is_draining = False
@@ -195,10 +197,10 @@ class Service:
         self.is_draining = True
         try:
             async with asyncio.timeout(timeout):
-                await self._wait_for_all()
+                await self.settle()
         except TimeoutError:
             self.cut_off()
-            await self._wait_for_all()
+            await self.settle()
 
     _is_cut_off = False
 
@@ -209,7 +211,8 @@ class Service:
             if generation is not None:
                 generation.cancel("shutdown")
 
-    async def _wait_for_all(self) -> None:
+    async def settle(self) -> None:
+        """Wait until no generation is left."""
         while self._live:
             self._all_ended.clear()
             await self._all_ended.wait()

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.server.endpoint import Route, event_stream
+from headrace.server.endpoint import event_stream, router_of
 from headrace.server.errors import ApiError
 from headrace.server.service import Service
 
@@ -15,7 +15,7 @@ __all__ = ["streams_router"]
 
 def streams_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
-    router = APIRouter(route_class=Route, tags=["Streams"])
+    router = router_of(service, "Streams")
 
     @router.delete("/v1/streams/{id}")
     async def cancel(id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

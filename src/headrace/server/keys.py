@@ -1,0 +1,53 @@
+"""API keys: who may use the server."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from headrace.server.errors import ApiError
+
+__all__ = ["Keys"]
+
+_bearer = HTTPBearer(auto_error=False, description="One of the server's API keys, where it has any.")
+
+
+class Keys:
+    """The keys that open a server; where there are none, it is open.
+
+    Args:
+        keys: the keys.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def check(self, key: str | None) -> None:
+        """Raise ApiError, 401, where this is none of them; how long that takes says nothing about them."""
+        if not self._digests:
+            return
+        given = _digest(key or "")
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        if not any(matches):
+            message = "the API key is missing" if not key else "the API key is wrong"
+            raise ApiError(
+                401,
+                f"{message}; send one of the server's in the header Authorization: Bearer KEY",
+                param="Authorization",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def require(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+        """The same as a dependency of a route."""
+        self.check(None if given is None else given.credentials)
+
+
+def _digest(key: str) -> bytes:
+    # Digests have one length, so that comparing them does not tell how long a key is.
+    return sha256(key.encode(errors="surrogateescape")).digest()

@@ -1,0 +1,23 @@
+"""The routers, for this package's own app or to be mounted in another one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from headrace.server.chat import chat_router
+from headrace.server.completions import completions_router
+from headrace.server.models import models_router
+from headrace.server.operations import operations_router
+from headrace.server.responses import responses_router
+from headrace.server.service import Service
+from headrace.server.streams import streams_router
+
+__all__ = ["openai_router", "operations_router", "streams_router"]
+
+
+def openai_router(service: Service) -> APIRouter:
+    """OpenAI's endpoints: chat, completions, responses, models."""
+    router = APIRouter()
+    for make_router in (chat_router, completions_router, responses_router, models_router):
+        router.include_router(make_router(service))
+    return router
