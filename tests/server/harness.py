@@ -1,4 +1,4 @@
-"""A server on a scripted model, and a client that drives ASGI by hand: it says when the socket takes, and when it breaks."""
+"""A server on a scripted model, and a client that drives ASGI by hand: it decides when the socket takes or breaks."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
 
 from headrace.errors import InvalidRequestError, QueueFullError
 from headrace.lane import Core, Job, Lane
@@ -17,6 +16,7 @@ from headrace.server.logs import log_stream
 from headrace.server.metrics import ServerMetrics
 from headrace.server.resume import Shelf
 from headrace.server.settings import Settings
+from headrace.stream import AsyncTokenStream
 
 __all__ = ["Served", "Service"]
 
@@ -40,18 +40,19 @@ class Served:
         """A lane for one request, which shares its turn in the queue with those of the same client."""
         return Lane(self.core, self.defaults, turn=turn)
 
-    async def open(self, lane: Lane, jobs: Sequence[Job], id: str) -> list[Any]:
+    async def open(self, lane: Lane, jobs: Sequence[Job], id: str) -> list[AsyncTokenStream]:
         """Start a stream for each job, or none.
 
         Raises:
             QueueFullError: not all of them find a place; said before any work is done for them.
             HeadraceError: whatever else keeps one of them from starting.
         """
-        engine = self.core.engine
-        engine.check_room(self._num_opening + len(jobs))
+        self.core.engine.check_room(self._num_opening + len(jobs))
         self._num_opening += len(jobs)
         names = [id] if len(jobs) == 1 else [f"{id}/{number}" for number in range(len(jobs))]
         opening = [asyncio.ensure_future(lane.open(job, id=name)) for job, name in zip(jobs, names, strict=True)]
+        for task in opening:
+            task.add_done_callback(self._opened)  # also where it is cancelled before it began
         try:
             return await asyncio.gather(*opening)
         except BaseException:
@@ -61,8 +62,9 @@ class Served:
                 if not isinstance(stream, BaseException):
                     stream.cancel()
             raise
-        finally:
-            self._num_opening -= len(jobs)
+
+    def _opened(self, _: object) -> None:
+        self._num_opening -= 1
 
 
 class Service:
