@@ -37,9 +37,10 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.api = f"{self.url}/v1"
         self.log = log
-        command = [str(HEADRACE), "serve", "--model", "smollm2", "--port", str(port), "--log-json", *flags]
+        # One compute thread is slower, but other processes that want the cores cannot stall it.
+        command = [str(HEADRACE), "serve", "--model", "smollm2", "--port", str(port), "--threads", "1", "--log-json"]
         with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen([*command, *flags], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def wait_until_ready(self) -> None:
         wait_until(self._is_ready, "the server is ready")
@@ -64,18 +65,22 @@ class Server:
         assert samples, f"there is no metric {name}"
         return sum(float(line.rpartition(" ")[2]) for line in samples)
 
+    def records(self, request_id: str) -> list[dict[str, Any]]:
+        """What the log says about a request."""
+        whole_lines = self.log.read_text().rpartition("\n")[0].splitlines()
+        records = [json.loads(line) for line in whole_lines if line.startswith("{")]
+        return [record for record in records if record.get("id") == request_id]
+
     def end_of(self, request_id: str) -> dict[str, Any]:
         """What the log says about the end of a stream; waits for it."""
-        found: list[dict[str, Any]] = []
+        ends: list[dict[str, Any]] = []
 
         def has_ended() -> bool:
-            whole_lines = self.log.read_text().rpartition("\n")[0].splitlines()
-            records = [json.loads(line) for line in whole_lines if line.startswith("{")]
-            found[:] = [one for one in records if one.get("id") == request_id and "finish_reason" in one]
-            return bool(found)
+            ends[:] = [record for record in self.records(request_id) if "finish_reason" in record]
+            return ends != []
 
         wait_until(has_ended, f"{request_id} has ended")
-        return found[0]
+        return ends[0]
 
     def close(self) -> None:
         """End it as a user would; it must end well."""

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from headrace.server.generation import Generation
 
-__all__ = ["log_stream"]
+__all__ = ["JsonFormatter", "LineFormatter", "announce", "log_stream", "logging_to_stderr"]
 
 _logger = logging.getLogger("headrace.server")
+# What can stand in a line as it is; anything else is written as JSON, which has no line breaks.
+_PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
+_LONGEST = 300  # characters of a value in a line
 
 
 def log_stream(generation: Generation) -> None:
     """The line of a generation that has ended, all its choices together."""
+    if not _logger.isEnabledFor(logging.INFO):
+        return
     streams = generation.streams
-    first = streams[0].metrics
+    metrics = [stream.metrics for stream in streams]
+    first = metrics[0]
     error = generation.error
     fields = {
         "id": generation.id,
@@ -30,6 +45,110 @@ def log_stream(generation: Generation) -> None:
         "tokens_per_second": first.tokens_per_second,
         "queue_ms": first.queue_ms,
         "paused_ms": first.paused_ms,
-        "latency_ms": max(stream.metrics.latency_ms for stream in streams),
+        "latency_ms": max(one.latency_ms for one in metrics),
     }
     _logger.info("stream", extra={"fields": fields})
+
+
+def announce(event: str, said: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log something about the server as a whole: `said` to people, the event and its fields to programs."""
+    _logger.log(level, event, extra={"said": said, "fields": fields})
+
+
+@contextmanager
+def logging_to_stderr(*, as_json: bool) -> Generator[None]:
+    """In a `with`, everything that this process logs goes to standard error.
+
+    Args:
+        as_json: whether a line is a JSON object.
+    """
+    handler = _Stderr(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    root, ours = logging.getLogger(), logging.getLogger("headrace")
+    before = root.handlers[:], root.level, ours.level
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers, level, our_level = before
+        root.setLevel(level)
+        ours.setLevel(our_level)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Standard error; where nobody reads it any more, the server goes on without a log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing: there is no place left to complain."""
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line: when, how grave, what, and the record's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {"ts": _utc(record), "level": record.levelname.lower(), "event": _event(record)}
+        line |= {name: _rounded(value) for name, value in _fields(record).items()}
+        if (text := _traceback(record)) is not None:
+            line["traceback"] = text
+        return json.dumps(line, default=repr)
+
+
+class LineFormatter(logging.Formatter):
+    """A line for people: what there is to say, or when, what, and the fields that have a value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and after it the lines of a traceback."""
+        said: str | None = getattr(record, "said", None)
+        if said is not None:
+            return f"headrace: {said}"
+        values = {name: _rounded(value) for name, value in _fields(record).items() if value is not None}
+        pairs = [f"{name}={_shown(value)}" for name, value in values.items()]
+        text = _traceback(record)
+        line = " ".join([_utc(record), record.levelname.lower(), _event(record), *pairs])
+        return line if text is None else f"{line}\n{text}"
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def _event(record: logging.LogRecord) -> str:
+    return " ".join(record.getMessage().split())
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    return getattr(record, "fields", {})
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=repr)
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _traceback(record: logging.LogRecord) -> str | None:
+    """Where an exception came from; what it says is left out, since that may quote a prompt."""
+    if record.exc_info is None or record.exc_info[1] is None:
+        return None
+    if os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0"):
+        return "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+    return "".join(_frames(record.exc_info[1])).rstrip()
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None:
+        yield from _frames(earlier)
+        yield "\nThen:\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{type(error).__module__}.{type(error).__qualname__}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            yield from _frames(inner)  # pyright: ignore[reportUnknownArgumentType]

@@ -29,7 +29,7 @@ class Served:
         self.core = core
         self.created = int(time.time())
         self.defaults = core.config.replace(timeout_ms=timeout_ms)
-        self._num_opening = 0  # streams whose prompts are being made: they will want places
+        self._opening: set[str] = set()  # streams whose prompts are being made: they will want places
 
     @property
     def max_tokens(self) -> int:
@@ -47,12 +47,10 @@ class Served:
             QueueFullError: not all of them find a place; said before any work is done for them.
             HeadraceError: whatever else keeps one of them from starting.
         """
-        self.core.engine.check_room(self._num_opening + len(jobs))
-        self._num_opening += len(jobs)
+        self.core.engine.check_room(len(self._opening) + len(jobs))
         names = [id] if len(jobs) == 1 else [f"{id}/{number}" for number in range(len(jobs))]
-        opening = [asyncio.ensure_future(lane.open(job, id=name)) for job, name in zip(jobs, names, strict=True)]
-        for task in opening:
-            task.add_done_callback(self._opened)  # also where it is cancelled before it began
+        self._opening.update(names)
+        opening = [asyncio.ensure_future(self._open(lane, job, name)) for job, name in zip(jobs, names, strict=True)]
         try:
             return await asyncio.gather(*opening)
         except BaseException:
@@ -62,9 +60,14 @@ class Served:
                 if not isinstance(stream, BaseException):
                     stream.cancel()
             raise
+        finally:
+            self._opening.difference_update(names)  # one that is cancelled before it begins cannot do this itself
 
-    def _opened(self, _: object) -> None:
-        self._num_opening -= 1
+    async def _open(self, lane: Lane, job: Job, name: str) -> AsyncTokenStream:
+        try:
+            return await lane.open(job, id=name)
+        finally:
+            self._opening.discard(name)  # from here on the engine counts it
 
 
 class Service:

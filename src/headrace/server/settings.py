@@ -2,24 +2,208 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
 
-__all__ = ["Settings"]
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from headrace.errors import InvalidRequestError, shortened
+
+__all__ = ["Settings", "flag_of", "read_settings", "split_model", "unknown_variables"]
+
+_PREFIX = "HEADRACE_"
+# What the variables of this prefix mean that are none of the server's.
+_OTHER_VARIABLES = ("HEADRACE_CACHE_DIR", "HEADRACE_CONFIG", "HEADRACE_DEBUG", "HEADRACE_MODELS_DIR")
+# Flags that are given once for each value have names in the singular.
+_SINGULARS = {"api_keys": "api-key", "cors_origins": "cors-origin", "models": "model"}
+_SECRET = ("api_keys",)
+_LONGEST_MS = 100_000_000_000  # the longest deadline that a stream can have
+
+# How pydantic's messages begin.
+_SHOULD = re.compile(r"^(Input|String) should (be|have) ")
+_NAME = re.compile(r"[^\s=,./~][^\s=,]{0,511}")
+_KEY = re.compile(r"[!-~]+")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#,]+")
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "a number")
+    return value
+
+
+def _each(pattern: re.Pattern[str], allowed: str) -> BeforeValidator:
+    """Checks each string of a list, or of a string with commas, since a variable can only be a string."""
+
+    def check(value: object) -> list[str]:
+        given = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        parts = list(cast("Iterable[object]", given)) if isinstance(given, (list, tuple)) else [given]
+        strings = [part for part in parts if isinstance(part, str) and pattern.fullmatch(part)]
+        if len(strings) < len(parts):
+            raise PydanticCustomError("list", "{allowed}", {"allowed": allowed})
+        return strings
+
+    return BeforeValidator(check)
+
+
+def split_model(text: str) -> tuple[str | None, str]:
+    """The name and the reference in `name=ref`; no name where there is only a reference.
+
+    What starts with a dot, a slash or a tilde is a path as a whole, whatever is in it.
+    """
+    name, equals, ref = text.partition("=")
+    return (name, ref) if equals and _NAME.fullmatch(name) else (None, text)
+
+
+_Whole = Annotated[int, BeforeValidator(_no_bool)]
+_Number = Annotated[float, BeforeValidator(_no_bool)]
+_Models = _each(re.compile(r"\s*\S[^\0]*(?<!=)"), "a list of models, each as a name, a path, or name=ref")
+_Keys = _each(_KEY, "a list of keys, each of printable ASCII characters without spaces")
+_Origins = _each(_ORIGIN, 'a list of origins, such as "https://chat.example.org", without a path; or "*"')
 
 
 class Settings(BaseSettings):
-    """How the server behaves, whatever it serves."""
+    """How the server behaves, and what it serves.
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="forbid", frozen=True)
+    Made without arguments, it takes the `HEADRACE_*` variables and the defaults. In a variable, the values of a list
+    are separated by commas.
 
-    api_keys: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
+    Args:
+        models: what `headrace serve` loads, each as a reference or as `name=ref`.
+        host: the address to listen on.
+        port: the port to listen on; 0 for any that is free.
+        websocket: whether there is a WebSocket at `/ws`.
+        api_keys: the keys that open the server; it is open where there are none.
+        api_key_file: a file with more of them, one a line; empty lines and those that begin with # do not count.
+        cors_origins: the origins whose pages may use the server from a browser.
+        max_streams: streams that decode together at most, for each model.
+        max_queue: streams that may wait at most, for each model.
+        max_body_mb: what the body of a request may have, in millions of bytes.
+        n_ctx: tokens of context of each model; None takes what it was trained for, as far as memory holds it.
+        threads: threads that compute; None takes one per available core.
+        gpu_layers: layers to put on a GPU; -1 for all.
+        timeout_ms: milliseconds that a stream may take, its reader's pauses left out; 0 for no limit.
+        stall_timeout_ms: milliseconds for which a client may take nothing, before it is cut off; 0 for no limit.
+        shutdown_timeout: seconds that running streams have to come to their end when the server is told to stop.
+        log_json: whether a line of the log is a JSON object.
+        ping_interval: seconds without an event after which a stream carries a comment.
+        resume_window: seconds for which one can come back to a resumable stream that has ended.
+        resume_mb: what all resumable streams may hold for that, in millions of bytes.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    models: Annotated[tuple[str, ...], NoDecode, _Models] = ()
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: _Whole = Field(default=8080, ge=0, le=65535)
     websocket: bool = False
-    max_body_mb: float = Field(default=16, gt=0)
-    timeout_ms: float = Field(default=600_000, ge=0)
-    stall_timeout_ms: float = Field(default=60_000, ge=0)
-    shutdown_timeout: float = Field(default=30, ge=0)
-    ping_interval: float = Field(default=15, gt=0)
-    resume_window: float = Field(default=300, ge=0)
-    resume_mb: float = Field(default=64, gt=0)
+    api_keys: Annotated[tuple[str, ...], NoDecode, _Keys] = Field(default=(), repr=False)
+    api_key_file: Path | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode, _Origins] = ()
+    max_streams: _Whole = Field(default=16, ge=1, le=128)
+    max_queue: _Whole = Field(default=64, ge=0)
+    max_body_mb: _Number = Field(default=16, gt=0)
+    n_ctx: _Whole | None = Field(default=None, ge=1)
+    threads: _Whole | None = Field(default=None, ge=1, le=512)
+    gpu_layers: _Whole = Field(default=0, ge=-1)
+    timeout_ms: _Number = Field(default=600_000, ge=0, le=_LONGEST_MS)
+    stall_timeout_ms: _Number = Field(default=60_000, ge=0, le=_LONGEST_MS)
+    shutdown_timeout: _Number = Field(default=30, ge=0)
+    log_json: bool = False
+    ping_interval: _Number = Field(default=15, gt=0)
+    resume_window: _Number = Field(default=300, ge=0)
+    resume_mb: _Number = Field(default=64, gt=0)
+
+    @model_validator(mode="after")
+    def _read_key_file(self) -> Self:
+        if self.api_key_file is not None:
+            keys = (*self.api_keys, *_keys_in(self.api_key_file))
+            object.__setattr__(self, "api_keys", tuple(dict.fromkeys(keys)))
+        return self
+
+
+def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
+    """The settings of a command: what its flags say, then the variables, then a file, then the defaults.
+
+    Args:
+        flags: the settings that were given on the command line.
+        config: a TOML file.
+
+    Raises:
+        InvalidRequestError: a value that cannot be used, a key that is none, or a file that cannot be read; the error
+            says where it was given.
+    """
+    file = {} if config is None else _read_toml(config)
+    for key in file:
+        if key not in Settings.model_fields:
+            raise _unknown_key(key, config)
+    variables = EnvSettingsSource(Settings)()
+    values = {**file, **variables, **flags}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "api_key_file"
+    source = f"{name} in {config}"
+    if name in variables:
+        source = _PREFIX + name.upper()
+    if name in flags:
+        source = flag_of(name)
+    value = None if name in _SECRET else values.get(name)
+    given = "is wrong, but not shown here" if name in _SECRET else f"is {shortened(value)}"
+    allowed = _SHOULD.sub("", first["msg"])
+    raise InvalidRequestError(source, value, allowed, f"{source} {given}; allowed: {allowed}")
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{_SINGULARS.get(name) or name.replace('_', '-')}"
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """The `HEADRACE_*` variables that mean nothing, each with what was probably meant."""
+    known = [_PREFIX + name.upper() for name in Settings.model_fields] + list(_OTHER_VARIABLES)
+    unknown = [name for name in os.environ if name.startswith(_PREFIX) and name not in known]
+    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        reason = f"it cannot be read: {error.strerror}"
+    except ValueError as error:  # no TOML, or no UTF-8
+        reason = f"it is not TOML: {error}"
+    allowed = "a TOML file of settings"
+    raise InvalidRequestError("config", str(path), allowed, f"config is {path}; {reason}; allowed: {allowed}")
+
+
+def _unknown_key(key: str, config: Path | None) -> InvalidRequestError:
+    known = sorted(Settings.model_fields)
+    close = difflib.get_close_matches(key, known, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    message = f"{shortened(key)} in {config} is no setting{meant}; allowed: {', '.join(known)}"
+    return InvalidRequestError(key, key, ", ".join(known), message)
+
+
+def _keys_in(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise PydanticCustomError("file", "a file that can be read; {reason}", {"reason": error.strerror}) from None
+    except UnicodeDecodeError:
+        raise PydanticCustomError("file", "a text file") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys or not all(_KEY.fullmatch(key) for key in keys):
+        allowed = "a file with a key on each line, at least one, of printable ASCII characters without spaces"
+        raise PydanticCustomError("file", "{allowed}", {"allowed": allowed})
+    return keys

@@ -8,10 +8,10 @@ const client = new OpenAI({ baseURL: SERVER, apiKey: 'unused', maxRetries: 0 });
 const narrow = new OpenAI({ baseURL: NARROW, apiKey: 'secret', maxRetries: 0 });
 
 const messages = [{ role: 'user', content: 'Write a short story about a lighthouse.' }];
-const chat = { model: MODEL, messages, temperature: 0, seed: 1, max_tokens: 24 };
+const chat = { model: MODEL, messages, temperature: 0.01, seed: 1, max_tokens: 24 };
 const endless = { ...chat, max_tokens: 1900, ignore_eos: true };
-const completion = { model: MODEL, prompt: 'The sea is deep and', temperature: 0, seed: 1, max_tokens: 12 };
-const response = { model: MODEL, input: 'Name the capital of France.', temperature: 0, seed: 1, max_output_tokens: 200 };
+const completion = { model: MODEL, prompt: 'The sea is deep and', temperature: 0.01, seed: 1, max_tokens: 12 };
+const response = { model: MODEL, input: 'Name the capital of France.', temperature: 0.01, seed: 1, max_output_tokens: 200 };
 
 const say = async (settings = {}) => (await client.chat.completions.create({ ...chat, ...settings })).choices[0].message.content;
 

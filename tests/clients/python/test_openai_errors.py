@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 
 import openai
 import pytest
@@ -138,35 +138,34 @@ def test_a_response_that_fails_in_mid_stream(narrow_client: openai.OpenAI) -> No
     assert "timeout_ms" in failed.response.error.message
 
 
-def test_a_full_queue(narrow: Server, narrow_client: openai.OpenAI) -> None:
-    """One runs, one waits, the third is told when to come back, and comes back by itself where it may."""
-    answers: list[str] = []
+def test_a_full_queue(narrow: Server) -> None:
+    """One runs, one waits, the third is told when to come back; the fourth does so by itself until there is room."""
 
-    def ask(name: str, retries: int) -> None:
-        headers = {"X-Request-Id": name}
-        completion = narrow_client.with_options(max_retries=retries).chat.completions.create(
-            **SETTINGS, extra_headers=headers
-        )
-        answers.append(completion.choices[0].message.content)
+    async def first_token(stream: openai.AsyncStream) -> None:
+        async for chunk in stream:
+            if chunk.choices[0].delta.content:
+                return
 
-    with started(narrow_client) as running:
-        waiting = threading.Thread(target=ask, args=("waiting", 0))
-        waiting.start()
-        wait_until(lambda: narrow.metric("headrace_requests_queued") == 1, "one request waits")
-        with pytest.raises(openai.RateLimitError) as caught:
-            narrow_client.chat.completions.create(**SETTINGS)
-        assert int(caught.value.response.headers["retry-after"]) >= 1
-        assert caught.value.code == "queue_full"
-        running.close()
-    waiting.join()
-    with started(narrow_client) as running:
-        waiting = threading.Thread(target=ask, args=("waiting-2", 0))
-        waiting.start()
-        wait_until(lambda: narrow.metric("headrace_requests_queued") == 1, "one request waits")
-        patient = threading.Thread(target=ask, args=("patient", 20))
-        patient.start()
-        wait_until(lambda: narrow.records("patient"), "the patient one was refused once")
-        running.close()
-    waiting.join()
-    patient.join()
-    assert len(answers) == 3
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=narrow.api, api_key="secret", max_retries=0) as client:
+            running = await client.chat.completions.create(**ENDLESS, stream=True)
+            await first_token(running)
+            waiting = asyncio.create_task(client.chat.completions.create(**SETTINGS))
+            await asyncio.to_thread(wait_until, lambda: narrow.metric("headrace_streams_queued") == 1, "one waits")
+            with pytest.raises(openai.RateLimitError) as caught:
+                await client.chat.completions.create(**SETTINGS)
+            assert caught.value.code == "queue_full"
+            assert int(caught.value.response.headers["retry-after"]) >= 1
+            patient = asyncio.create_task(
+                client.with_options(max_retries=20).chat.completions.create(
+                    **SETTINGS, extra_headers={"X-Request-Id": "patient"}
+                )
+            )
+            await asyncio.to_thread(wait_until, lambda: narrow.records("patient") != [], "it was refused once")
+            await running.close()
+            for task in (waiting, patient):
+                assert (await task).choices[0].message.content
+        refusal, end = narrow.records("patient")[0], narrow.end_of("patient")
+        assert (refusal["status"], end["finish_reason"]) == (429, "length")
+
+    asyncio.run(main())
