@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from headrace.config import StreamConfig
@@ -123,6 +123,11 @@ class _Stream:
         """From the request to the first token, in milliseconds; None until there is one."""
         first = self._stats.first_token
         return None if first is None else (first - self._stats.created) * 1000
+
+    @property
+    def gaps(self) -> Sequence[float]:
+        """Seconds from each token to the next, so far, pauses left out."""
+        return self._stats.gaps[:]
 
     @property
     def prefilled_tokens(self) -> int:

@@ -90,7 +90,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         line = {"ts": _utc(record), "level": record.levelname.lower(), "event": _event(record)}
-        line |= {name: _rounded(value) for name, value in _fields(record).items()}
+        line |= _fields(record)
         if (text := _traceback(record)) is not None:
             line["traceback"] = text
         return json.dumps(line, default=repr)
@@ -104,8 +104,7 @@ class LineFormatter(logging.Formatter):
         said: str | None = getattr(record, "said", None)
         if said is not None:
             return f"headrace: {said}"
-        values = {name: _rounded(value) for name, value in _fields(record).items() if value is not None}
-        pairs = [f"{name}={_shown(value)}" for name, value in values.items()]
+        pairs = [f"{name}={_shown(value)}" for name, value in _fields(record).items() if value is not None]
         text = _traceback(record)
         line = " ".join([_utc(record), record.levelname.lower(), _event(record), *pairs])
         return line if text is None else f"{line}\n{text}"
@@ -119,17 +118,19 @@ def _event(record: logging.LogRecord) -> str:
     return " ".join(record.getMessage().split())
 
 
-def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
-    return getattr(record, "fields", {})
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: Mapping[str, Any] = getattr(record, "fields", {})
+    return {name: _tidied(value) for name, value in fields.items()}
 
 
-def _rounded(value: Any) -> Any:
+def _tidied(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[: _LONGEST - 3]}..."
     return round(value, 3) if isinstance(value, float) else value
 
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=repr)
-    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
