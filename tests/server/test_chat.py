@@ -11,9 +11,20 @@ from harness import Gate, echo, run_async
 
 from headrace import StreamConfig
 from headrace.request import Request
+from headrace.server.answers import ChatChunk, ChatCompletion, Model, ModelList
 from server.harness import MODEL, USER, Answer, content_of, running, serving
 
 TEXT = 'Blue 🌊 é\n\u2028 "quoted" \\ back\t</s>'
+
+
+def checked(answer: Answer) -> Answer:
+    """The answer, held to the types that the documentation shows."""
+    if answer.status == 200 and answer.headers["content-type"] == "application/json":
+        ChatCompletion.model_validate_json(answer.body)
+    elif answer.status == 200:
+        for chunk in answer.chunks:
+            ChatChunk.model_validate(chunk)
+    return answer
 
 
 def ask(script: Any = TEXT, settings: dict[str, Any] | None = None, **body: Any) -> Answer:
@@ -21,7 +32,7 @@ def ask(script: Any = TEXT, settings: dict[str, Any] | None = None, **body: Any)
 
     async def run() -> Answer:
         async with running(script, settings) as server:
-            return await server.chat(**body)
+            return checked(await server.chat(**body))
 
     return run_async(run())
 
@@ -401,7 +412,10 @@ def test_progress_is_reported_while_the_prompt_is_read() -> None:
 def test_models() -> None:
     async def run() -> None:
         async with running("abc") as server:
-            (model,) = (await server.ask("GET", "/v1/models")).json["data"]
+            answer = await server.ask("GET", "/v1/models")
+            ModelList.model_validate_json(answer.body)
+            (model,) = answer.json["data"]
+            Model.model_validate(model)
             assert (model["id"], model["object"], model["owned_by"]) == (MODEL, "model", "headrace")
             assert (await server.ask("GET", f"/v1/models/{MODEL}")).json == model
             assert (await server.ask("GET", "/v1/models/a/b")).status == 404

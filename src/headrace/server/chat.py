@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag
 
 from headrace.lane import Job, Lane
 from headrace.results import GenerationResult, Token
+from headrace.server.answers import ChatCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.common import (
     FINISH_REASONS,
@@ -228,7 +229,7 @@ def chat_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
     router = router_of(service, "OpenAI")
 
-    @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest))
+    @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_of(ChatCompletion))
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer a conversation."""
         return await generate(service, request, ChatRequest, Chat)

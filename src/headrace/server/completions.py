@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag
 
 from headrace.lane import Job, Lane
 from headrace.results import GenerationResult, Token
+from headrace.server.answers import TextCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.common import (
     FINISH_REASONS,
@@ -218,7 +219,7 @@ def completions_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
     router = router_of(service, "OpenAI")
 
-    @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest))
+    @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_of(TextCompletion))
     async def completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Continue a text."""
         return await generate(service, request, CompletionRequest, Completion)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from headrace.server.answers import Model, ModelList
 from headrace.server.endpoint import router_of
 from headrace.server.service import Served, Service
 
@@ -16,12 +17,12 @@ def models_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
     router = router_of(service, "OpenAI")
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses={200: {"model": ModelList}})
     async def models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """All models."""
         return {"object": "list", "data": [_model(served) for served in service.served.values()]}
 
-    @router.get("/v1/models/{id:path}")
+    @router.get("/v1/models/{id:path}", responses={200: {"model": Model}})
     async def model(id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """One model."""
         return _model(service.find(id))
