@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from harness import Gate, echo, run_async
+from harness import Gate, echo, ids, run_async
 
 from headrace import StreamConfig
 from headrace.request import Request
@@ -155,6 +155,13 @@ def test_logprobs(stream: bool) -> None:
     assert pieces == [b"a", b"\xc3", b"\xa9"]
     assert all(set(entry) == {"token", "logprob", "bytes", "top_logprobs"} for entry in entries)
     assert json.dumps(entries, allow_nan=False)
+
+
+def test_logprobs_do_not_leak_behind_broken_characters() -> None:
+    """A byte that is no character is sent as one of three bytes."""
+    (choice,) = ask(ids(b"a\xffENDz"), stop="END", logprobs=True).json["choices"]
+    assert choice["message"]["content"] == "a\ufffd"
+    assert [bytes(one["bytes"]) for one in choice["logprobs"]["content"]] == [b"a", b"\xff"]
 
 
 def test_length() -> None:
@@ -333,6 +340,7 @@ def test_other_statuses() -> None:
             assert "scripted" in answer.error["message"]
             answer = await server.chat(messages=[{"role": "user", "content": "x" * 200}])
             assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+            assert answer.error["param"] == "messages"
             answer = await server.chat(messages=[{"role": "user", "content": "x" * 2000}])
             assert (answer.status, answer.error["code"]) == (413, "body_too_large")
             answer = await server.ask("POST", "/v1/chat/completions", b"{}", content_type="text/plain")

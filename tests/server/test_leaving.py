@@ -123,6 +123,7 @@ def test_all_choices_are_cancelled() -> None:
         gate = Gate()
         async with running(LONG, before_step=gate) as server:
             socket = server.open_chat(n=5)
+            await socket.until(b'"index":4')
             await in_thread(gate.step, 2)
             socket.leave()
             await socket.until_over()

@@ -31,7 +31,7 @@ from headrace.server.sse import event
 from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions, Wire
 from headrace.stream import AsyncTokenStream
 
-__all__ = ["Chat", "ChatRequest", "chat_router"]
+__all__ = ["Chat", "ChatMessage", "ChatRequest", "chat_router", "turn_of"]
 
 
 class TextPart(Wire):
@@ -104,7 +104,7 @@ class Chat:
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = bool(body.logprobs)
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-        self.names = {"stop_sequences": "stop", "max_tokens": limit}
+        self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
         self._body = body
         self._served = served
         self._num_choices = body.n or 1
@@ -131,7 +131,7 @@ class Chat:
         changes["max_tokens"] = self._served.max_tokens if limit is None else limit
         if body.logprobs:
             changes["logprobs"] = body.top_logprobs or 0
-        messages = [_turn(message) for message in body.messages]
+        messages = [turn_of(message) for message in body.messages]
         jobs: list[Job] = []
         for choice in range(self._num_choices):
             if body.seed is not None:
@@ -217,7 +217,8 @@ class Chat:
         return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
 
 
-def _turn(message: ChatMessage) -> dict[str, Any]:
+def turn_of(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates have it."""
     content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
     # Templates know system messages; "developer" is only OpenAI's newer word for them.
     role = "system" if message.role == "developer" else message.role

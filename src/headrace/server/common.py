@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.results import FinishReason, GenerationResult, Token
 from headrace.stream import AsyncTokenStream
+from headrace.text.detokenizer import Detokenizer
 
 __all__ = [
     "FINISH_REASONS",
@@ -81,17 +82,19 @@ class HeldLogprobs:
     """Holds the log probabilities of tokens back until their text was sent, so that no stop sequence leaks in them."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, Token]] = []  # with the end of each in the text, in bytes
+        self._held: list[tuple[int, Token]] = []  # with the end of each in the text, in characters
+        self._detokenizer = Detokenizer()
         self._num_sampled = 0
         self._num_sent = 0
 
     def feed(self, tokens: Iterable[Token]) -> list[Token]:
         """Take tokens in, and give out those whose text has left, entirely."""
         for token in tokens:
-            self._num_sampled += len(token.bytes)
-            self._num_sent += len(token.text.encode())
+            self._num_sampled += len(self._detokenizer.feed(token.bytes))
+            self._num_sent += len(token.text)
             if token.bytes:  # the end-of-text token is no part of the text
-                self._held.append((self._num_sampled, token))
+                is_cut = self._detokenizer.num_held > 0  # the character that it ends in comes with a later one
+                self._held.append((self._num_sampled + is_cut, token))
         count = sum(end <= self._num_sent for end, _ in self._held)
         ready = [token for _, token in self._held[:count]]
         del self._held[:count]

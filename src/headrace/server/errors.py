@@ -105,7 +105,9 @@ def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -
     if isinstance(error, EngineClosedError):
         return ApiError(503, "the model is not loaded any more", type="server_error", code="model_unloaded")
     if isinstance(error, GenerationError):
-        return ApiError(500, str(error), type="server_error", code="generation_failed", headers=_DO_NOT_RETRY)
+        # What it was stands in the log: the message may come from anywhere, and name anything.
+        message = "the engine failed this stream"
+        return ApiError(500, message, type="server_error", code="generation_failed", headers=_DO_NOT_RETRY)
     return ApiError(500, "the server failed", type="server_error", code="internal_error")
 
 

@@ -1,0 +1,67 @@
+"""Requests made from our own OpenAPI document, valid and not: the server answers each, and never fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from server.harness import MODEL, serving
+from server.live import live
+
+
+@pytest.fixture(scope="module")
+def document() -> Iterator[schemathesis.BaseSchema]:
+    """The document of a server on a scripted model."""
+    with serving("abc", {"max_body_mb": 0.1}, num_cells=512) as server, live(server.app) as port:
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+
+
+# The plugin for pytest does not know this version of it, so the operations are named here.
+OPERATIONS = [
+    ("/v1/chat/completions", "POST"),
+    ("/v1/completions", "POST"),
+    ("/v1/responses", "POST"),
+    ("/v1/models/{id}", "GET"),
+    ("/v1/streams/{id}", "GET"),
+    ("/v1/streams/{id}", "DELETE"),
+]
+WITHOUT_INPUT = [
+    ("/v1/models", "GET"),
+    ("/health", "GET"),
+    ("/ready", "GET"),
+    ("/metrics", "GET"),
+]
+
+
+def test_all_operations_are_tried(document: schemathesis.BaseSchema) -> None:
+    found = {(one.ok().path, one.ok().method.upper()) for one in document.get_all_operations()}
+    assert found == {*OPERATIONS, *WITHOUT_INPUT}
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_no_request_makes_the_server_fail(
+    document: schemathesis.BaseSchema, path: str, method: str, mode: GenerationMode
+) -> None:
+    statuses: set[int] = set()
+
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @given(case=document[path][method].as_strategy(generation_mode=mode))
+    def check(case: schemathesis.Case) -> None:
+        if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+            case.body["model"] = MODEL  # any other is refused before the rest is looked at
+        response = case.call_and_validate(checks=[not_a_server_error])
+        statuses.add(response.status_code)
+
+    check()
+    if mode is GenerationMode.POSITIVE and method == "POST":
+        assert 200 in statuses, "no request was served at all"
+
+
+@pytest.mark.parametrize(("path", "method"), WITHOUT_INPUT)
+def test_what_takes_no_input_answers(document: schemathesis.BaseSchema, path: str, method: str) -> None:
+    assert document[path][method].Case().call().status_code == 200
