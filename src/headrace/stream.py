@@ -342,10 +342,13 @@ class AsyncTokenStream(_Stream):
                 return token
         raise StopAsyncIteration
 
-    async def read(self) -> list[Token]:
+    async def read(self, limit: int | None = None) -> list[Token]:
         """All tokens that are there, at least one, waiting for it; none once the stream has ended.
 
         One call a step of the engine is cheaper than one a token. It raises what the iteration raises.
+
+        Args:
+            limit: tokens to take at most, at least 1; None for all.
         """
         self._reader = asyncio.current_task()
         tokens: list[Token] = []
@@ -354,6 +357,8 @@ class AsyncTokenStream(_Stream):
         event = await self._channel.aget()
         while type(event) is TokenEvent:
             tokens.append(self._token(event))
+            if len(tokens) == limit:
+                break
             event = self._channel.get_nowait()
         if isinstance(event, End) and not tokens:
             self._after_end(event)
@@ -363,6 +368,10 @@ class AsyncTokenStream(_Stream):
     def is_read(self) -> bool:
         """Whether it has ended, and all its tokens were read."""
         return self._channel.end is not None and len(self._channel) == 0
+
+    async def wait_end(self) -> None:
+        """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing."""
+        await self._channel.await_end()
 
     async def __aenter__(self) -> AsyncTokenStream:
         return self

@@ -18,7 +18,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def _serve(tmp_path_factory: pytest.TempPathFactory, name: str, *flags: str) -> Iterator[Server]:
     with contextlib.closing(Server(tmp_path_factory.mktemp("logs") / f"{name}.log", *flags)) as server:
-        server.wait_until_ready()
         yield server
 
 
@@ -30,8 +29,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that wants a key, runs one stream while one more waits, and lets none run for longer than 5 s."""
-    flags = ("--api-key", "secret", "--max-streams", "1", "--max-queue", "1", "--timeout-ms", "5000")
+    """A server that wants a key, runs one stream while one more waits, and lets none run for longer than 3 s."""
+    flags = ("--api-key", "secret", "--max-streams", "1", "--max-queue", "1", "--timeout-ms", "3000", "--websocket")
     yield from _serve(tmp_path_factory, "narrow", *flags)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,70 +15,54 @@ from typing import Any
 __all__ = ["HERE", "PATIENCE", "Server", "beside_python", "wait_until", "with_node"]
 
 HERE = Path(__file__).parent
-HEADRACE = Path(os.environ.get("HEADRACE_TEMP") or HERE.parents[1] / ".venv" / "bin" / "headrace")
+HEADRACE = HERE.parents[1] / ".venv" / "bin" / "headrace"
 PATIENCE = 60.0
 """Seconds to wait for what must happen; no test measures time."""
 
 
 class Server:
-    """One `headrace serve smollm2` on a free port of 127.0.0.1.
+    """One `headrace serve smollm2` on a free port; made when it is ready.
 
     Args:
         log: where its output goes.
         flags: more flags of the command.
+
+    Attributes:
+        url: its address.
+        api: the address of its OpenAI-compatible endpoints.
     """
 
     def __init__(self, log: Path, *flags: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.api = f"{self.url}/v1"
         self.log = log
         # One compute thread is slower, but other processes that want the cores cannot stall it.
-        command = [str(HEADRACE), "serve", "--model", "smollm2", "--port", str(port), "--threads", "1", "--log-json"]
+        command = [str(HEADRACE), "serve", "smollm2", "--port", "0", "--threads", "1", "--log-json", *flags]
         with log.open("wb") as output:
-            self.process = subprocess.Popen([*command, *flags], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-
-    def wait_until_ready(self) -> None:
-        wait_until(self._is_ready, "the server is ready")
-
-    def _is_ready(self) -> bool:
-        if self.process.poll() is not None:
-            raise AssertionError(f"headrace serve ended with {self.process.returncode}:\n{self.log.read_text()}")
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
-            return self.get("/ready").status == 200
-        except urllib.error.URLError:
-            return False  # it does not listen yet, or answers 503: the model is being loaded
-
-    def get(self, path: str, key: str = "secret") -> Any:
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {key}"})
-        return urllib.request.urlopen(request, timeout=PATIENCE)
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
-        with self.get("/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
-        assert samples, f"there is no metric {name}"
-        return sum(float(line.rpartition(" ")[2]) for line in samples)
+            self.url: str = self._wait_for(lambda record: record.get("event") == "ready")["url"]
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.api = f"{self.url}/v1"
 
     def records(self, request_id: str) -> list[dict[str, Any]]:
         """What the log says about a request."""
-        whole_lines = self.log.read_text().rpartition("\n")[0].splitlines()
-        records = [json.loads(line) for line in whole_lines if line.startswith("{")]
-        return [record for record in records if record.get("id") == request_id]
+        return [record for record in self._log() if record.get("id") == request_id]
 
     def end_of(self, request_id: str) -> dict[str, Any]:
         """What the log says about the end of a stream; waits for it."""
-        ends: list[dict[str, Any]] = []
+        return self._wait_for(lambda record: record.get("id") == request_id and "finish_reason" in record)
 
-        def has_ended() -> bool:
-            ends[:] = [record for record in self.records(request_id) if "finish_reason" in record]
-            return ends != []
-
-        wait_until(has_ended, f"{request_id} has ended")
-        return ends[0]
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": "Bearer secret"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        samples = [line for line in samples if all(f'{key}="{value}"' in line for key, value in labels.items())]
+        assert samples, f"there is no metric {name}"
+        return sum(float(line.rpartition(" ")[2]) for line in samples)
 
     def close(self) -> None:
         """End it as a user would; it must end well."""
@@ -90,6 +72,22 @@ class Server:
         finally:
             self.process.kill()
         assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
+
+    def _log(self) -> list[dict[str, Any]]:
+        whole_lines = self.log.read_text().rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in whole_lines if line.startswith("{")]
+
+    def _wait_for(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first line of the log that is wanted."""
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            assert self.process.poll() is None, f"exit code {self.process.returncode}:\n{self.log.read_text()}"
+            found[:] = filter(is_wanted, self._log())
+            return found != []
+
+        wait_until(is_there, "the server has logged it")
+        return found[0]
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

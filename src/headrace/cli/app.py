@@ -8,6 +8,7 @@ import typer
 
 from headrace.cli.models import models
 from headrace.cli.run import run
+from headrace.cli.serve import serve
 
 __all__ = ["app"]
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(serve)
 app.command()(models)
 
 

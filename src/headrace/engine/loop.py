@@ -216,8 +216,8 @@ class Engine:
             answer.result()
 
     def _retry_after(self) -> float:
-        """Until a place is free: the usual time of a stream, shared by all that run at once."""
-        return max(1.0, (self._counts.stream_time.value or 1.0) * (1 + self.max_queue) / self.max_streams)
+        """Until a place is free: of those that run at once, one ends every so often."""
+        return max(1.0, (self._counts.stream_time.value or 1.0) / self.max_streams)
 
     # The engine thread.
 

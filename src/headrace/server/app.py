@@ -17,6 +17,7 @@ from headrace.server.errors import ApiError
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.service import Service
 from headrace.server.settings import Settings
+from headrace.server.websocket import websocket_router
 
 __all__ = ["app_of", "create_app"]
 
@@ -39,6 +40,8 @@ def app_of(service: Service) -> FastAPI:
     app = FastAPI(title="headrace", version=headrace.__version__, docs_url=None, redoc_url=None, openapi_url=None)
     for make_router in (openai_router, streams_router, operations_router):
         app.include_router(make_router(service))
+    if service.settings.websocket:
+        app.include_router(websocket_router(service))
     _add_documentation(app, service)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)

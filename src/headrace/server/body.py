@@ -50,8 +50,13 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def parse(kind: type[_Model], body: bytes | str) -> _Model:
+def parse(kind: type[_Model], body: bytes | str, what: str = "the body") -> _Model:
     """The body as a wire type.
+
+    Args:
+        kind: the type.
+        body: JSON.
+        what: what errors call it.
 
     Raises:
         ApiError: 400, with the name of the first parameter that is wrong.
@@ -59,18 +64,18 @@ def parse(kind: type[_Model], body: bytes | str) -> _Model:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise _as_api_error(error) from None
+        raise _as_api_error(error, what) from None
 
 
-def _as_api_error(error: ValidationError) -> ApiError:
+def _as_api_error(error: ValidationError, what: str) -> ApiError:
     found = error.errors(include_url=False, include_context=True)
     # The branches of a union each complain; the one that came furthest knows best what was meant.
     first = max(found, key=lambda one: len(one["loc"]))
     param = _param(first["loc"])
     if first["type"] == "json_invalid":
         reason = str(first.get("ctx", {}).get("error", "")) or first["msg"]
-        return ApiError(400, f"the body is not valid JSON: {reason}", code="invalid_json")
-    what = f"{param}: " if param else "the body: "
+        return ApiError(400, f"{what} is not valid JSON: {reason}", code="invalid_json")
+    what = f"{param or what}: "
     if first["type"] == "missing":
         return ApiError(400, f"{what}it is missing", param=param, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":

@@ -23,7 +23,7 @@ from headrace.server.service import Served, Service
 from headrace.server.sse import EventStream, Source
 from headrace.server.wire import Sampling
 
-__all__ = ["Exchange", "Route", "error_response", "event_stream", "generate", "router_of"]
+__all__ = ["Exchange", "Route", "check_id", "error_response", "event_stream", "generate", "router_of"]
 
 _logger = logging.getLogger("headrace.server")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -69,10 +69,8 @@ class Route(APIRoute):
             id = secrets.token_hex(12) if given is None or _ID.fullmatch(given) is None else given
             request.state.request_id = id
             try:
-                if given not in (None, id):
-                    allowed = "1 to 128 letters, digits, dots, colons, hyphens and underscores"
-                    message = f"X-Request-Id is {given[:140]!r}; allowed: {allowed}"
-                    raise ApiError(400, message, param="X-Request-Id", code="invalid_value")
+                if given is not None:
+                    check_id(given)
                 response = await handle(request)
             except ApiError as error:
                 response = error_response(error)
@@ -83,6 +81,14 @@ class Route(APIRoute):
             return response
 
         return handle_with_id
+
+
+def check_id(id: str) -> None:
+    """Raise ApiError, 400, where this cannot be the id of a request."""
+    if _ID.fullmatch(id) is None:
+        allowed = "1 to 128 letters, digits, dots, colons, hyphens and underscores"
+        message = f"X-Request-Id is {id[:140]!r}; allowed: {allowed}"
+        raise ApiError(400, message, param="X-Request-Id", code="invalid_value")
 
 
 def router_of(service: Service, tag: str, *, guarded: bool = True) -> APIRouter:

@@ -120,7 +120,7 @@ class Generation:
                     if stream.finish_reason in _UNFINISHED:
                         yield batch
                         batch = []
-                    results[choice] = self._checked(await stream.result())
+                    results[choice] = self.checked(await stream.result())
                     batch += renderer.ending(choice, results[choice])
                 if len(results) == len(self.streams):
                     batch += renderer.closing([results[choice] for choice in sorted(results)])
@@ -144,7 +144,7 @@ class Generation:
         try:
             results = await asyncio.gather(*(stream.result() for stream in self.streams))
             for result in results:
-                self._checked(result)
+                self.checked(result)
             tokens = [await stream.read() if with_tokens else [] for stream in self.streams]
             return [Generated(result, some) for result, some in zip(results, tokens, strict=True)]
         except (HeadraceError, ApiError) as error:
@@ -153,12 +153,17 @@ class Generation:
         finally:
             self.end()
 
-    def end(self) -> None:
-        """Let go of the streams; what of them still runs is cancelled. Any number of times."""
+    def end(self) -> asyncio.Future[None]:
+        """Let go of the streams; what of them still runs is cancelled. Any number of times.
+
+        Returns:
+            What is done when all have ended, and the request's id is free again.
+        """
         if self._ending is None:
             for stream in self.streams:
                 stream.cancel()
             self._ending = asyncio.ensure_future(self._report_end())
+        return self._ending
 
     async def _report_end(self) -> None:
         for stream in self.streams:
@@ -166,7 +171,8 @@ class Generation:
                 await stream.result()
         self._on_end(self)
 
-    def _checked(self, result: GenerationResult) -> GenerationResult:
+    def checked(self, result: GenerationResult) -> GenerationResult:
+        """The result of one of the streams; ApiError where somebody cancelled it."""
         if result.finish_reason == "cancelled":
             raise _CANCELLED.get(self.cancelled_by or "", _CANCELLED["shutdown"])
         return result

@@ -51,8 +51,8 @@ def log_stream(generation: Generation) -> None:
 
 
 def announce(event: str, said: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log something about the server as a whole: `said` to people, the event and its fields to programs."""
-    _logger.log(level, event, extra={"said": said, "fields": fields})
+    """Log something about the server as a whole: `said` for people, the event and its fields for programs as well."""
+    _logger.log(level, event, extra={"said": said, "fields": {"message": said, **fields}})
 
 
 @contextmanager
@@ -103,7 +103,7 @@ class LineFormatter(logging.Formatter):
         """The line, and after it the lines of a traceback."""
         said: str | None = getattr(record, "said", None)
         if said is not None:
-            return f"headrace: {said}"
+            return "headrace: " + "".join(char if char.isprintable() else " " for char in said)
         pairs = [f"{name}={_shown(value)}" for name, value in _fields(record).items() if value is not None]
         text = _traceback(record)
         line = " ".join([_utc(record), record.levelname.lower(), _event(record), *pairs])

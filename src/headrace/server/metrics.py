@@ -27,10 +27,10 @@ _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DURATIONS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-_OUTCOMES = ("stop", "stop_sequence", "length", "cancelled", "timeout", "error")
-_CANCELS = ("disconnect", "stall", "request", "shutdown")
+_OUTCOMES: tuple[str, ...] = ("stop", "stop_sequence", "length", "cancelled", "timeout", "error")
+_CANCELS: tuple[str, ...] = ("disconnect", "stall", "request", "shutdown")
 
-# Of each engine's snapshot: name of the metric, what it is, field, and seconds in the field's unit.
+# Of each engine: name of the metric, what it is, field of the snapshot.
 _GAUGES = (
     ("streams_queued", "Streams that wait for a place.", "queued"),
     ("streams_running", "Streams that have a place and are not paused.", "running"),
@@ -79,8 +79,8 @@ class _Ended:
     """What is counted of one model's requests when they end."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {outcome: 0 for outcome in _OUTCOMES}
-        self.cancels: dict[str, int] = {reason: 0 for reason in _CANCELS}
+        self.outcomes = dict.fromkeys(_OUTCOMES, 0)
+        self.cancels = dict.fromkeys(_CANCELS, 0)
         self.waits = _Histogram(_WAITS)
         self.gaps = _Histogram(_GAPS)
         self.durations = _Histogram(_DURATIONS)
@@ -132,7 +132,7 @@ class ServerMetrics(Collector):
         yield InfoMetricFamily("headrace", "The version of the server.", {"version": headrace.__version__})
         yield GaugeMetricFamily("headrace_ready", "Whether requests are served.", float(self._service.is_ready))
         yield GaugeMetricFamily("headrace_requests_running", "Requests that generate.", len(self._service.live))
-        yield CounterMetricFamily("headrace_refused", "Requests refused since the queue was full.", self.refused)
+        yield CounterMetricFamily("headrace_requests_refused", "Requests refused with a full queue.", self.refused)
         engines = {name: served.core.engine.metrics() for name, served in self._service.served.items()}
         yield from _of_engines(engines)
         yield from _of_ended({name: self._of(name) for name in engines})

@@ -23,6 +23,8 @@ _MAX_HEAD = 32 * 1024
 _MAX_HEADERS = 100
 # Seconds that the head of a request may take, and for which its body may stand still.
 _PATIENCE = 30.0
+# Seconds for which one whose request was refused may go on sending it; cut off sooner, it would not see why.
+_LINGER = 2.0
 # Bytes of requests that a client may send ahead of an answer.
 _MAX_AHEAD = 64 * 1024
 
@@ -57,6 +59,7 @@ class Connection(HttpToolsProtocol):
         self._fed = 0  # bytes of this request that came
         self._head_size = 0  # bytes of its head that were parsed
         self._refusal: ApiError | None = None
+        self._is_refused = False
         self._awaited_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,6 +94,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request, or of several."""
+        if self._is_refused:
+            return
         if self._is_answering:
             self._keep(data)
             return
@@ -205,9 +210,16 @@ class Connection(HttpToolsProtocol):
         body = error.json()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[error.status] + head + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self._is_refused = True
+        self._close_in(_LINGER)
 
     # Time.
+
+    def _close_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self.transport.close)
 
     def _await(self) -> None:
         """From now on, the client owes us the rest of a request."""

@@ -122,12 +122,18 @@ class Service:
             return "draining"
         return "ready" if self.is_ready else "loading"
 
-    def find(self, name: str) -> Served:
-        """The model of this name.
+    def find(self, name: str | None) -> Served:
+        """The model of this name; None for the only one that there is.
 
         Raises:
-            ApiError: 404, there is none; 503, it is being loaded.
+            ApiError: 404, there is none; 503, it is being loaded; 400, there are several, and no name was given.
         """
+        if name is None:
+            names = sorted({*self._served, *self._loading})
+            if len(names) != 1:
+                message = f"model: it is missing; allowed: {', '.join(names) or 'none'}"
+                raise ApiError(400, message, param="model", code="missing_required_parameter")
+            name = names[0]
         served = self._served.get(name)
         if served is not None:
             return served

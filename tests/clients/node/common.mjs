@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 export const MODEL = 'smollm2';
 export const SERVER = `${process.env.SERVER}/v1`;
-export const NARROW = `${process.env.NARROW}/v1`; // wants the key "secret", lets no stream run for longer than 5 s
+export const NARROW = `${process.env.NARROW}/v1`; // wants the key "secret", lets no stream run for longer than 3 s
 const PATIENCE = 60_000;
 
 /** The log line that says how a stream of SERVER ended; waits for it. */

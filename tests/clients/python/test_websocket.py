@@ -168,14 +168,38 @@ def test_a_frame_that_is_too_large_is_refused(socket: ClientConnection) -> None:
 
 
 def test_closing_the_socket_cancels_its_streams(server: Server, socket: ClientConnection) -> None:
-    before = server.metric("headrace_cancels_total")
+    def cancelled() -> float:
+        return server.metric("headrace_streams_finished_total", reason="cancelled")
+
+    before = cancelled()
     for id in ("x", "y"):
         send(socket, ENDLESS | {"id": id})
         receive_until(socket, "token", id)
     socket.close()
-    wait_until(lambda: server.metric("headrace_cancels_total") == before + 2, "both are cancelled")
+    wait_until(lambda: cancelled() == before + 2, "both are cancelled")
 
 
 def test_a_foreign_origin_is_refused(server: Server) -> None:
     with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
         connect(server.url.replace("http", "ws") + "/ws", origin="https://evil.example")
+
+
+def test_the_key_is_wanted_here_too(narrow: Server) -> None:
+    url = narrow.url.replace("http", "ws") + "/ws"
+    for headers in ({}, {"Authorization": "Bearer guessed"}):
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="401"):
+            connect(url, additional_headers=headers)
+    with connect(url, additional_headers={"Authorization": "Bearer secret"}) as socket:
+        send(socket, SHORT | {"id": "a"})
+        assert receive_until(socket, "done", "a")[-1]["finish_reason"] == "length"
+
+
+def test_a_timeout_is_an_error_of_its_stream(narrow: Server) -> None:
+    url = narrow.url.replace("http", "ws") + "/ws"
+    with connect(url, additional_headers={"Authorization": "Bearer secret"}) as socket:
+        send(socket, ENDLESS | {"id": "a", "max_tokens": 8000})
+        frames = receive_until(socket, "error", "a")
+        assert tokens_of(frames, "a")
+        assert frames[-1]["code"] == "timeout"
+        send(socket, {"type": "ping"})
+        assert receive(socket) == {"type": "pong"}
