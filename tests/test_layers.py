@@ -23,7 +23,13 @@ LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 API = 3
 # The parts of these layers do not import one another.
 SEPARATE = (1, 4)
-EXCEPTIONS = {("headrace.__main__", "headrace.cli"), ("headrace.cli.serve", "headrace.server.app")}
+# The command `serve` is what runs the server: it makes its settings of the flags, and logs as it does.
+EXCEPTIONS = {
+    ("headrace.__main__", "headrace.cli"),
+    ("headrace.cli.serve", "headrace.server.logs"),
+    ("headrace.cli.serve", "headrace.server.serve"),
+    ("headrace.cli.serve", "headrace.server.settings"),
+}
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ GOOD = {
     "server/app.py": "from headrace import Model",
     "__main__.py": "from headrace.cli import main",
     "cli/__init__.py": "",
-    "cli/serve.py": "from headrace.server.app import app\nimport numpy",
+    "cli/serve.py": "from headrace.server.serve import serve\nimport numpy",
 }
 
 
@@ -185,6 +191,7 @@ def test_a_tree_that_keeps_every_rule_passes(tmp_path: Path) -> None:
         ("store/__init__.py", "import headrace.text", "the parts of layer 1 do not import one another"),
         ("cli/run.py", "from headrace.server.app import app", "the parts of layer 4 do not import one another"),
         ("cli/serve.py", "from headrace.server import x", "the parts of layer 4 do not import one another"),
+        ("cli/serve.py", "from headrace.server.app import app", "the parts of layer 4 do not import one another"),
         ("server/app.py", "import headrace.cli.serve", "the parts of layer 4 do not import one another"),
         ("engine/runner.py", "import llama_cpp", "imports llama_cpp: only llama/ may"),
         ("text/stops.py", "from llama_cpp import llama_cpp", "imports llama_cpp: only llama/ may"),

@@ -14,6 +14,7 @@ from headrace.errors import InvalidRequestError, shortened
 __all__ = ["StreamConfig"]
 
 _UNLIMITED = math.inf
+_MOST_TOKENS = 2**31 - 1  # more than any context; what is larger is a mistake
 _LONGEST_MS = (
     100_000_000_000  # about three years; the platform's clock counts nanoseconds in 64 bits, which are 292 years
 )
@@ -29,7 +30,7 @@ class StreamConfig:
     Numbers may be numpy's. No deadline may be longer than 100,000,000,000 ms, about three years.
 
     Args:
-        max_tokens: sampled tokens at most, at least 1. The end-of-text token counts as one.
+        max_tokens: sampled tokens at most, 1 to 2,147,483,647. The end-of-text token counts as one.
         temperature: 0 is greedy; otherwise the logits are divided by it, after the filters.
         top_k: keep the k most likely tokens; 0 switches the filter off.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 switches the filter off.
@@ -82,7 +83,7 @@ class StreamConfig:
     thinking: Literal["raw"] = "raw"
 
     def __post_init__(self) -> None:
-        self._check_int("max_tokens", 1)
+        self._check_int("max_tokens", 1, _MOST_TOKENS)
         self._check_number("temperature", 0, _UNLIMITED)
         self._check_int("top_k", 0)
         self._check_number("top_p", 0, 1)

@@ -103,6 +103,11 @@ class _Stream:
             wake((self._channel,))
 
     @property
+    def is_read(self) -> bool:
+        """Whether it has ended, and all its tokens were read."""
+        return self._channel.end is not None and len(self._channel) == 0
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; None while it runs, and where it failed."""
         end = self._channel.end
@@ -180,6 +185,18 @@ class _Stream:
         """Whether the stream is paused, and nothing was read since that many tokens were: nobody is reading at all."""
         return self._channel.is_paused and self._channel.num_read == num_read
 
+    def _gathered(self, event: TokenEvent | End | None, limit: int | None) -> list[Token]:
+        """The token that was waited for, and those behind it."""
+        tokens: list[Token] = []
+        while type(event) is TokenEvent:
+            tokens.append(self._token(event))
+            if len(tokens) == limit:
+                return tokens
+            event = self._channel.get_nowait()
+        if isinstance(event, End) and not tokens:
+            self._after_end(event)
+        return tokens
+
     def _token(self, event: TokenEvent) -> Token:
         text, id, number, timestamp, piece, logprob, top = event
         return Token(text, id, number, timestamp, bytes=piece, logprob=logprob, top_logprobs=top)
@@ -255,6 +272,21 @@ class TokenStream(_Stream):
             if token is not None:
                 return token
         raise StopIteration
+
+    def read(self, limit: int | None = None) -> list[Token]:
+        """All tokens that are there, at least one, waiting for it; none once the stream has ended.
+
+        One call a step of the engine is cheaper than one a token. It raises what the iteration raises.
+
+        Args:
+            limit: tokens to take at most, at least 1; None for all.
+        """
+        self._reader = threading.get_ident()
+        return [] if self._is_closed else self._gathered(self._channel.get(), limit)
+
+    def wait_end(self) -> None:
+        """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing."""
+        self._channel.wait_end()
 
     def __enter__(self) -> TokenStream:
         return self
@@ -351,23 +383,7 @@ class AsyncTokenStream(_Stream):
             limit: tokens to take at most, at least 1; None for all.
         """
         self._reader = asyncio.current_task()
-        tokens: list[Token] = []
-        if self._is_closed:
-            return tokens
-        event = await self._channel.aget()
-        while type(event) is TokenEvent:
-            tokens.append(self._token(event))
-            if len(tokens) == limit:
-                break
-            event = self._channel.get_nowait()
-        if isinstance(event, End) and not tokens:
-            self._after_end(event)
-        return tokens
-
-    @property
-    def is_read(self) -> bool:
-        """Whether it has ended, and all its tokens were read."""
-        return self._channel.end is not None and len(self._channel) == 0
+        return [] if self._is_closed else self._gathered(await self._channel.aget(), limit)
 
     async def wait_end(self) -> None:
         """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing."""

@@ -226,11 +226,13 @@ class TestSeededStreams:
             made.model.generate("ghij", seed=1)
             assert made.engine.metrics().kv_cached == len("ghijxyz")
 
-    def test_greedy_needs_none_of_this(self) -> None:
+    def test_a_seed_is_a_seed_without_sampling_too(self) -> None:
         with scripted("xyz") as made:
             made.model.generate("abcdef", max_tokens=1)
-            made.model.generate("ghij", seed=1, temperature=0)
+            made.model.generate("ghij", temperature=0)
             assert made.engine.metrics().kv_cached == len("abcdef") + len("ghijxyz")
+            made.model.generate("ghij", seed=1, temperature=0)
+            assert made.engine.metrics().kv_cached == len("ghijxyz")
 
     def test_its_own_history_stays(self) -> None:
         with scripted("xyz") as made:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from harness import PATIENCE, Gate, Scripted, run_async, scripted, started, texts, wait_until, within
 
-from headrace import AsyncTokenStream, InvalidRequestError, Token, TokenStream
+from headrace import AsyncTokenStream, GenerationError, InvalidRequestError, Token, TokenStream
+from headrace.engine.runner import Slice
 
 TEXT = "abcdefghij"
 
@@ -314,3 +315,35 @@ def test_async_timeout() -> None:
 
     with scripted(TEXT, before_step=gate) as made:
         run_async(main(made))
+
+
+class TestReadingInOne:
+    """`read` takes what is there, in one call."""
+
+    def test_until_the_end(self) -> None:
+        gate = Gate()
+        with scripted("abcdef", before_step=gate) as made:
+            stream = made.model.generate_stream("x")
+            gate.step(2)
+            gate.wait()
+            assert "".join(token.text for token in within(stream.read)) == "ab"
+            assert not stream.is_read
+            gate.open()
+            within(stream.wait_end)
+            assert [token.text for token in within(stream.read, 3)] == ["c", "d", "e"]
+            assert "".join(token.text for token in within(stream.read)) == "f"
+            assert stream.is_read
+            assert within(stream.read) == []
+
+    def test_it_raises_what_the_iteration_raises(self) -> None:
+        def fail(part: Slice, _: object) -> None:
+            if part.start > 1:
+                raise RuntimeError("broken")
+
+        with scripted("abc", on_sample=fail) as made:
+            stream = made.model.generate_stream("x")
+            within(stream.wait_end)
+            assert [token.text for token in within(stream.read)] == ["a", "b"]
+            with pytest.raises(GenerationError, match="broken"):
+                within(stream.read)
+            assert within(stream.read) == []

@@ -13,6 +13,7 @@ import uvicorn
 from harness import PATIENCE
 
 from headrace.server.protocol import Connection
+from headrace.server.websocket_protocol import WebSocketConnection
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def live(app: Any, *, stall_timeout: float = 60) -> Iterator[int]:
         http=cast("Any", partial(Connection, stall_timeout=stall_timeout)),
         lifespan="off",
         log_config=None,
-        ws="websockets-sansio",
+        ws=WebSocketConnection,
         ws_max_size=16 * 1024 * 1024,
         ws_per_message_deflate=False,
     )

@@ -278,9 +278,10 @@ MILLION = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","conten
         ),
         (b'{"model":"scripted","messages":[{"role":"user","content":"x"}],"temperature":NaN}', "temperature", "finite"),
         ({"model": MODEL, "messages": USER, "top_p": 2}, "top_p", "0 to 1"),
-        ({"model": MODEL, "messages": USER, "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"model": MODEL, "messages": USER, "max_tokens": 0}, "max_tokens", "1 to"),
         ({"model": MODEL, "messages": USER, "max_tokens": 1.5}, "max_tokens", "integer"),
-        ({"model": MODEL, "messages": USER, "max_completion_tokens": 0}, "max_completion_tokens", "at least 1"),
+        ({"model": MODEL, "messages": USER, "max_tokens": 2**70}, "max_tokens", "1 to"),
+        ({"model": MODEL, "messages": USER, "max_completion_tokens": 0}, "max_completion_tokens", "1 to"),
         ({"model": MODEL, "messages": USER, "seed": -1}, "seed", "0 to"),
         (
             b'{"model":"scripted","messages":[{"role":"user","content":"x"}],"seed":1' + b"0" * 4000 + b"}",
@@ -349,6 +350,7 @@ def test_other_statuses() -> None:
             assert answer.status == 405
             answer = await server.ask("GET", "/v1/nothing")
             assert (answer.status, answer.error["code"]) == (404, "not_found")
+            assert answer.headers["x-request-id"]
             service = server.service
             service.expect("later")
             answer = await server.chat(model="later")

@@ -117,7 +117,7 @@ def test_logprobs_show_where_tokens_stand_and_never_a_stop_sequence(stream: bool
         ({"prompt": 5}, "prompt", "string"),
         ({"prompt": None}, "prompt", "string"),
         ({"prompt": ["a"] * 65, "n": 2}, "n", "128"),
-        ({"max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"max_tokens": 0}, "max_tokens", "1 to"),
         ({"echo": True, "logprobs": 1}, "logprobs", "echo"),
         ({"suffix": "x"}, "suffix", "not supported"),
         ({"best_of": 2}, "best_of", "not supported"),

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from harness import PATIENCE, run_async, wait_until
-from server.live import live
 
 from headrace import Model
 from headrace.results import EngineMetrics
 from headrace.server import Settings, create_app
+from server.live import live
 
 MODEL = "smollm2"
 LONG_PROMPT = "The river runs through the old mill and turns the wheel. " * 60

@@ -72,8 +72,8 @@ class Sequence:
 
     @property
     def is_seeded(self) -> bool:
-        """Whether it shall give the same tokens again: the last bits of its logits may decide a draw."""
-        return self.config.seed is not None and self.config.temperature > 0
+        """Whether it shall give the same tokens again: the last bits of its logits may decide a draw, or a near-tie."""
+        return self.config.seed is not None
 
     @property
     def num_computed(self) -> int:

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import headrace
 from headrace.model import AsyncModel, Model
-from headrace.server.endpoint import error_response, router_of
+from headrace.server.endpoint import error_response, id_of, router_of
 from headrace.server.errors import ApiError
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.service import Service
@@ -80,9 +80,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
     code = "not_found" if error.status_code == 404 else None
-    return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
+    headers = {**(error.headers or {}), "X-Request-Id": id_of(request)}
+    return error_response(ApiError(error.status_code, message, code=code, headers=headers))
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     # What it was stands in the log of the ASGI server, which gets the exception as well.
-    return error_response(ApiError(500, "the server failed", type="server_error", code="internal_error"))
+    headers = {"X-Request-Id": id_of(request)}
+    return error_response(
+        ApiError(500, "the server failed", type="server_error", code="internal_error", headers=headers)
+    )

@@ -23,7 +23,7 @@ from headrace.server.service import Served, Service
 from headrace.server.sse import EventStream, Source
 from headrace.server.wire import Sampling
 
-__all__ = ["Exchange", "Route", "check_id", "error_response", "event_stream", "generate", "router_of"]
+__all__ = ["Exchange", "Route", "check_id", "error_response", "event_stream", "generate", "id_of", "router_of"]
 
 _logger = logging.getLogger("headrace.server")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -65,8 +65,7 @@ class Route(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_with_id(request: Request) -> Response:
-            given = request.headers.get("x-request-id")
-            id = secrets.token_hex(12) if given is None or _ID.fullmatch(given) is None else given
+            given, id = request.headers.get("x-request-id"), id_of(request)
             request.state.request_id = id
             try:
                 if given is not None:
@@ -89,6 +88,12 @@ def check_id(id: str) -> None:
         allowed = "1 to 128 letters, digits, dots, colons, hyphens and underscores"
         message = f"X-Request-Id is {id[:140]!r}; allowed: {allowed}"
         raise ApiError(400, message, param="X-Request-Id", code="invalid_value")
+
+
+def id_of(request: Request) -> str:
+    """The id that a request came with, if it can be one, or a new one."""
+    given = request.headers.get("x-request-id")
+    return secrets.token_hex(12) if given is None or _ID.fullmatch(given) is None else given
 
 
 def router_of(service: Service, tag: str, *, guarded: bool = True) -> APIRouter:

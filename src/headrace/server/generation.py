@@ -167,8 +167,7 @@ class Generation:
 
     async def _report_end(self) -> None:
         for stream in self.streams:
-            with contextlib.suppress(HeadraceError):
-                await stream.result()
+            await stream.wait_end()
         self._on_end(self)
 
     def checked(self, result: GenerationResult) -> GenerationResult:

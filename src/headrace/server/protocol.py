@@ -101,15 +101,36 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._fed += len(data)
-        assert self.parser is not None
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._upgrade()
+            self._parse(data)
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or _not_http(error))
         else:
             self._received()
+
+    def _parse(self, data: bytes) -> None:
+        assert self.parser is not None
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._should_upgrade():
+                self._parse(self._without_upgrade() + data[upgrade.args[0] :])
+            elif self._is_answering:
+                self.transport.abort()  # a WebSocket that is asked for before an answer has come
+            else:
+                self.handle_websocket_upgrade()
+
+    def _without_upgrade(self) -> bytes:
+        """The head of a request that asks for a protocol that is not spoken here, as if it did not, for a new parser.
+
+        The old one takes everything that follows, a body too, for that protocol. Java's HttpClient asks like that.
+        """
+        assert self.parser is not None
+        head = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"".join([head, *headers, b"\r\n"])
 
     # From the parser.
 
@@ -133,12 +154,16 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
-        super().on_headers_complete()
+        assert self.parser is not None
+        if not self.parser.should_upgrade() or self._should_upgrade():
+            super().on_headers_complete()
         self._stage = "body"
 
     def on_message_complete(self) -> None:
         """All of it is there."""
-        super().on_message_complete()
+        assert self.parser is not None
+        if not self.parser.should_upgrade() or self._should_upgrade():
+            super().on_message_complete()
         self._stage = "between"
         self._fed = 0
         self._awaited_since = None
@@ -182,14 +207,6 @@ class Connection(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _upgrade(self) -> None:
-        if self._is_answering and self._should_upgrade():
-            self.transport.abort()  # a WebSocket that was asked for before an answer had come
-        elif self._should_upgrade():
-            self.handle_websocket_upgrade()
-        else:
-            self.cycle.keep_alive = False  # it is answered as if it had not asked, but the parser can do no more
-
     def _count(self, size: int) -> None:
         self._head_size += size
         if self._head_size > _MAX_HEAD or len(self.headers) > _MAX_HEADERS:
@@ -197,21 +214,24 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the head is too large")  # ends the parser's work
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer what cannot be handed to the app, and close; where an answer is on its way, there is only an end."""
+        """Answer what cannot be handed to the app, and close; an answer that is on its way goes first, and alone."""
+        self._is_refused = True  # nothing more is read of it
         running = self._running
-        if running is not None and not running.response_complete:
-            if self._is_answering or running.response_started:
-                self.transport.abort()
-                return
+        if self._is_answering and running is not None:
+            running.keep_alive = False
+            return
+        if running is not None and not running.response_complete:  # a body that is garbage
             running.disconnected = True
             running.message_event.set()
+            if running.response_started:
+                self.transport.abort()
+                return
         fields = {"status": error.status, "code": error.code}
         _logger.info("refused", extra={"fields": fields})
         body = error.json()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[error.status] + head + body)
         self.transport.write_eof()
-        self._is_refused = True
         self._close_in(_LINGER)
 
     # Time.

@@ -17,7 +17,7 @@ from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted, t
 from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
-from headrace.server.responses_wire import WITH_LOGPROBS, ResponseRequest
+from headrace.server.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
 from headrace.server.service import Served, Service
 from headrace.server.sse import event
 from headrace.stream import AsyncTokenStream
@@ -34,9 +34,9 @@ class ResponseExchange:
     wants_progress = False
 
     def __init__(self, body: ResponseRequest, served: Served, id: str) -> None:
-        self.wants_tokens = WITH_LOGPROBS in (body.include or ())
+        self.wants_tokens = INCLUDE_LOGPROBS in (body.include or ())
         if body.top_logprobs and not self.wants_tokens:
-            message = f'top_logprobs is {body.top_logprobs}, but include does not have "{WITH_LOGPROBS}"'
+            message = f'top_logprobs is {body.top_logprobs}, but include does not have "{INCLUDE_LOGPROBS}"'
             raise ApiError(400, message, param="top_logprobs")
         if body.stream_options is not None and not body.stream:
             raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")

@@ -8,9 +8,9 @@ from pydantic import Discriminator, Field, Tag
 
 from headrace.server.wire import Ignored, Only, Sampling, Wire
 
-__all__ = ["WITH_LOGPROBS", "InputMessage", "InputPart", "ResponseRequest"]
+__all__ = ["INCLUDE_LOGPROBS", "InputMessage", "InputPart", "ResponseRequest"]
 
-WITH_LOGPROBS = "message.output_text.logprobs"
+INCLUDE_LOGPROBS = "message.output_text.logprobs"
 
 
 def _kind(value: Any) -> str | None:

@@ -20,7 +20,7 @@ __all__ = ["Settings", "flag_of", "read_settings", "split_model", "unknown_varia
 
 _PREFIX = "HEADRACE_"
 # What the variables of this prefix mean that are none of the server's.
-_OTHER_VARIABLES = ("HEADRACE_CACHE_DIR", "HEADRACE_CONFIG", "HEADRACE_DEBUG", "HEADRACE_MODELS_DIR")
+_OTHER_VARIABLES = ("CACHE_DIR", "CONFIG", "DEBUG", "MODELS_DIR")
 # Flags that are given once for each value have names in the singular.
 _SINGULARS = {"api_keys": "api-key", "cors_origins": "cors-origin", "models": "model"}
 _SECRET = ("api_keys",)
@@ -171,9 +171,14 @@ def flag_of(name: str) -> str:
 
 def unknown_variables() -> dict[str, str | None]:
     """The `HEADRACE_*` variables that mean nothing, each with what was probably meant."""
-    known = [_PREFIX + name.upper() for name in Settings.model_fields] + list(_OTHER_VARIABLES)
-    unknown = [name for name in os.environ if name.startswith(_PREFIX) and name not in known]
-    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}
+    known = [*(name.upper() for name in Settings.model_fields), *_OTHER_VARIABLES]
+    found: dict[str, str | None] = {}
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX)
+        if name != variable and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            found[variable] = _PREFIX + close[0] if close else None
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -9,7 +9,13 @@ const connect = (baseURL, apiKey) => createOpenAICompatible({ name: 'headrace', 
 const server = connect(SERVER, 'unused');
 const narrow = connect(NARROW, 'secret');
 
-const settings = { prompt: 'Write a short story about a lighthouse.', temperature: 0.01, seed: 1, maxOutputTokens: 24, maxRetries: 0 };
+const settings = {
+  prompt: 'Write a short story about a lighthouse.',
+  temperature: 0.01,
+  seed: 1,
+  maxOutputTokens: 24,
+  maxRetries: 0,
+};
 const endless = { ...settings, maxOutputTokens: 1900, providerOptions: { headrace: { ignore_eos: true } } };
 
 test('generateText', async () => {
@@ -38,7 +44,15 @@ test('fullStream', async () => {
   const types = parts.map((part) => part.type);
   const deltas = parts.filter((part) => part.type === 'text-delta');
   assert(deltas.length > 1);
-  assert.deepEqual(types, ['start', 'start-step', 'text-start', ...deltas.map(() => 'text-delta'), 'text-end', 'finish-step', 'finish']);
+  assert.deepEqual(types, [
+    'start',
+    'start-step',
+    'text-start',
+    ...deltas.map(() => 'text-delta'),
+    'text-end',
+    'finish-step',
+    'finish',
+  ]);
   assert.equal(parts.at(-1).finishReason, 'length');
   assert.equal(parts.at(-1).totalUsage.outputTokens, 24);
 });
@@ -50,7 +64,17 @@ test('a conversation with a stop sequence', async () => {
   assert.equal(stopped.finishReason, 'stop');
   assert.equal(stopped.text, first.text.slice(0, first.text.indexOf(word)));
   const { prompt, ...others } = settings;
-  const messages = [{ role: 'user', content: prompt }, ...first.response.messages, { role: 'user', content: [{ type: 'text', text: 'Go' }, { type: 'text', text: ' on.' }] }];
+  const messages = [
+    { role: 'user', content: prompt },
+    ...first.response.messages,
+    {
+      role: 'user',
+      content: [
+        { type: 'text', text: 'Go' },
+        { type: 'text', text: ' on.' },
+      ],
+    },
+  ];
   const second = await generateText({ ...others, model: server(MODEL), messages });
   assert(second.usage.inputTokens > first.usage.inputTokens);
 });
@@ -89,12 +113,20 @@ test('errors before the first byte', async () => {
   });
   await assert.rejects(refused({ model: server('gpt-9') }), { statusCode: 404 });
   await assert.rejects(refused({ model: connect(NARROW, 'guessed')(MODEL) }), { statusCode: 401 });
-  await assert.rejects(refused({ prompt: 'word '.repeat(3000) }), (error) => error.data.error.code === 'context_length_exceeded');
+  await assert.rejects(
+    refused({ prompt: 'word '.repeat(3000) }),
+    (error) => error.data.error.code === 'context_length_exceeded',
+  );
 });
 
 test('an error in mid-stream', async () => {
   const errors = [];
-  const result = streamText({ ...endless, maxOutputTokens: 8000, model: narrow(MODEL), onError: ({ error }) => errors.push(error) });
+  const result = streamText({
+    ...endless,
+    maxOutputTokens: 8000,
+    model: narrow(MODEL),
+    onError: ({ error }) => errors.push(error),
+  });
   const parts = await collect(result.fullStream);
   assert(parts.some((part) => part.type === 'text-delta'));
   assert.equal(errors.length, 1);

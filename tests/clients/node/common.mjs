@@ -11,10 +11,10 @@ const PATIENCE = 60_000;
 /** The log line that says how a stream of SERVER ended; waits for it. */
 export async function endOf(requestId) {
   for (const deadline = Date.now() + PATIENCE; ; await sleep(20)) {
-    const lines = (await readFile(process.env.SERVER_LOG, 'utf8')).split('\n').filter((line) => line.startsWith('{'));
-    // The last line may still be being written.
-    const records = lines.slice(0, -1).concat(lines.slice(-1).filter((line) => line.endsWith('}'))).map((line) => JSON.parse(line));
-    const end = records.find((record) => 'finish_reason' in record && Object.values(record).includes(requestId));
+    const log = await readFile(process.env.SERVER_LOG, 'utf8');
+    const wholeLines = log.slice(0, log.lastIndexOf('\n')).split('\n');
+    const records = wholeLines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
+    const end = records.find((record) => record.id === requestId && 'finish_reason' in record);
     if (end) return end;
     assert(Date.now() < deadline, `waited in vain for the end of ${requestId}`);
   }

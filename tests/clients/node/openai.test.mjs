@@ -11,14 +11,23 @@ const messages = [{ role: 'user', content: 'Write a short story about a lighthou
 const chat = { model: MODEL, messages, temperature: 0.01, seed: 1, max_tokens: 24 };
 const endless = { ...chat, max_tokens: 1900, ignore_eos: true };
 const completion = { model: MODEL, prompt: 'The sea is deep and', temperature: 0.01, seed: 1, max_tokens: 12 };
-const response = { model: MODEL, input: 'Name the capital of France.', temperature: 0.01, seed: 1, max_output_tokens: 200 };
+const response = {
+  model: MODEL,
+  input: 'Name the capital of France.',
+  temperature: 0.01,
+  seed: 1,
+  max_output_tokens: 200,
+};
 
-const say = async (settings = {}) => (await client.chat.completions.create({ ...chat, ...settings })).choices[0].message.content;
+const say = async (settings = {}) =>
+  (await client.chat.completions.create({ ...chat, ...settings })).choices[0].message.content;
 
 test('chat: create', async () => {
-  const { data, response: raw, request_id } = await client.chat.completions
-    .create(chat, { headers: { 'X-Request-Id': 'node-1' } })
-    .withResponse();
+  const {
+    data,
+    response: raw,
+    request_id,
+  } = await client.chat.completions.create(chat, { headers: { 'X-Request-Id': 'node-1' } }).withResponse();
   assert.equal(raw.headers.get('x-request-id'), 'node-1');
   assert.equal(request_id, 'node-1');
   assert.match(data.id, /^chatcmpl-/);
@@ -32,7 +41,11 @@ test('chat: create', async () => {
 });
 
 test('chat: stream', async () => {
-  const stream = await client.chat.completions.create({ ...chat, stream: true, stream_options: { include_usage: true } });
+  const stream = await client.chat.completions.create({
+    ...chat,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
   const chunks = await collect(stream);
   assert.equal(new Set(chunks.map((chunk) => `${chunk.id} ${chunk.created}`)).size, 1);
   assert.deepEqual(chunks[0].choices[0].delta, { role: 'assistant', content: '' });
@@ -54,8 +67,14 @@ test('chat: stream helper', async () => {
 
 test('chat: several choices', async () => {
   const settings = { ...chat, n: 3, temperature: 1.2 };
-  for (const data of [await client.chat.completions.create(settings), await client.chat.completions.stream(settings).finalChatCompletion()]) {
-    assert.deepEqual(data.choices.map((choice) => choice.index), [0, 1, 2]);
+  for (const data of [
+    await client.chat.completions.create(settings),
+    await client.chat.completions.stream(settings).finalChatCompletion(),
+  ]) {
+    assert.deepEqual(
+      data.choices.map((choice) => choice.index),
+      [0, 1, 2],
+    );
     assert(data.choices.every((choice) => choice.message.content && choice.finish_reason));
   }
 });
@@ -69,7 +88,11 @@ test('chat: a stop sequence', async () => {
 });
 
 test('chat: a seed repeats', async () => {
-  const [one, same, other] = [await say({ temperature: 1, seed: 7 }), await say({ temperature: 1, seed: 7 }), await say({ temperature: 1, seed: 8 })];
+  const [one, same, other] = [
+    await say({ temperature: 1, seed: 7 }),
+    await say({ temperature: 1, seed: 7 }),
+    await say({ temperature: 1, seed: 8 }),
+  ];
   assert.equal(one, same);
   assert.notEqual(one, other);
 });
@@ -94,7 +117,10 @@ test('chat: abort without a stream', async () => {
 });
 
 test('chat: breaking out of the loop', async () => {
-  const stream = await client.chat.completions.create({ ...endless, stream: true }, { headers: { 'X-Request-Id': 'node-break' } });
+  const stream = await client.chat.completions.create(
+    { ...endless, stream: true },
+    { headers: { 'X-Request-Id': 'node-break' } },
+  );
   for await (const chunk of stream) if (chunk.choices[0].delta.content) break;
   assert.equal((await endOf('node-break')).finish_reason, 'cancelled');
 });
@@ -124,10 +150,16 @@ test('responses: create', async () => {
 
 test('responses: stream', async () => {
   const events = await collect(await client.responses.create({ ...response, stream: true }));
-  assert.deepEqual(events.map((event) => event.sequence_number), events.map((_, index) => index));
+  assert.deepEqual(
+    events.map((event) => event.sequence_number),
+    events.map((_, index) => index),
+  );
   assert.equal(events[0].type, 'response.created');
   assert.equal(events.at(-1).type, 'response.completed');
-  const text = events.filter((event) => event.type === 'response.output_text.delta').map((event) => event.delta).join('');
+  const text = events
+    .filter((event) => event.type === 'response.output_text.delta')
+    .map((event) => event.delta)
+    .join('');
   assert.equal(events.at(-1).response.output[0].content[0].text, text);
 });
 
@@ -156,7 +188,10 @@ test('responses: abort of the helper', async () => {
 
 test('models', async () => {
   const models = await collect(client.models.list());
-  assert.deepEqual(models.map((model) => model.id), [MODEL]);
+  assert.deepEqual(
+    models.map((model) => model.id),
+    [MODEL],
+  );
   assert.deepEqual(await client.models.retrieve(MODEL), models[0]);
 });
 
@@ -170,9 +205,18 @@ test('errors before the first byte', async () => {
     return true;
   });
   await assert.rejects(refused({ no_such_thing: 1 }), { status: 400, param: 'no_such_thing' });
-  await assert.rejects(refused({ tools: [{ type: 'function', function: { name: 'f', parameters: {} } }] }), { status: 400, param: 'tools' });
-  await assert.rejects(refused({ messages: [{ role: 'user', content: 'word '.repeat(3000) }] }), { status: 400, code: 'context_length_exceeded' });
-  await assert.rejects(refused({ model: 'gpt-9' }), (error) => error instanceof OpenAI.NotFoundError && error.code === 'model_not_found');
+  await assert.rejects(refused({ tools: [{ type: 'function', function: { name: 'f', parameters: {} } }] }), {
+    status: 400,
+    param: 'tools',
+  });
+  await assert.rejects(refused({ messages: [{ role: 'user', content: 'word '.repeat(3000) }] }), {
+    status: 400,
+    code: 'context_length_exceeded',
+  });
+  await assert.rejects(
+    refused({ model: 'gpt-9' }),
+    (error) => error instanceof OpenAI.NotFoundError && error.code === 'model_not_found',
+  );
   await assert.rejects(client.models.retrieve('gpt/9'), { status: 404 });
   const stranger = new OpenAI({ baseURL: NARROW, apiKey: 'guessed', maxRetries: 0 });
   await assert.rejects(stranger.models.list(), OpenAI.AuthenticationError);
@@ -182,7 +226,8 @@ test('errors in mid-stream', async () => {
   const settings = { ...endless, max_tokens: 8000 };
   let text = '';
   const read = async () => {
-    for await (const chunk of await narrow.chat.completions.create({ ...settings, stream: true })) text += chunk.choices[0].delta.content ?? '';
+    for await (const chunk of await narrow.chat.completions.create({ ...settings, stream: true }))
+      text += chunk.choices[0].delta.content ?? '';
   };
   const isTimeout = (error) => {
     assert(error instanceof OpenAI.APIError);
@@ -194,7 +239,9 @@ test('errors in mid-stream', async () => {
   await assert.rejects(read(), isTimeout);
   assert(text.length > 0);
   await assert.rejects(narrow.chat.completions.stream(settings).finalChatCompletion(), isTimeout);
-  const failed = await narrow.responses.stream({ ...response, max_output_tokens: 8000, ignore_eos: true }).finalResponse();
+  const failed = await narrow.responses
+    .stream({ ...response, max_output_tokens: 8000, ignore_eos: true })
+    .finalResponse();
   assert.equal(failed.status, 'failed');
   assert.match(failed.error.message, /timeout_ms/);
 });

@@ -51,11 +51,14 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
         ("temperature", -1),
         ("temperature", "hot"),
         ("max_tokens", 0),
-        ("max_tokens", 2**70),
+        ("max_tokens", 1.5),
+        ("seed", 2**70),
         ("n", 0),
         ("top_p", 1.5),
         ("top_logprobs", 3),  # without logprobs
         ("stop", [1, 2]),
+        ("stream", "yes"),
+        ("stream_options", {"include_usage": True}),  # without stream
         ("messages", []),
         ("messages", "Hello!"),
         ("messages", [{"role": "king", "content": "Hello!"}]),
@@ -166,6 +169,6 @@ def test_a_full_queue(narrow: Server) -> None:
             for task in (waiting, patient):
                 assert (await task).choices[0].message.content
         refusal, end = narrow.records("patient")[0], narrow.end_of("patient")
-        assert (refusal["status"], end["finish_reason"]) == (429, "length")
+        assert (refusal["status"], end["error"]) == (429, None)
 
     asyncio.run(main())
