@@ -113,6 +113,8 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self.parser.get_method() == b"CONNECT":
+                raise httptools.HttpParserError("CONNECT is for proxies") from None
             if not self._should_upgrade():
                 self._parse(self._without_upgrade() + data[upgrade.args[0] :])
             elif self._is_answering:
@@ -196,7 +198,6 @@ class Connection(HttpToolsProtocol):
     def _received(self) -> None:
         if self._is_answering:
             self._awaited_since = None
-            self.flow.resume_reading()  # uvicorn pauses where requests came in one piece with the one before
         elif self._stage == "head" and self._fed > _MAX_HEAD:
             self._refuse(_too_large())
         elif self._stage == "body" or (self._stage == "head" and self._awaited_since is None):
@@ -278,7 +279,8 @@ def _bound(sock: socket.socket | None, stall_timeout: float) -> None:
         options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE[0]))
         options.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE[1]))
         if stall_timeout:  # a little later than we ourselves, who know better why
-            options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((stall_timeout + 5) * 1000)))
+            milliseconds = min(int((stall_timeout + 5) * 1000), 2**31 - 1)
+            options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
     with contextlib.suppress(OSError):  # it may have been closed already
         for level, option, value in options:
             sock.setsockopt(level, option, value)

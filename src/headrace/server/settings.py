@@ -24,7 +24,7 @@ _OTHER_VARIABLES = ("CACHE_DIR", "CONFIG", "DEBUG", "MODELS_DIR")
 # Flags that are given once for each value have names in the singular.
 _SINGULARS = {"api_keys": "api-key", "cors_origins": "cors-origin", "models": "model"}
 _SECRET = ("api_keys",)
-_LONGEST_MS = 100_000_000_000  # the longest deadline that a stream can have
+_LONGEST = 100_000_000  # seconds; the longest deadline that a stream can have
 
 # How pydantic's messages begin.
 _SHOULD = re.compile(r"^(Input|String) should (be|have) ")
@@ -115,12 +115,12 @@ class Settings(BaseSettings):
     n_ctx: _Whole | None = Field(default=None, ge=1)
     threads: _Whole | None = Field(default=None, ge=1, le=512)
     gpu_layers: _Whole = Field(default=0, ge=-1)
-    timeout_ms: _Number = Field(default=600_000, ge=0, le=_LONGEST_MS)
-    stall_timeout_ms: _Number = Field(default=60_000, ge=0, le=_LONGEST_MS)
-    shutdown_timeout: _Number = Field(default=30, ge=0)
+    timeout_ms: _Number = Field(default=600_000, ge=0, le=_LONGEST * 1000)
+    stall_timeout_ms: _Number = Field(default=60_000, ge=0, le=_LONGEST * 1000)
+    shutdown_timeout: _Number = Field(default=30, ge=0, le=_LONGEST)
     log_json: bool = False
-    ping_interval: _Number = Field(default=15, gt=0)
-    resume_window: _Number = Field(default=300, ge=0)
+    ping_interval: _Number = Field(default=15, gt=0, le=_LONGEST)
+    resume_window: _Number = Field(default=300, ge=0, le=_LONGEST)
     resume_mb: _Number = Field(default=64, gt=0)
 
     @model_validator(mode="after")

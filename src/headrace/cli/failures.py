@@ -1,0 +1,60 @@
+"""What the command says when something fails, and with which exit code it ends."""
+
+from __future__ import annotations
+
+from headrace.cli.terminal import one_line
+from headrace.errors import (
+    ContextOverflowError,
+    HeadraceError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelNotFoundError,
+    StreamTimeoutError,
+)
+
+__all__ = ["exit_code", "message"]
+
+_INTERNAL, _USAGE, _MODEL, _GENERATION = 1, 2, 3, 4
+_FLAGS = {
+    "config": "--config",
+    "max_queue": "--max-queue",
+    "max_streams": "--max-streams",
+    "max_tokens": "--max-tokens",
+    "min_p": "--min-p",
+    "model": "MODEL",
+    "n_ctx": "--n-ctx",
+    "n_gpu_layers": "--gpu-layers",
+    "n_threads": "--threads",
+    "prompt": "the prompt",
+    "seed": "--seed",
+    "stop_sequences": "--stop",
+    "system_prompt": "--system",
+    "temperature": "--temperature",
+    "timeout_ms": "--timeout",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+}
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that says what kind of failure it was."""
+    if isinstance(error, InvalidRequestError):
+        return _USAGE
+    if isinstance(error, (ModelNotFoundError, ModelLoadError)):
+        return _MODEL
+    return _GENERATION if isinstance(error, HeadraceError) else _INTERNAL
+
+
+def message(error: Exception) -> str:
+    """One line that says what failed, in the words of the command: flags instead of the names of Python's callers."""
+    text = str(error)
+    if isinstance(error, (ContextOverflowError, StreamTimeoutError)):  # nothing in these was written by the user
+        for field in ("n_ctx", "timeout_ms"):
+            text = text.replace(field, _FLAGS[field])
+    elif isinstance(error, InvalidRequestError) and text.startswith(f"{error.field} "):
+        text = _FLAGS.get(error.field, error.field) + text.removeprefix(error.field)
+    elif isinstance(error, OSError):
+        text = error.strerror or text
+    elif not isinstance(error, HeadraceError):
+        text = f"{type(error).__name__}: {error}; this is a bug, HEADRACE_DEBUG=1 shows where"
+    return one_line(text)

@@ -1,0 +1,320 @@
+"""`headrace serve`: the server as a process, from its models to its last signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import uvicorn
+
+from headrace.errors import InvalidRequestError
+from headrace.model import AsyncModel
+from headrace.server.app import app_of
+from headrace.server.logs import announce
+from headrace.server.protocol import Connection, make_room
+from headrace.server.service import Service
+from headrace.server.settings import Settings, split_model, unknown_variables
+from headrace.server.websocket_protocol import WebSocketConnection
+from headrace.store import resolve
+
+__all__ = ["Load", "Server", "serve"]
+
+# Loads a model; given what to call meanwhile with the share that is done.
+Load = Callable[[Callable[[float], None]], Awaitable[AsyncModel]]
+
+_logger = logging.getLogger("headrace.server")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds after the shutdown timeout until which last words may be written, and after which this process is gone.
+_LAST_WORDS = 0.6
+_LAST_RESORT = 0.9
+# Connections that wait to be accepted.
+_BACKLOG = 2048
+# Seconds for which an idle connection is kept; longer than proxies keep one that they mean to use again.
+_KEEP_ALIVE = 75
+# Bytes of a WebSocket message above which the connection is closed; far above those that are answered with an error.
+_MAX_MESSAGE = 16 * 1024 * 1024
+# Seconds after which a thread that runs Python lets another one. With Python's own 5 ms, a prompt that is being made in
+# its thread doubles the time of every step, and the event loop answers 20 ms late; with this, neither is to be seen.
+_SWITCH_INTERVAL = 0.0005
+
+
+def serve(settings: Settings) -> None:
+    """Load the models and serve them, until a signal says to stop.
+
+    Raises:
+        InvalidRequestError: settings with which no model can be served.
+        ModelNotFoundError, ModelLoadError: a model cannot be served.
+        OSError: the address cannot be listened on.
+    """
+    paths = _find_models(settings.models)
+    with contextlib.closing(_listen(settings.host, settings.port)) as listener, _tuned():
+        _warn(settings, listener)
+        server = Server(settings, {name: partial(_load, path, settings) for name, path in paths.items()}, listener)
+        with server.handling_signals():
+            server.run([listener])
+        if server.failure is not None:
+            raise server.failure
+
+
+class _Stopped(Exception):
+    """Ends the load of a model that nobody waits for any more."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a beginning and an end of our own: models are loaded while it listens, and closed.
+
+    Args:
+        settings: how to behave.
+        loads: what loads the models, by name.
+        listener: the socket to listen on.
+
+    Attributes:
+        failure: what kept a model from being loaded.
+    """
+
+    def __init__(self, settings: Settings, loads: Mapping[str, Load], listener: socket.socket) -> None:
+        self.failure: Exception | None = None
+        self.service = Service(settings)
+        for name in loads:
+            self.service.expect(name)
+        self._settings = settings
+        self._loads = loads
+        self._url = _url(settings.host, listener)
+        self._models: list[AsyncModel] = []
+        self._is_signalled = False
+        self._is_told_to_stop = False
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing_time = 0.0  # of the loop's clock; when connections that are still open are cut
+        self._last_resort: threading.Timer | None = None
+        super().__init__(_uvicorn_config(self.service))
+
+    @contextlib.contextmanager
+    def handling_signals(self) -> Generator[None]:
+        """In a `with`, the first signal stops the server, and a second one ends the process."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+                signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._is_signalled:
+            os._exit(128 + number)
+        self._is_signalled = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Drain, and stop. May be called from any thread, and from a signal handler."""
+        self._is_told_to_stop = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    # What uvicorn calls.
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Do nothing: uvicorn's own handlers raise the signals once more in the end."""
+        return contextlib.nullcontext()
+
+    async def main_loop(self) -> None:
+        """Load, serve, drain."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_log_failure)
+        if self._is_told_to_stop:
+            self._stopping.set()
+        loading = asyncio.ensure_future(self._load())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and loading.exception() is None:
+            await stopping
+        for task in (loading, stopping):
+            task.cancel()
+        outcome, _ = await asyncio.gather(loading, stopping, return_exceptions=True)
+        if isinstance(outcome, Exception) and not self._is_told_to_stop:
+            self.failure = outcome
+        await self._drain(0 if self.failure is not None else self._settings.shutdown_timeout)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything; the connections once all that was written to them is on its way."""
+        assert self._loop is not None
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            make_room(connection.transport)
+            try:
+                connection.shutdown()
+            except Exception:  # a WebSocket that is about to close by itself
+                connection.transport.abort()
+        while (state.connections or state.tasks) and self._loop.time() < self._closing_time:
+            await asyncio.sleep(0.01)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for model in self._models:
+            await model.close()
+        announce("stopped", "stopped")
+
+    # What these do.
+
+    async def _load(self) -> None:
+        names = list(self._loads)
+        announce("listening", f"listening on {self._url}, loading {', '.join(names)}", url=self._url, models=names)
+        for name, load in self._loads.items():
+            model = await load(self._check_wanted)
+            self._models.append(model)
+            self.service.add(name, model)
+        announce("ready", f"serving {', '.join(names)} on {self._url}", url=self._url, models=names)
+
+    def _check_wanted(self, _fraction: float) -> None:
+        if self._is_told_to_stop:
+            raise _Stopped
+
+    async def _drain(self, timeout: float) -> None:
+        """Let the streams come to their ends, and cut short what is left after `timeout` seconds."""
+        assert self._loop is not None
+        num_streams = len(self.service.live)
+        if num_streams:
+            waiting = f"waiting up to {timeout:.15g} s for what runs ({num_streams}); a second signal does not wait"
+            announce("draining", waiting, requests=num_streams, timeout=timeout)
+        self._end_in(timeout + _LAST_RESORT)
+        draining = asyncio.ensure_future(self.service.drain(timeout))
+        await asyncio.wait((draining,), timeout=timeout)
+        self._closing_time = self._loop.time() + _LAST_WORDS
+        if not draining.done():
+            # The streams end now, but those whose clients do not read could not say so.
+            for connection in list(self.server_state.connections):
+                make_room(connection.transport)
+            await asyncio.wait((draining,), timeout=_LAST_WORDS)
+        draining.cancel()
+        self._end_in(_LAST_RESORT)
+
+    def _end_in(self, seconds: float) -> None:
+        """End the process after so many seconds, whatever it does then, such as a load that cannot be stopped."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+        if self._is_signalled:
+            self._last_resort = threading.Timer(seconds, os._exit, (0,))
+            self._last_resort.daemon = True
+            self._last_resort.start()
+
+
+def _uvicorn_config(service: Service) -> uvicorn.Config:
+    stall_timeout = service.settings.stall_timeout_ms / 1000
+    return uvicorn.Config(
+        app_of(service),
+        access_log=False,
+        backlog=_BACKLOG,
+        date_header=False,
+        http=cast("type[asyncio.Protocol]", partial(Connection, stall_timeout=stall_timeout)),
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        ws=WebSocketConnection if service.settings.websocket else "none",
+        ws_max_size=_MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        ws_ping_timeout=stall_timeout or None,  # one that does not read does not answer either
+    )
+
+
+def _find_models(models: Sequence[str]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for model in models:
+        name, ref = split_model(model)
+        found = resolve(ref)
+        name = found.name if name is None else name
+        if name in paths:
+            allowed = "a name of its own for each model, as in other-name=PATH"
+            raise InvalidRequestError("models", name, allowed, f"two models have the name {name}; allowed: {allowed}")
+        paths[name] = found.path
+    if not paths:
+        allowed = "one model or more, as in: headrace serve smollm2"
+        raise InvalidRequestError("models", models, allowed, f"there is no model to serve; allowed: {allowed}")
+    return paths
+
+
+async def _load(path: Path, settings: Settings, progress: Callable[[float], None]) -> AsyncModel:
+    return await AsyncModel.load(
+        path,
+        n_ctx=settings.n_ctx,
+        n_threads=settings.threads,
+        n_gpu_layers=settings.gpu_layers,
+        max_streams=settings.max_streams,
+        max_queue=settings.max_queue,
+        progress=progress,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        message = f"cannot listen on {host}, port {port}: {error.strerror}; --host and --port take others"
+        raise OSError(error.errno, message) from error
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _warn(settings: Settings, listener: socket.socket) -> None:
+    """Say what is probably not meant."""
+    address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    if not address.is_loopback and not settings.api_keys:
+        said = f"WARNING: whoever can reach {settings.host} can use this server; --api-key-file asks them for a key"
+        announce("unprotected", said, level=logging.WARNING, host=settings.host)
+    for name, meant in unknown_variables().items():
+        said = f"WARNING: the variable {name} means nothing" + (f"; did you mean {meant}?" if meant else "")
+        announce("unknown_variable", said, level=logging.WARNING, name=name, meant=meant)
+
+
+@contextlib.contextmanager
+def _tuned() -> Generator[None]:
+    """In a `with`, this process is set up for many connections and for two busy threads."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _log_failure(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    # Without the context's other parts: the repr of a task may quote an exception, and that a prompt.
+    _logger.error("unexpected: %s", context.get("message"), exc_info=context.get("exception"))
