@@ -183,6 +183,14 @@ class Listening:
         assert generation is not None
         return generation
 
+    async def until_stuck(self) -> None:
+        """Wait until no client takes anything any more."""
+        times = 0
+        while times < 50:  # it may also be that the system only has not got round to it yet
+            connections = self.server.server_state.connections
+            times = times + 1 if all(one.flow.write_paused for one in connections) else 0
+            await asyncio.sleep(0.001)
+
 
 @asynccontextmanager
 async def listening(

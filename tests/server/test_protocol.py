@@ -179,7 +179,7 @@ def test_a_client_that_stops_reading_and_says_that_it_sends_no_more_has_left(loo
             client = await server.connect(receive_buffer=4096)
             client.send(chat("mine", max_tokens=100_000))
             generation = await server.begun("mine")
-            await eventually(lambda: server.scripted.engine.metrics().paused)
+            await server.until_stuck()
             client.leave("half")
             await eventually(lambda: generation.cancelled_by == "disconnect")
 

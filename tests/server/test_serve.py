@@ -169,7 +169,7 @@ def test_a_client_that_does_not_read_finds_the_end_when_it_reads_again(loop: str
             client = await server.connect(receive_buffer=4096)
             client.send(chat("mine", max_tokens=100_000))
             await server.begun("mine")
-            await eventually(lambda: server.scripted.engine.metrics().paused)
+            await server.until_stuck()
             server.server.stop()
             await server.task
             status, _, body = await client.answer()

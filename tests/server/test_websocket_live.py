@@ -345,6 +345,22 @@ def test_a_client_that_never_reads_again_is_cut(deaf: Any) -> None:
         assert pipe.events[-1].opcode is Opcode.TEXT, "it was not closed, but cut"
 
 
+def test_an_app_can_drop_its_connection() -> None:
+    dropped: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        scope["extensions"]["headrace"]["abort"]()
+        dropped.append(await receive())
+
+    with live(app) as port, connect(f"ws://127.0.0.1:{port}/ws") as client:
+        with pytest.raises(ConnectionClosedError, match="no close frame"):
+            client.recv(PATIENCE)
+        wait_until(lambda: dropped)
+        assert dropped[0]["type"] == "websocket.disconnect"
+
+
 # The end of the server
 
 

@@ -83,6 +83,7 @@ class Generation:
         self.streams = streams
         self.cancelled_by: str | None = None
         self.error: ApiError | None = None
+        self.on_cancel: Callable[[], None] = lambda: None  # for a reader that waits for something else than a token
         self._on_end = on_end
         self._ending: asyncio.Future[None] | None = None
 
@@ -102,6 +103,7 @@ class Generation:
             self.cancelled_by = reason
         for stream in self.streams:
             stream.cancel()
+        self.on_cancel()
         if reason in ("disconnect", "stall"):
             self.end()  # nobody is there to read the end
 

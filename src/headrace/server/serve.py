@@ -197,13 +197,14 @@ class Server(uvicorn.Server):
         draining = asyncio.ensure_future(self.service.drain(timeout))
         await asyncio.wait((draining,), timeout=timeout)
         self._closing_time = self._loop.time() + _LAST_WORDS
-        if not draining.done():
+        if draining.done():
+            self._end_in(_LAST_RESORT)
+        else:
             # The streams end now, but those whose clients do not read could not say so.
             for connection in list(self.server_state.connections):
                 make_room(connection.transport)
             await asyncio.wait((draining,), timeout=_LAST_WORDS)
         draining.cancel()
-        self._end_in(_LAST_RESORT)
 
     def _end_in(self, seconds: float) -> None:
         """End the process after so many seconds, whatever it does then, such as a load that cannot be stopped."""

@@ -92,13 +92,17 @@ class _Endpoint:
         return _Socket(self._service, name, (key, host), receive, send)
 
 
+class _Gone(Exception):
+    """The client takes no more, since it has left, or the socket was closed."""
+
+
 @dataclass
 class _Relay:
     """One stream on its way from the engine to the socket."""
 
     ask: Generate
     beginning: asyncio.Task[Generation]
-    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)  # it waits for an ack, and one came, or the end
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)  # it waited for an ack: that came, or the end
     is_cancelled: bool = False
 
     @property
@@ -186,7 +190,7 @@ class _Socket:
             message = await self._receive()
             if message["type"] == "websocket.receive":
                 text: str | None = message.get("text")
-                with contextlib.suppress(OSError):  # the next message says that the client is gone
+                with contextlib.suppress(_Gone):  # the next message says so
                     await self._act(text if text is not None else message.get("bytes") or b"")
                 await asyncio.sleep(0)  # one that sends a lot at once must not keep the others waiting
             elif message.get(LISTENS):
@@ -236,13 +240,13 @@ class _Socket:
                 if not relay.is_cancelled or self._is_closed:
                     raise
                 last = session.done(id, GenerationResult("", "cancelled"))  # it never began
-            except OSError:
+            except _Gone:
                 relay.cancel("disconnect")
                 return
             except Exception as error:
                 last = session.failed(id, self._failure(relay, error))
             del self._relays[id]
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(_Gone):
                 await self._write([last])
         finally:
             generation = relay.generation
@@ -254,6 +258,7 @@ class _Socket:
     async def _send_tokens(self, relay: _Relay, generation: Generation) -> GenerationResult:
         """Send a stream's tokens as long as they are wanted; what it ended with."""
         id, session, stream = relay.ask.id, self._session, generation.streams[0]
+        generation.on_cancel = relay.may_go_on.set
         await self._write([session.started(id)])
         ending: asyncio.Future[None] | None = None
         try:
@@ -265,8 +270,7 @@ class _Socket:
                         ending.add_done_callback(lambda _: relay.may_go_on.set())
                     if ending.done() and stream.finish_reason in _CUT_SHORT:
                         break
-                    relay.may_go_on.clear()
-                    await relay.may_go_on.wait()
+                    await self._wait_for_ack(relay, is_generated=ending.done())
                     continue
                 limit = _TURN if room is None else min(room, _TURN)
                 tokens = await stream.read(limit)
@@ -277,9 +281,21 @@ class _Socket:
             if ending is not None:
                 ending.cancel()
         result = await stream.result()
-        if generation.cancelled_by != "request":
-            return generation.checked(result)
-        return result if stream.is_read else dataclasses.replace(result, finish_reason="cancelled")
+        if generation.cancelled_by is not None and not stream.is_read:
+            # Whatever the engine says: this client does not get all of it.
+            result = dataclasses.replace(result, finish_reason="cancelled")
+        return result if generation.cancelled_by == "request" else generation.checked(result)
+
+    async def _wait_for_ack(self, relay: _Relay, *, is_generated: bool) -> None:
+        limit: float = _limited(relay.ask.settings(), self._service.settings)["stall_timeout_ms"]
+        relay.may_go_on.clear()
+        try:
+            # While it runs, the engine keeps the time.
+            async with asyncio.timeout(limit / 1000 if limit and is_generated else None):
+                await relay.may_go_on.wait()
+        except TimeoutError:
+            message = f"the stream spent more than {limit:.15g} ms waiting for an ack (stall_timeout_ms)"
+            raise ApiError(504, message, type="timeout_error", code="timeout") from None
 
     def _failure(self, relay: _Relay, error: Exception) -> ApiError:
         """What the client is told of an error, which is also noted or logged."""
@@ -298,12 +314,12 @@ class _Socket:
         """Send frames when it is this task's turn.
 
         Raises:
-            OSError: the client is gone.
+            _Gone: they can no longer be sent.
         """
         async with self._writing:
             for frame in frames:
                 if self._is_closed:
-                    raise BrokenPipeError("the socket is closed")
+                    raise _Gone
                 await self._send_now({"type": "websocket.send", "text": frame})
 
     async def _close_if_over(self, *, is_stopping: bool = False) -> None:
@@ -314,16 +330,16 @@ class _Socket:
         async with self._writing:
             if not self._is_closed:
                 self._is_closed = True
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(_Gone):
                     await self._send_now({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _send_now(self, message: dict[str, Any]) -> None:
         self._sending_since = asyncio.get_running_loop().time()
         try:
             await self._send(message)
-        except RuntimeError as error:
-            # What ASGI servers say where they have closed the socket themselves, for one because no pong came.
-            raise BrokenPipeError("the socket is closed") from error
+        except (OSError, RuntimeError) as error:
+            # The latter where the ASGI server has closed the socket by itself, for one because no pong came.
+            raise _Gone from error
         finally:
             self._sending_since = None
 
