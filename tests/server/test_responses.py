@@ -453,7 +453,7 @@ def user(*parts: Any, **fields: Any) -> list[dict[str, Any]]:
         (request(input=[{"type": "reasoning", "id": "rs_1", "summary": []}]), "input[0].type", "reasoning"),
         (request(colour=1), "colour", "no such parameter"),
         (request(max_tokens=5), "max_tokens", "no such parameter"),
-        (request(max_output_tokens=0), "max_output_tokens", "at least 1"),
+        (request(max_output_tokens=0), "max_output_tokens", "1 to"),
         (request(max_output_tokens=1.5), "max_output_tokens", "integer"),
         (request(max_output_tokens="9"), "max_output_tokens", "integer"),
         (request(temperature=-1), "temperature", "at least 0"),

@@ -4,5 +4,14 @@ from headrace.server.app import create_app
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.service import Service
 from headrace.server.settings import Settings
+from headrace.server.websocket import websocket_router
 
-__all__ = ["Service", "Settings", "create_app", "openai_router", "operations_router", "streams_router"]
+__all__ = [
+    "Service",
+    "Settings",
+    "create_app",
+    "openai_router",
+    "operations_router",
+    "streams_router",
+    "websocket_router",
+]
