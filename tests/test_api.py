@@ -571,7 +571,7 @@ def test_a_prompt_that_cannot_be_used(prompt: Any, allowed: str) -> None:
         for call in (made.model.generate, made.model.generate_stream, made.model.generate_stream_with_metrics):
             with pytest.raises(InvalidRequestError, match=allowed) as caught:
                 call(prompt)
-            assert caught.value.field == "prompt"
+            assert caught.value.field.partition("[")[0] == "prompt"
         run_async(main(made))
         assert made.model.metrics.streams_started == 0
         assert made.model.generate("p").text == "abc", "the engine still works"

@@ -83,18 +83,18 @@ class ContextOverflowError(InvalidRequestError):
     """The prompt does not fit the context; raised before anything runs.
 
     Attributes:
-        prompt_tokens: length of the prompt, in tokens.
+        prompt_tokens: length of the prompt, in tokens; where it was far too long to be counted, the least it can be.
         n_ctx: the longest sequence that this model and engine can hold, in tokens.
     """
 
-    def __init__(self, prompt_tokens: int, n_ctx: int) -> None:
+    def __init__(self, prompt_tokens: int, n_ctx: int, *, is_counted: bool = True) -> None:
         self.prompt_tokens = prompt_tokens
         self.n_ctx = n_ctx
         super().__init__(
             "prompt",
             prompt_tokens,
             f"at most {n_ctx} tokens",
-            f"the prompt has {prompt_tokens} tokens, but the context holds {n_ctx}; "
+            f"the prompt has {'' if is_counted else 'at least '}{prompt_tokens} tokens, but the context holds {n_ctx}; "
             "shorten the prompt, or load the model with a larger n_ctx if it was trained for one",
         )
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import secrets
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -18,7 +19,7 @@ from headrace.checks import as_float, as_int, as_token_ids
 from headrace.config import StreamConfig
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores
-from headrace.errors import EngineClosedError, InvalidRequestError
+from headrace.errors import ContextOverflowError, EngineClosedError, InvalidRequestError
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.template import ChatTemplate, Segment, checked_messages
 
@@ -29,6 +30,8 @@ Messages = Sequence[Any]
 
 # Stands for "not said": None says that there shall be no system prompt.
 _LANES_OWN: Any = object()
+# Bytes that tokens of text have at most in any text that is one.
+_USUAL_PIECE = 16
 # The default of n_ctx takes at most this share of the memory that is free.
 _KV_SHARE = 0.5
 
@@ -60,6 +63,9 @@ class Vocabulary(Protocol):
     @property
     def chat_template(self) -> str | None: ...
 
+    @property
+    def longest_piece(self) -> int: ...
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
     def detokenize(self, tokens: Sequence[int]) -> bytes: ...
@@ -74,6 +80,29 @@ class Job(NamedTuple):
 
     config: StreamConfig
     make_prompt: Callable[[], tuple[int, ...]]
+
+    def times(self, count: int) -> list[Job]:
+        """So many choices for one prompt, which is made once; each has a seed of its own, or all would be the same."""
+        if count == 1:
+            return [self]
+        config, prompt = self.config, _Shared(self.make_prompt)
+        seeds = [None if config.seed is None else (config.seed + choice) % 2**64 for choice in range(count)]
+        return [Job(config if seed is None else config.replace(seed=seed), prompt) for seed in seeds]
+
+
+class _Shared:
+    """A prompt of several streams, made when the first of them asks for it."""
+
+    def __init__(self, make_prompt: Callable[[], tuple[int, ...]]) -> None:
+        self._make_prompt = make_prompt
+        self._lock = threading.Lock()
+        self._prompt: tuple[int, ...] | None = None
+
+    def __call__(self) -> tuple[int, ...]:
+        with self._lock:
+            if self._prompt is None:
+                self._prompt = self._make_prompt()
+            return self._prompt
 
 
 class Core:
@@ -114,9 +143,11 @@ class Core:
 
         Raises:
             InvalidRequestError: an empty or blank prompt, text that is not text, ids that are none of the model's.
+            ContextOverflowError: the text is longer than any that fits.
         """
         if isinstance(prompt, str):
             check_text("prompt", prompt)
+            self._check_length(len(prompt.encode()))
             tokens = self.tokenize(prompt)
         else:
             tokens = list(prompt)
@@ -124,6 +155,13 @@ class Core:
         if not tokens:
             raise InvalidRequestError("prompt", prompt, "text or token ids, at least one token")
         return tuple(tokens)
+
+    def _check_length(self, size: int) -> None:
+        """Refuse so many bytes of text, if they cannot fit whatever they are: reading them could take a minute."""
+        limit = self.engine.max_length
+        # Most texts are far from it, and then the vocabulary need not be looked through for its longest token.
+        if size > limit * _USUAL_PIECE and size > limit * self.vocabulary.longest_piece:
+            raise ContextOverflowError(size // self.vocabulary.longest_piece, limit, is_counted=False)
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a text as a prompt has them."""
@@ -134,10 +172,26 @@ class Core:
         return tokens
 
     def encode_chat(self, messages: Messages) -> tuple[int, ...]:
-        """The tokens of a rendered conversation, users' words never read as control tokens."""
+        """The tokens of a rendered conversation that is to be answered; see `count_chat`.
+
+        Raises:
+            ContextOverflowError: it is longer than any that fits.
+        """
+        self._check_length(sum(len((message["content"] or "").encode(errors="replace")) for message in messages))
+        return self.count_chat(messages, self.engine.max_length)
+
+    def count_chat(self, messages: Messages, limit: int | None = None) -> tuple[int, ...]:
+        """The tokens of a rendered conversation, users' words never read as control tokens.
+
+        Args:
+            messages: checked copies.
+            limit: tokens that it may have, if not any number.
+        """
         vocabulary = self.vocabulary
         tokens: list[int] = []
         for text, special in self.render(messages):
+            if limit is not None and len(tokens) > limit:
+                raise ContextOverflowError(len(tokens), limit, is_counted=False)
             tokens += vocabulary.tokenize(text, add_special=False, parse_special=special)
         if vocabulary.add_bos and vocabulary.bos_token is not None and tokens[:1] != [vocabulary.bos_token]:
             tokens.insert(0, vocabulary.bos_token)  # the template did not write it

@@ -62,7 +62,7 @@ class _Shared:
         """How many tokens a text, or a conversation under the chat template, has as a prompt."""
         if isinstance(text_or_messages, str):
             return len(self.tokenize(text_or_messages))
-        return len(self._core.encode_chat(self._lane.conversation(text_or_messages)))
+        return len(self._core.count_chat(self._lane.conversation(text_or_messages)))
 
     def apply_chat_template(self, messages: Messages) -> str:
         """The conversation as the model's own chat template writes it, ready for the answer.

@@ -27,7 +27,7 @@ def live(app: Any, *, stall_timeout: float = 60) -> Iterator[int]:
         lifespan="off",
         log_config=None,
         ws=WebSocketConnection,
-        ws_max_size=16 * 1024 * 1024,
+        ws_max_size=2 * 1024 * 1024,
         ws_per_message_deflate=False,
     )
     server = uvicorn.Server(config)

@@ -388,8 +388,12 @@ def test_request_ids() -> None:
             )
             assert again.json["id"] == "chatcmpl-mine"
             for bad in ("a b", "x" * 129, "é", ""):
-                answer = await server.ask("GET", "/v1/models", X_Request_Id=bad)
+                body = {"model": MODEL, "messages": USER}
+                answer = await server.ask("POST", "/v1/chat/completions", body, X_Request_Id=bad)
                 assert (answer.status, answer.error["param"]) == (400, "X-Request-Id")
+                answer = await server.ask("GET", "/health", X_Request_Id=bad)
+                assert answer.status == 200, "what starts nothing needs no name"
+                assert answer.headers["x-request-id"] != bad
             assert (await server.ask("GET", "/health")).headers["x-request-id"]
 
     run_async(run())

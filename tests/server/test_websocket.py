@@ -598,7 +598,7 @@ def test_logs_tell_of_streams_and_refusals_but_not_what_was_said(caplog: pytest.
             await server.settled()
         fields = {one["id"].partition(":")[2]: one for one in (vars(record)["fields"] for record in caplog.records)}
         assert fields["good"]["finish_reason"] == "stop"
-        assert (fields[""]["code"], fields[""]["param"]) == ("invalid_value", "prompt[0]")
+        assert (fields[""]["code"], fields[""]["param"]) == ("invalid_value", "prompt")
         assert fields["worse"]["code"] == "context_length_exceeded"
         assert "secret" not in str([vars(record) for record in caplog.records])
 

@@ -74,7 +74,7 @@ def serve(
     max_queue: Annotated[
         int | None, typer.Option(help="Streams that may wait at most; more are refused.  [default: 64]")
     ] = None,
-    max_body_mb: Annotated[float | None, typer.Option(help="Megabytes that a request may have.  [default: 16]")] = None,
+    max_body_mb: Annotated[float | None, typer.Option(help="Megabytes that a request may have.  [default: 4]")] = None,
     n_ctx: Annotated[
         int | None,
         typer.Option(

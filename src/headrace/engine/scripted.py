@@ -183,11 +183,16 @@ class ScriptedVocabulary:
         """The pieces, joined."""
         return b"".join(self._pieces.get(token, b"") for token in tokens)
 
+    @property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token."""
+        return max(map(len, self._pieces.values()))
+
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse a token that is not in the vocabulary."""
-        for token in tokens:
+        for index, token in enumerate(tokens):
             if token != 0 and token not in self._pieces:
-                raise InvalidRequestError("prompt", token, f"token ids of the script: {sorted(self._pieces)}")
+                raise InvalidRequestError(f"prompt[{index}]", token, f"token ids of the script: {sorted(self._pieces)}")
 
     def close(self) -> None:
         """There is nothing to free."""

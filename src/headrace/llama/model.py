@@ -60,6 +60,7 @@ class LlamaModel:
         self._users = 0
         self._closed = False
         self._pieces: dict[int, bytes] = {}
+        self._longest_piece: int | None = None
 
         self.path = path
         self.n_gpu_layers = n_gpu_layers
@@ -283,6 +284,13 @@ class LlamaModel:
                 )
         return piece
 
+    @property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token; the first time, this looks at all of them."""
+        if self._longest_piece is None:
+            self._longest_piece = max(len(self.piece(token)) for token in range(self.n_vocab))
+        return self._longest_piece
+
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """Raises InvalidRequestError, naming the first offender, if one of them is not an id of this vocabulary.
 
@@ -291,7 +299,7 @@ class LlamaModel:
         for index, token in enumerate(tokens):
             # numpy's integers are not ints, but indices; a bool is an int, but a mistake.
             if isinstance(token, bool) or not hasattr(token, "__index__") or not 0 <= token < self.n_vocab:
-                raise InvalidRequestError(f"token {index}", token, f"a token id, 0 to {self.n_vocab - 1}")
+                raise InvalidRequestError(f"prompt[{index}]", token, f"a token id, 0 to {self.n_vocab - 1}")
 
     def retain(self) -> int:
         """The handle, for a user that calls `release` when done: until then the weights stay, closed or not.

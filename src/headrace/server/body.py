@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
 from headrace.errors import shortened
@@ -15,6 +16,9 @@ __all__ = ["parse", "read_body", "request_body"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+# Keys that a JSON object may have; the largest that means something is a logit_bias.
+_MAX_KEYS = 4096
+_LARGE = 65_536  # bytes from which on a body is looked at before it is parsed
 # What pydantic puts into an error's place for the branches of a union; these are no names of fields. Tags of the wire's
 # own begin with "=".
 _BRANCHES = ("str", "int", "float", "bool", "list", "dict")
@@ -36,6 +40,9 @@ async def read_body(request: Request, limit: int) -> bytes:
         # Also what keeps other sites' pages out: a browser asks before it sends this type to another origin.
         message = f"Content-Type is {shortened(kind)}; allowed: application/json"
         raise ApiError(415, message, param="Content-Type", code="unsupported_media_type")
+    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        message = f"Content-Encoding is {shortened(coding)}; allowed: none"
+        raise ApiError(415, message, param="Content-Encoding", code="unsupported_media_type")
     too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and len(length) < 20 and int(length) > limit:
@@ -61,20 +68,40 @@ def parse(kind: type[_Model], body: bytes | str, what: str = "the body") -> _Mod
     Raises:
         ApiError: 400, with the name of the first parameter that is wrong.
     """
+    if len(body) > _LARGE:
+        try:
+            _check_size(from_json(body), what)
+        except ValueError as error:
+            raise ApiError(400, f"{what} is not valid JSON: {error}", code="invalid_json") from None
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise _as_api_error(error, what) from None
 
 
+def _check_size(value: object, what: str) -> None:
+    """Refuse objects with more keys than anybody needs: each unknown one would be an error of its own."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        values: Collection[object] = ()
+        if isinstance(one, dict):
+            values = cast("dict[str, object]", one).values()
+            if len(values) > _MAX_KEYS:
+                message = f"{what} has an object with {len(values)} keys; allowed: {_MAX_KEYS}"
+                raise ApiError(400, message, code="invalid_value")
+        elif isinstance(one, list):
+            values = cast("list[object]", one)
+        pending += [inner for inner in values if inner and isinstance(inner, (dict, list))]
+
+
 def _as_api_error(error: ValidationError, what: str) -> ApiError:
-    found = error.errors(include_url=False, include_context=True)
+    found = error.errors(include_url=False)
     # The branches of a union each complain; the one that came furthest knows best what was meant.
     first = max(found, key=lambda one: len(one["loc"]))
-    param = _param(first["loc"])
+    param = _param(first["loc"], ends_in_key=first["type"] == "extra_forbidden")
     if first["type"] == "json_invalid":
-        reason = str(first.get("ctx", {}).get("error", "")) or first["msg"]
-        return ApiError(400, f"{what} is not valid JSON: {reason}", code="invalid_json")
+        return ApiError(400, f"{what} is not valid JSON: {first.get('ctx', {}).get('error')}", code="invalid_json")
     what = f"{param or what}: "
     if first["type"] == "missing":
         return ApiError(400, f"{what}it is missing", param=param, code="missing_required_parameter")
@@ -96,14 +123,20 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _param(loc: tuple[int | str, ...]) -> str | None:
-    """The place of an error as one would write it: messages[2].content; None for the whole."""
+def _param(loc: tuple[int | str, ...], *, ends_in_key: bool = False) -> str | None:
+    """The place of an error as one would write it: messages[2].content; None for the whole.
+
+    Args:
+        loc: pydantic's place of it.
+        ends_in_key: whether its last part is what the client wrote, whatever that looks like.
+    """
     param = ""
-    for part in loc:
+    for at, part in enumerate(loc):
+        is_key = ends_in_key and at == len(loc) - 1
         if isinstance(part, int):
             param += f"[{part}]"
-        elif part not in _BRANCHES and "[" not in part and not part.startswith(("=", "function-")):
-            name = part if part.isprintable() and len(part) <= 100 else shortened(part)
+        elif is_key or (part not in _BRANCHES and "[" not in part and not part.startswith(("=", "constrained-"))):
+            name = part if part and part.isprintable() and len(part) <= 100 else shortened(part)
             param += f".{name}" if param else name
     return param or None
 

@@ -46,7 +46,8 @@ def _content_kind(value: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("=text")] | Annotated[list[TextPart], Tag("=parts"), Field(min_length=1, max_length=1024)],
+    Annotated[str, Tag("=text")]
+    | Annotated[list[TextPart], Tag("=parts"), Field(min_length=1, max_length=1024, fail_fast=True)],
     Discriminator(_content_kind),
 ]
 
@@ -68,7 +69,7 @@ class ChatMessage(Wire):
 class ChatRequest(Sampling):
     """The body of a chat request."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=10_000)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -132,12 +133,7 @@ class Chat:
         if body.logprobs:
             changes["logprobs"] = body.top_logprobs or 0
         messages = [turn_of(message) for message in body.messages]
-        jobs: list[Job] = []
-        for choice in range(self._num_choices):
-            if body.seed is not None:
-                changes["seed"] = body.seed + choice  # otherwise all choices would be the same
-            jobs.append(lane.chat_job(messages, None, changes))
-        return jobs
+        return lane.chat_job(messages, None, changes).times(self._num_choices)
 
     # Streamed.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
 
+from headrace.errors import ContextOverflowError
 from headrace.lane import Job, Lane
 from headrace.results import GenerationResult, Token
 from headrace.server.answers import TextCompletion, answer_of
@@ -31,13 +32,14 @@ from headrace.server.service import Served, Service
 from headrace.server.sse import event
 from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
 from headrace.stream import AsyncTokenStream
+from headrace.text.detokenizer import Detokenizer
 
 __all__ = ["Completion", "CompletionRequest", "completions_router"]
 
 # OpenAI's own default for this endpoint.
 _MAX_TOKENS = 16
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 
 def _kind(prompt: Any) -> str:
@@ -51,8 +53,8 @@ def _kind(prompt: Any) -> str:
 Prompt = Annotated[
     Annotated[str, Tag("=text")]
     | Annotated[TokenIds, Tag("=ids")]
-    | Annotated[list[str], Tag("=texts"), Field(min_length=1, max_length=MAX_CHOICES)]
-    | Annotated[list[TokenIds], Tag("=lists"), Field(min_length=1, max_length=MAX_CHOICES)],
+    | Annotated[list[str], Tag("=texts"), Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+    | Annotated[list[TokenIds], Tag("=lists"), Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)],
     Discriminator(_kind),
 ]
 
@@ -111,10 +113,9 @@ class Completion:
             changes["logprobs"] = body.logprobs
         jobs: list[Job] = []
         for prompt in self._prompts:
-            for choice in range(self._num_choices):
-                if body.seed is not None:
-                    changes["seed"] = body.seed + choice  # otherwise all choices would be the same
-                jobs.append(lane.job(prompt, None, changes))
+            if not isinstance(prompt, str) and len(prompt) > self._served.max_tokens:
+                raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each of them is looked at
+            jobs += lane.job(prompt, None, changes).times(self._num_choices)
         return jobs
 
     # Streamed.
@@ -191,6 +192,7 @@ class _Logprobs:
 
     def __init__(self) -> None:
         self._held = HeldLogprobs()
+        self._detokenizer = Detokenizer()
         self._offset = 0
 
     def feed(self, tokens: Sequence[Token]) -> dict[str, Any]:
@@ -199,7 +201,7 @@ class _Logprobs:
         offsets: list[int] = []
         for token in ready:
             offsets.append(self._offset)
-            self._offset += len(shown(token.bytes))
+            self._offset += len(self._detokenizer.feed(token.bytes))
         return {
             "tokens": [shown(token.bytes) for token in ready],
             "token_logprobs": [logprob(token.logprob) for token in ready],

@@ -26,7 +26,7 @@ from headrace.server.wire import Sampling
 __all__ = ["Exchange", "Route", "check_id", "error_response", "event_stream", "generate", "id_of", "router_of"]
 
 _logger = logging.getLogger("headrace.server")
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9._:=+@-]{1,128}")
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
 
 
@@ -68,7 +68,7 @@ class Route(APIRoute):
             given, id = request.headers.get("x-request-id"), id_of(request)
             request.state.request_id = id
             try:
-                if given is not None:
+                if given is not None and request.method == "POST":  # others start nothing that would have this name
                     check_id(given)
                 response = await handle(request)
             except ApiError as error:
@@ -85,7 +85,7 @@ class Route(APIRoute):
 def check_id(id: str) -> None:
     """Raise ApiError, 400, where this cannot be the id of a request."""
     if _ID.fullmatch(id) is None:
-        allowed = "1 to 128 letters, digits, dots, colons, hyphens and underscores"
+        allowed = "1 to 128 letters, digits and . _ : = + @ -"
         message = f"X-Request-Id is {id[:140]!r}; allowed: {allowed}"
         raise ApiError(400, message, param="X-Request-Id", code="invalid_value")
 
@@ -138,11 +138,7 @@ async def generate(
             request.receive, service.begin(served, exchange.jobs, id=id, turn=_client(request))
         )
         if not body.stream:
-            try:
-                choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
-            except ClientDisconnect:
-                generation.cancel("disconnect")
-                raise
+            choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
             return Response(dumps(exchange.whole(choices)), media_type="application/json")
     except HeadraceError as error:
         raise as_api_error(error, exchange.names) from None
@@ -164,12 +160,13 @@ def event_stream(service: Service, source: Source, on_leave: Callable[[str], Non
     )
 
 
-def _client(request: Request) -> tuple[str | None, str | None]:
+def _client(request: Request) -> tuple[int | None, str | None]:
     """Who asks, as far as one can tell: whoever asks a lot shall not make others wait."""
-    return request.headers.get("authorization"), request.client.host if request.client is not None else None
+    return request.state.key, request.client.host if request.client is not None else None
 
 
 def _log_refusal(request: Request, id: str, error: ApiError) -> None:
     # The message may show what was given, and so a part of a prompt: it is for the client alone.
-    fields = {"id": id, "path": request.url.path, "status": error.status, "code": error.code, "param": error.param}
+    path = getattr(request.scope.get("route"), "path", None)
+    fields = {"id": id, "path": path, "status": error.status, "code": error.code, "param": error.known_param}
     _logger.info("refused", extra={"fields": fields})

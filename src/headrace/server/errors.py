@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,13 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+
+    @property
+    def known_param(self) -> str | None:
+        """The parameter without what the client may have named itself, for the log."""
+        if self.param is None or self.code == "unknown_parameter":
+            return None
+        return re.split(r"[.\[]", self.param, maxsplit=1)[0]
 
     def body(self) -> dict[str, Any]:
         """The error object."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,8 @@ from headrace.server.sse import Source
 from headrace.stream import AsyncTokenStream
 
 __all__ = ["Generated", "Generation", "Renderer"]
+
+_logger = logging.getLogger("headrace.server")
 
 # How often the progress of a prompt is reported, in seconds.
 _PROGRESS_INTERVAL = 0.1
@@ -72,15 +75,23 @@ class Generation:
         id: the request's.
         model: the model's name.
         streams: one for each choice.
+        prompts: of these, one for each prompt.
         on_end: called once, when all have ended.
     """
 
     def __init__(
-        self, id: str, model: str, streams: Sequence[AsyncTokenStream], on_end: Callable[[Generation], None]
+        self,
+        id: str,
+        model: str,
+        streams: Sequence[AsyncTokenStream],
+        prompts: Sequence[AsyncTokenStream],
+        on_end: Callable[[Generation], None],
     ) -> None:
         self.id = id
         self.model = model
         self.streams = streams
+        self.prompts = prompts
+        self.outcome: str | None = None  # what the client was told, where that is not how the streams ended
         self.cancelled_by: str | None = None
         self.error: ApiError | None = None
         self.on_cancel: Callable[[], None] = lambda: None  # for a reader that waits for something else than a token
@@ -90,6 +101,8 @@ class Generation:
     @property
     def finish_reason(self) -> str:
         """How it ended: as its first stream that did not end well, or as its first."""
+        if self.outcome is not None:
+            return self.outcome
         reasons = [stream.finish_reason or "error" for stream in self.streams]
         return next((reason for reason in reasons if reason in ("error", "timeout", "cancelled")), reasons[0])
 
@@ -116,7 +129,10 @@ class Generation:
                 batch: list[bytes] = []
                 for choice, tokens in step:
                     stream = self.streams[choice]
-                    batch += renderer.tokens(choice, tokens) if tokens else renderer.progress(choice, stream)
+                    if tokens:
+                        batch += renderer.tokens(choice, tokens)
+                    elif renderer.wants_progress and not stream.is_read:
+                        batch += renderer.progress(choice, stream)
                     if not stream.is_read:
                         continue
                     if stream.finish_reason in _UNFINISHED:
@@ -127,8 +143,8 @@ class Generation:
                 if len(results) == len(self.streams):
                     batch += renderer.closing([results[choice] for choice in sorted(results)])
                 yield batch
-        except (HeadraceError, ApiError) as error:
-            self.error = error if isinstance(error, ApiError) else as_api_error(error)
+        except Exception as error:  # whatever it is, the client must learn that this was not all
+            self.error = self._told(error)
             yield renderer.failure(self.error)
         finally:
             self.end()
@@ -149,11 +165,24 @@ class Generation:
                 self.checked(result)
             tokens = [await stream.read() if with_tokens else [] for stream in self.streams]
             return [Generated(result, some) for result, some in zip(results, tokens, strict=True)]
-        except (HeadraceError, ApiError) as error:
-            self.error = error if isinstance(error, ApiError) else as_api_error(error)
+        except asyncio.CancelledError:  # its client has left
+            self.cancel("disconnect")
+            raise
+        except Exception as error:
+            self.error = self._told(error)
             raise self.error from None
         finally:
             self.end()
+
+    def _told(self, error: Exception) -> ApiError:
+        """What the client is told of an error; what was a fault of ours stands in the log."""
+        if isinstance(error, ApiError):
+            return error
+        known = error if isinstance(error, HeadraceError) else HeadraceError()
+        told = as_api_error(known)
+        if told.type == "server_error":
+            _logger.error("failed", exc_info=error, extra={"fields": {"id": self.id, "model": self.model}})
+        return told
 
     def end(self) -> asyncio.Future[None]:
         """Let go of the streams; what of them still runs is cancelled. Any number of times.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from headrace.server.errors import ApiError
@@ -27,10 +27,14 @@ class Keys:
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = [_digest(key) for key in keys]
 
-    def check(self, key: str | None) -> None:
-        """Raise ApiError, 401, where this is none of them; how long that takes says nothing about them."""
+    def check(self, key: str | None) -> int | None:
+        """Which of them this is; None where the server is open.
+
+        Raises:
+            ApiError: 401, it is none of them; how long that takes says nothing about them.
+        """
         if not self._digests:
-            return
+            return None
         given = _digest(key or "")
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         if not any(matches):
@@ -42,10 +46,13 @@ class Keys:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return matches.index(True)
 
-    def require(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        """The same as a dependency of a route."""
-        self.check(None if given is None else given.credentials)
+    def require(
+        self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> None:
+        """The same as a dependency of a route; `request.state.key` says which it is."""
+        request.state.key = self.check(None if given is None else given.credentials)
 
 
 def _digest(key: str) -> bytes:

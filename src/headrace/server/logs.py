@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import queue
 import re
 import sys
 import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
 from headrace.server.generation import Generation
@@ -21,6 +24,7 @@ _logger = logging.getLogger("headrace.server")
 # What can stand in a line as it is; anything else is written as JSON, which has no line breaks.
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
 _LONGEST = 300  # characters of a value in a line
+_MOST_WAITING = 10_000  # lines that are not written yet
 
 
 def log_stream(generation: Generation) -> None:
@@ -38,8 +42,8 @@ def log_stream(generation: Generation) -> None:
         "cancelled_by": generation.cancelled_by,
         "error": None if error is None else error.code,
         "choices": len(streams),
-        "prompt_tokens": streams[0].usage.prompt_tokens,
-        "cached_tokens": streams[0].usage.cached_tokens,
+        "prompt_tokens": sum(stream.usage.prompt_tokens for stream in generation.prompts),
+        "cached_tokens": sum(stream.usage.cached_tokens for stream in generation.prompts),
         "completion_tokens": sum(stream.usage.completion_tokens for stream in streams),
         "time_to_first_token_ms": first.time_to_first_token_ms,
         "tokens_per_second": first.tokens_per_second,
@@ -62,19 +66,36 @@ def logging_to_stderr(*, as_json: bool) -> Generator[None]:
     Args:
         as_json: whether a line is a JSON object.
     """
-    handler = _Stderr(sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    stderr = _Stderr(sys.stderr)
+    stderr.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
+    handler, writer = _Lines(lines), QueueListener(lines, stderr)
     root, ours = logging.getLogger(), logging.getLogger("headrace")
     before = root.handlers[:], root.level, ours.level
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     ours.setLevel(logging.INFO)
+    writer.start()
     try:
         yield
     finally:
+        writer.stop()
         root.handlers, level, our_level = before
         root.setLevel(level)
         ours.setLevel(our_level)
+
+
+class _Lines(QueueHandler):
+    """Hands lines to the thread that writes them; the event loop must not wait for whoever reads standard error."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record as it is: it does not leave the process."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Add a line; where nobody reads them, the newest are lost."""
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
 
 class _Stderr(logging.StreamHandler[Any]):

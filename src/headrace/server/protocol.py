@@ -64,7 +64,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def _is_answering(self) -> bool:
+    def is_answering(self) -> bool:
+        """Whether an answer is on its way."""
         running = self._running
         return running is not None and not running.more_body and not running.response_complete
 
@@ -96,7 +97,7 @@ class Connection(HttpToolsProtocol):
         """Some bytes of a request, or of several."""
         if self._is_refused:
             return
-        if self._is_answering:
+        if self.is_answering:
             self._keep(data)
             return
         self._unset_keepalive_if_required()
@@ -117,7 +118,7 @@ class Connection(HttpToolsProtocol):
                 raise httptools.HttpParserError("CONNECT is for proxies") from None
             if not self._should_upgrade():
                 self._parse(self._without_upgrade() + data[upgrade.args[0] :])
-            elif self._is_answering:
+            elif self.is_answering:
                 self.transport.abort()  # a WebSocket that is asked for before an answer has come
             else:
                 self.handle_websocket_upgrade()
@@ -196,7 +197,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _received(self) -> None:
-        if self._is_answering:
+        if self.is_answering:
             self._awaited_since = None
         elif self._stage == "head" and self._fed > _MAX_HEAD:
             self._refuse(_too_large())
@@ -218,7 +219,7 @@ class Connection(HttpToolsProtocol):
         """Answer what cannot be handed to the app, and close; an answer that is on its way goes first, and alone."""
         self._is_refused = True  # nothing more is read of it
         running = self._running
-        if self._is_answering and running is not None:
+        if self.is_answering and running is not None:
             running.keep_alive = False
             return
         if running is not None and not running.response_complete:  # a body that is garbage

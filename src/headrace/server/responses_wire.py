@@ -39,7 +39,8 @@ class InputMessage(Wire):
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: Annotated[
-        Annotated[str, Tag("=text")] | Annotated[list[InputPart], Tag("=list"), Field(min_length=1, max_length=1024)],
+        Annotated[str, Tag("=text")]
+        | Annotated[list[InputPart], Tag("=list"), Field(min_length=1, max_length=1024, fail_fast=True)],
         _TEXT_OR_LIST,
     ]
     id: str | None = Field(default=None, max_length=512)
@@ -81,7 +82,7 @@ class ResponseRequest(Sampling):
 
     input: Annotated[
         Annotated[str, Tag("=text")]
-        | Annotated[list[InputMessage], Tag("=list"), Field(min_length=1, max_length=10_000)],
+        | Annotated[list[InputMessage], Tag("=list"), Field(min_length=1, max_length=10_000, fail_fast=True)],
         _TEXT_OR_LIST,
     ]
     instructions: str | None = None

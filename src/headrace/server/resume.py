@@ -136,7 +136,7 @@ class Shelf:
 
     async def _record(self, log: Log, source: Source) -> None:
         try:
-            async for events in source:
+            async for events in source:  # which raises nothing: how a stream ends is one of its events
                 before = log.size
                 log.append(events)
                 self._size += log.size - before

@@ -45,7 +45,7 @@ _BACKLOG = 2048
 # Seconds for which an idle connection is kept; longer than proxies keep one that they mean to use again.
 _KEEP_ALIVE = 75
 # Bytes of a WebSocket message above which the connection is closed; far above those that are answered with an error.
-_MAX_MESSAGE = 16 * 1024 * 1024
+_MAX_MESSAGE = 2 * 1024 * 1024
 # Seconds after which a thread that runs Python lets another one. With Python's own 5 ms, a prompt that is being made in
 # its thread doubles the time of every step, and the event loop answers 20 ms late; with this, neither is to be seen.
 _SWITCH_INTERVAL = 0.0005
@@ -119,6 +119,7 @@ class Server(uvicorn.Server):
         if self._is_signalled:
             os._exit(128 + number)
         self._is_signalled = True
+        self._end_in(self._settings.shutdown_timeout + _LAST_RESORT)  # even if the loop should stand still
         self.stop()
 
     def stop(self) -> None:
@@ -195,7 +196,10 @@ class Server(uvicorn.Server):
             announce("draining", waiting, requests=num_streams, timeout=timeout)
         self._end_in(timeout + _LAST_RESORT)
         draining = asyncio.ensure_future(self.service.drain(timeout))
+        deadline = self._loop.time() + timeout
         await asyncio.wait((draining,), timeout=timeout)
+        while draining.done() and self._is_answering and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)  # what was generated is not what was sent
         self._closing_time = self._loop.time() + _LAST_WORDS
         if draining.done():
             self._end_in(_LAST_RESORT)
@@ -205,6 +209,11 @@ class Server(uvicorn.Server):
                 make_room(connection.transport)
             await asyncio.wait((draining,), timeout=_LAST_WORDS)
         draining.cancel()
+
+    @property
+    def _is_answering(self) -> bool:
+        connections = self.server_state.connections
+        return any(isinstance(one, Connection) and one.is_answering for one in connections)
 
     def _end_in(self, seconds: float) -> None:
         """End the process after so many seconds, whatever it does then, such as a load that cannot be stopped."""

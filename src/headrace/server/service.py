@@ -50,24 +50,18 @@ class Served:
         self.core.engine.check_room(len(self._opening) + len(jobs))
         names = [id] if len(jobs) == 1 else [f"{id}/{number}" for number in range(len(jobs))]
         self._opening.update(names)
-        opening = [asyncio.ensure_future(self._open(lane, job, name)) for job, name in zip(jobs, names, strict=True)]
+        streams: list[AsyncTokenStream] = []
         try:
-            return await asyncio.gather(*opening)
+            for job, name in zip(jobs, names, strict=True):
+                streams.append(await lane.open(job, id=name))
+                self._opening.discard(name)  # from here on the engine counts it
         except BaseException:
-            for task in opening:
-                task.cancel()
-            for stream in await asyncio.gather(*opening, return_exceptions=True):
-                if not isinstance(stream, BaseException):
-                    stream.cancel()
+            for stream in streams:
+                stream.cancel()
             raise
         finally:
-            self._opening.difference_update(names)  # one that is cancelled before it begins cannot do this itself
-
-    async def _open(self, lane: Lane, job: Job, name: str) -> AsyncTokenStream:
-        try:
-            return await lane.open(job, id=name)
-        finally:
-            self._opening.discard(name)  # from here on the engine counts it
+            self._opening.difference_update(names)
+        return streams
 
 
 class Service:
@@ -86,6 +80,7 @@ class Service:
         self._served: dict[str, Served] = {}
         self._loading: set[str] = set()
         self._live: dict[str, Generation | None] = {}  # None while its prompt is being made
+        self._unwanted: set[str] = set()  # of those, the ones that were cancelled by name
         self._all_ended = asyncio.Event()
 
     @property
@@ -120,7 +115,9 @@ class Service:
         """What it is doing, in a word."""
         if self.is_draining:
             return "draining"
-        return "ready" if self.is_ready else "loading"
+        if self.is_ready:
+            return "ready"
+        return "loading" if self._loading else "failed"
 
     def find(self, name: str | None) -> Served:
         """The model of this name; None for the only one that there is.
@@ -197,11 +194,26 @@ class Service:
             if isinstance(error, QueueFullError):
                 self.metrics.refused += 1
             raise
-        generation = Generation(id, served.name, streams, self._ended)
+        before = [None, *(job.make_prompt for job in jobs)]
+        prompts = [one for one, job, last in zip(streams, jobs, before, strict=False) if job.make_prompt is not last]
+        generation = Generation(id, served.name, streams, prompts, self._ended)
         self._live[id] = generation
+        if id in self._unwanted:
+            generation.cancel("request")
         if self.is_draining and self._is_cut_off:
             generation.cancel("shutdown")
         return generation
+
+    def cancel(self, id: str) -> bool:
+        """Cancel a generation by name; whether there was one."""
+        if id not in self._live:
+            return False
+        generation = self._live[id]
+        if generation is None:
+            self._unwanted.add(id)
+        else:
+            generation.cancel("request")
+        return True
 
     async def drain(self, timeout: float) -> None:
         """Take no more requests, wait for those that run, and end what is left after `timeout` seconds."""
@@ -235,5 +247,6 @@ class Service:
 
     def _forget(self, id: str) -> None:
         del self._live[id]
+        self._unwanted.discard(id)
         if not self._live:
             self._all_ended.set()

@@ -30,7 +30,7 @@ _LONGEST = 100_000_000  # seconds; the longest deadline that a stream can have
 _SHOULD = re.compile(r"^(Input|String) should (be|have) ")
 _NAME = re.compile(r"[^\s=,./~][^\s=,]{0,511}")
 _KEY = re.compile(r"[!-~]+")
-_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#,]+")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#,A-Z]+")
 
 
 def _no_bool(value: object) -> object:
@@ -66,7 +66,7 @@ _Whole = Annotated[int, BeforeValidator(_no_bool)]
 _Number = Annotated[float, BeforeValidator(_no_bool)]
 _Models = _each(re.compile(r"\s*\S[^\0]*(?<!=)"), "a list of models, each as a name, a path, or name=ref")
 _Keys = _each(_KEY, "a list of keys, each of printable ASCII characters without spaces")
-_Origins = _each(_ORIGIN, 'a list of origins, such as "https://chat.example.org", without a path; or "*"')
+_Origins = _each(_ORIGIN, 'a list of origins in lower case, such as "https://chat.example.org", no paths; or "*"')
 
 
 class Settings(BaseSettings):
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode, _Origins] = ()
     max_streams: _Whole = Field(default=16, ge=1, le=128)
     max_queue: _Whole = Field(default=64, ge=0)
-    max_body_mb: _Number = Field(default=16, gt=0)
+    max_body_mb: _Number = Field(default=4, gt=0)
     n_ctx: _Whole | None = Field(default=None, ge=1)
     threads: _Whole | None = Field(default=None, ge=1, le=512)
     gpu_layers: _Whole = Field(default=0, ge=-1)
@@ -142,6 +142,10 @@ def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
         InvalidRequestError: a value that cannot be used, a key that is none, or a file that cannot be read; the error
             says where it was given.
     """
+    if "HEADRACE_API_KEY" in os.environ:
+        # A warning would leave a server open that was meant to be guarded.
+        message = "the variable HEADRACE_API_KEY means nothing; allowed: HEADRACE_API_KEYS"
+        raise InvalidRequestError("HEADRACE_API_KEY", None, "HEADRACE_API_KEYS", message)
     file = {} if config is None else _read_toml(config)
     for key in file:
         if key not in Settings.model_fields:

@@ -110,7 +110,11 @@ class EventStream(Response):
             if since is None:
                 wait = self._last_sent + self._ping_interval - time()
                 if wait <= 0:
-                    await send({"type": "http.response.body", "body": _PING, "more_body": True})
+                    try:
+                        async with asyncio.timeout(self._stall_timeout or None):
+                            await send({"type": "http.response.body", "body": _PING, "more_body": True})
+                    except TimeoutError:
+                        return
                     self._last_sent = time()
                     continue
             elif self._stall_timeout:
@@ -120,7 +124,7 @@ class EventStream(Response):
             else:
                 wait = self._ping_interval
             # It is not told when a write begins, so it looks again before either time could have passed unseen.
-            await asyncio.sleep(min(wait, self._stall_timeout / 4 or wait, self._ping_interval))
+            await asyncio.sleep(max(0.01, min(wait, self._stall_timeout / 4 or wait, self._ping_interval)))
 
 
 def _abort(scope: Scope) -> None:

@@ -17,17 +17,15 @@ def streams_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
     router = router_of(service, "Streams")
 
-    @router.delete("/v1/streams/{id}")
+    @router.delete("/v1/streams/{id:path}")
     async def cancel(id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Cancel a generation, by the X-Request-Id of its request; one that has ended stays as it is."""
-        generation = service.live.get(id)
-        if generation is not None:
-            generation.cancel("request")
-        elif id not in service.live and service.shelf.find(id) is None:
+        is_cancelled = service.cancel(id)
+        if not is_cancelled and service.shelf.find(id) is None:
             raise _not_found(id)
-        return {"id": id, "object": "stream", "cancelled": generation is not None}
+        return {"id": id, "object": "stream", "cancelled": is_cancelled}
 
-    @router.get("/v1/streams/{id}")
+    @router.get("/v1/streams/{id:path}")
     async def follow(id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Follow a resumable stream: what came after the event named in Last-Event-ID, and then what comes."""
         after = _number(request.headers.get("last-event-id", "0"))

@@ -78,7 +78,7 @@ class _Endpoint:
         await receive()  # the handshake
         try:
             _check_origin(headers, self._service.settings.cors_origins)
-            self._service.keys.check(key)
+            client = self._service.keys.check(key)
             check_id(name)
         except ApiError as error:
             _log_refusal(name[:140], error)
@@ -89,7 +89,7 @@ class _Endpoint:
             answer["subprotocol"] = _SUBPROTOCOL
         await send(answer)
         host = scope["client"][0] if scope.get("client") else None
-        return _Socket(self._service, name, (key, host), receive, send)
+        return _Socket(self._service, name, (client, host), receive, send)
 
 
 class _Gone(Exception):
@@ -181,7 +181,7 @@ class _Socket:
             if left <= 0:
                 return
             # It is not told when a write begins, so it looks again long before one could have waited for too long.
-            await asyncio.sleep(min(left, limit / 4))
+            await asyncio.sleep(max(0.01, min(left, limit / 4)))
 
     # What comes.
 
@@ -284,6 +284,7 @@ class _Socket:
         if generation.cancelled_by is not None and not stream.is_read:
             # Whatever the engine says: this client does not get all of it.
             result = dataclasses.replace(result, finish_reason="cancelled")
+            generation.outcome = "cancelled"
         return result if generation.cancelled_by == "request" else generation.checked(result)
 
     async def _wait_for_ack(self, relay: _Relay, *, is_generated: bool) -> None:
@@ -386,5 +387,5 @@ async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -
 
 def _log_refusal(id: str, error: ApiError) -> None:
     # Without the message, which may show a part of a prompt.
-    fields = {"id": id, "path": "/ws", "status": error.status, "code": error.code, "param": error.param}
+    fields = {"id": id, "path": "/ws", "status": error.status, "code": error.code, "param": error.known_param}
     _logger.info("refused", extra={"fields": fields})

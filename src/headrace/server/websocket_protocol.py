@@ -41,6 +41,18 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if not self.close_sent:
             cast("dict[str, Any]", self.scope)["extensions"]["headrace"] = {"abort": self.transport.abort}
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, and with it what came of a message."""
+        super().connection_lost(exc)
+        self.frames = []
+
+    def handle_ping(self) -> None:
+        """The client asks whether we are there: one that does not read what we say gets no answers to keep for it."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
+
     def handle_cont(self, event: Frame) -> None:
         """A further part of a message."""
         super().handle_cont(event)
@@ -63,6 +75,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.handle_events()
         else:
             await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # it was refused, which uvicorn 0.54 would log as a fault of the app
 
 
 class _Protocol(ServerProtocol):

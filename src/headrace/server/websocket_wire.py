@@ -17,7 +17,7 @@ from headrace.server.body import parse
 from headrace.server.chat import ChatMessage, turn_of
 from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted
 from headrace.server.errors import ApiError
-from headrace.server.wire import Wire
+from headrace.server.wire import Stop, Wire
 
 __all__ = ["MAX_FRAME", "PLAIN_ID", "Action", "Cancel", "Generate", "Proceed", "Reply", "Session", "Start", "is_plain"]
 
@@ -51,10 +51,10 @@ class Generate(Wire):
     type: Literal["generate"]
     id: str = Field(min_length=1, max_length=_MAX_ID)
     model: str | None = Field(default=None, max_length=512)
-    prompt: str | list[int] | None = None
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=10_000)
+    prompt: str | Annotated[list[int], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000, fail_fast=True)] | None = None
     system_prompt: str | None = None
-    stop: str | Annotated[list[str], Field(max_length=256)] | None = None
+    stop: Stop | None = None
     window: int | None = Field(default=None, ge=1)
 
     @property

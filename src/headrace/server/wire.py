@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-__all__ = ["MAX_CHOICES", "Ignored", "Only", "Sampling", "StreamOptions", "Wire"]
+__all__ = ["MAX_CHOICES", "Ignored", "Only", "Sampling", "Stop", "StreamOptions", "Wire"]
 
 # Choices that one request may ask for; prompts times n.
 MAX_CHOICES = 128
@@ -55,6 +55,11 @@ class StreamOptions(Wire):
     include_obfuscation: Ignored = None
 
 
+# What is looked for in every text is made into a machine first, a state for each character.
+StopSequence = Annotated[str, Field(max_length=256)]
+Stop = StopSequence | Annotated[list[StopSequence], Field(max_length=64, fail_fast=True)]
+
+
 class Sampling(Wire):
     """The settings of StreamConfig under the names that the field uses for them, and what all requests carry."""
 
@@ -69,7 +74,7 @@ class Sampling(Wire):
     presence_penalty: float | None = None
     repeat_penalty: float | None = None
     logit_bias: dict[str, float] | None = Field(default=None, max_length=4096)
-    stop: str | Annotated[list[str], Field(max_length=256)] | None = None
+    stop: Stop | None = None
     ignore_eos: bool | None = None
     resumable: bool | None = None
     user: Ignored = None

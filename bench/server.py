@@ -1,0 +1,253 @@
+"""`headrace serve` and other servers over HTTP, workload by workload, in one interleaved run.
+
+    python bench/server.py [NAME=URL ...] [--rounds 3] [--only one eight ...] [--model smollm2] [--url URL] [--json]
+
+Streamed, greedy `/v1/completions`. The servers take turns, and each round has fresh prompts, the same for all. The
+table has medians, with the least and the most in brackets; its last column compares headrace with the best of the
+others: for each round the two neighbours in time are compared, and the median of those ratios is what counts.
+`in-process` compares the server with the same engine without one. README.md says how to start the peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+import uvloop
+from server_engine import InProcess
+from server_load import EXTRAS, Target
+from server_workloads import WORKLOADS, Metric, Prompts, Workload, at_once, busy_cores, note
+
+OURS = "headrace"
+IN_PROCESS = "in-process"
+# Seconds that a server has for loading its model, and for a workload.
+PATIENCE = 120
+# Cores that may be at work while all servers are idle, before it is said that the figures will be poor.
+QUIET = 0.1
+
+# For each metric of a workload, the values of each server, one a round.
+Series = dict[Metric, dict[str, list[float | None]]]
+
+
+@contextmanager
+def serving(model: str, threads: int | None) -> Iterator[str]:
+    """`headrace serve` as a process of its own; gives its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "headrace", "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + PATIENCE
+            while not _is_ready(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise SystemExit(f"headrace serve is not ready: {log.read()}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/ready", timeout=5):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+async def meet(target: Target) -> None:
+    """Learn a server's name for the model and which extras it takes, and warm it up."""
+    url = target.place._replace(path=f"{target.place.path}/v1/models").geturl()
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            target.model = json.load(response)["data"][0]["id"]
+    except (OSError, LookupError, ValueError) as error:
+        raise SystemExit(f"{target.name}: {url} does not name a model: {error}") from None
+    warm_up = Prompts(f"{target.name} {secrets.token_hex(4)}")
+    for extras in (EXTRAS, {}):
+        target.extras = extras
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await target.read_all(warm_up.several(1, 16), 4)
+            break
+        except RuntimeError as error:
+            if not extras:
+                raise SystemExit(str(error)) from None
+            note(f"{target.name} takes none of {', '.join(extras)}")
+    for num_streams, num_words in ((1, 400), (8, 50), (4, 50), (2, 50)):
+        await target.read_all(warm_up.several(num_streams, num_words), 16)
+
+
+async def measure(workload: Workload, targets: Sequence[Any], seed: str, rounds: int) -> Series:
+    """Run a workload on all servers in turn, several times."""
+    series: Series = {}
+    for number in range(rounds):
+        # Back and forth, so that nobody always comes after the same neighbour.
+        for target in targets if number % 2 == 0 else reversed(targets):
+            async with asyncio.timeout(PATIENCE):
+                values = await workload.run(target, Prompts(f"{seed} {workload.title} {number}"))
+            for metric, value in values.items():
+                series.setdefault(metric, {}).setdefault(target.name, []).append(value)
+            await asyncio.sleep(0.1)  # its threads spin for a moment after their work
+    return series
+
+
+def ratio(series: dict[str, list[float | None]], name: str, other: str) -> float | None:
+    """How one compares with another, neighbour by neighbour in time."""
+    pairs = zip(series[name], series[other], strict=True)
+    ratios = [a / b for a, b in pairs if a is not None and b is not None]
+    return statistics.median(ratios) if ratios else None
+
+
+def best(series: dict[str, list[float | None]], metric: Metric) -> str | None:
+    """Who of the others has the best median."""
+    medians = {
+        name: statistics.median(found)
+        for name, values in series.items()
+        if name != OURS and (found := [value for value in values if value is not None])
+    }
+    if not medians:
+        return None
+    return (max if metric.is_more_better else min)(medians, key=lambda name: medians[name])
+
+
+def cell(values: Sequence[float | None]) -> str:
+    """Median, least and most."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return "-"
+    digits = 3 if max(found) < 10 else 1
+    low, middle, high = (f"{value:.{digits}f}" for value in (min(found), statistics.median(found), max(found)))
+    return f"{middle} ({low} to {high})" if len(found) > 1 else middle
+
+
+def show(workload: Workload, series: Series) -> None:
+    """A workload's part of the table."""
+    names = list(next(iter(series.values())))
+    rows = [["", *names, "to the best"]]
+    for metric, values in series.items():
+        other = best(values, metric) if OURS in values else None
+        compared = ratio(values, OURS, other) if other is not None else None
+        label = f"{metric.name}, {metric.unit}" if metric.unit else metric.name
+        rows.append([label, *(cell(values[name]) for name in names), f"{compared:.3f} x {other}" if compared else "-"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print(f"\n{workload.title}")
+    for label, *cells in rows:
+        print(f"  {label:<34}" + "".join(f"  {one:>{width}}" for one, width in zip(cells, widths[1:], strict=True)))
+    sys.stdout.flush()
+
+
+def as_json(workload: Workload, series: Series) -> dict[str, Any]:
+    """The same for machines."""
+    metrics: dict[str, Any] = {}
+    for metric, values in series.items():
+        servers = {name: {"values": some, "median": _median(some)} for name, some in values.items()}
+        other = best(values, metric) if OURS in values else None
+        compared = None if other is None else {"to": other, "ratio": ratio(values, OURS, other)}
+        metrics[metric.name] = {
+            "unit": metric.unit,
+            "more_is_better": metric.is_more_better,
+            "servers": servers,
+            "best": compared,
+        }
+    return {"title": workload.title, "metrics": metrics}
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.median(found) if found else None
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peers", nargs="*", metavar="NAME=URL", help="another server that serves the same model")
+    parser.add_argument("--model", default="smollm2", help="what `headrace serve` is started with")
+    parser.add_argument("--url", help="of a headrace that runs already; otherwise one is started")
+    parser.add_argument("--threads", type=int, help="that headrace computes with; otherwise, what it takes by itself")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", default=[], help=f"{', '.join(WORKLOADS)}, in-process")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    options = parser.parse_args(arguments)
+    unknown = set(options.only) - {*WORKLOADS, IN_PROCESS}
+    if unknown:
+        parser.error(f"--only is {', '.join(sorted(unknown))}; allowed: {', '.join(WORKLOADS)}, {IN_PROCESS}")
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; allowed: at least 1")
+    for peer in options.peers:
+        name, equals, url = peer.partition("=")
+        if not (name and equals and url.startswith("http://")) or name in (OURS, IN_PROCESS):
+            parser.error(f"a peer is {peer!r}; allowed: NAME=http://HOST:PORT, with another name than {OURS}")
+    return options
+
+
+async def run(options: argparse.Namespace, url: str) -> None:
+    """Measure, and print."""
+    wanted = options.only or [*WORKLOADS, IN_PROCESS]
+    targets = [Target(OURS, url), *(Target(*peer.split("=", 1)) for peer in options.peers)]
+    seed = secrets.token_hex(8)  # others may remember the prompts of the last run
+    for target in targets:
+        await meet(target)
+    async with AsyncExitStack() as stack:
+        if IN_PROCESS in wanted:
+            engine = await stack.enter_async_context(InProcess.started(options.model, options.threads))
+            await engine.read_all(Prompts(seed).several(8, 50), 16)
+        await asyncio.sleep(1)
+        busy = await busy_cores(2)
+        if busy > QUIET:
+            note(f"{busy:.2f} cores are at work while all servers are idle; close what else is running")
+        report: dict[str, Any] = {
+            "model": options.model,
+            "rounds": options.rounds,
+            "busy_cores": round(busy, 3),
+            "servers": [target.name for target in targets],
+            "workloads": {},
+        }
+        if not options.json:
+            print(f"{targets[0].model}, {options.rounds} rounds: the median (the least to the most)")
+        for name in wanted:
+            if name == IN_PROCESS:
+                eight = at_once(8)
+                workload = Workload(f"{eight.title}: with a server and without", eight.run)
+                series = await measure(workload, [targets[0], engine], seed, options.rounds)
+            else:
+                workload = WORKLOADS[name]
+                series = await measure(workload, targets, seed, options.rounds)
+            report["workloads"][name] = as_json(workload, series)
+            if not options.json:
+                show(workload, series)
+        if options.json:
+            print(json.dumps(report, indent=1))
+
+
+def main() -> None:
+    options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, then, too
+    if options.url is not None:
+        uvloop.run(run(options, options.url))
+        return
+    with serving(options.model, options.threads) as url:
+        uvloop.run(run(options, url))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The load generator: streamed completions over bare sockets, timed as bytes arrive and parsed when all is over.
+
+It shares the cores with the servers that it measures, so while one runs it does nothing but note what came when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import json
+import statistics
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+__all__ = ["Answer", "Reading", "Target", "decode_speed", "speed", "ttft"]
+
+# Asked of every server that takes it: otherwise a stream may end before it was measured, or its tokens be guessed.
+EXTRAS = {"ignore_eos": True, "stream_options": {"include_usage": True}}
+
+
+@dataclass
+class Target:
+    """A server.
+
+    Args:
+        name: what it is called in the table.
+        url: where it listens, with or without a final /v1.
+        model: its name for the model.
+        extras: what of EXTRAS it takes.
+    """
+
+    name: str
+    url: str
+    model: str = ""
+    extras: dict[str, Any] = field(default_factory=lambda: dict(EXTRAS))
+
+    @cached_property
+    def place(self) -> urllib.parse.SplitResult:
+        """The URL without /v1, in parts."""
+        place = urllib.parse.urlsplit(self.url.rstrip("/").removesuffix("/v1"))
+        if place.scheme != "http" or place.hostname is None:
+            raise SystemExit(f"{self.name} is {self.url!r}; allowed: http://HOST:PORT")
+        return place
+
+    async def ask(self, prompt: str, max_tokens: int) -> Answer:
+        """Send a greedy, streamed completion, on a connection of its own."""
+        fields = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        body = json.dumps({**fields, **self.extras}).encode()
+        head = (
+            f"POST {self.place.path}/v1/completions HTTP/1.1\r\nHost: {self.place.netloc}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        answer = Answer(self.name, head.encode() + body, max_tokens)
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: answer, self.place.hostname, self.place.port or 80)
+        return answer
+
+    async def ask_all(self, prompts: Sequence[str], max_tokens: int) -> list[Answer]:
+        """Send all of them at once."""
+        return list(await asyncio.gather(*(self.ask(prompt, max_tokens) for prompt in prompts)))
+
+    async def read_all(self, prompts: Sequence[str], max_tokens: int) -> list[Reading]:
+        """Send all of them at once, and wait for their ends."""
+        return [await answer.reading() for answer in await self.ask_all(prompts, max_tokens)]
+
+
+@dataclass
+class Reading:
+    """What a reader saw of a stream.
+
+    Args:
+        sent: when it was asked for.
+        times: when each chunk with text came.
+        num_tokens: how many tokens it had.
+        text: all of it.
+    """
+
+    sent: float
+    times: list[float]
+    num_tokens: int
+    text: str = ""
+
+
+class Answer(asyncio.Protocol):
+    """A request on its way, and what came back so far.
+
+    Args:
+        name: the server's, for errors.
+        request: the bytes to send.
+        max_tokens: what it asks for.
+    """
+
+    def __init__(self, name: str, request: bytes, max_tokens: int) -> None:
+        self.sent = time.perf_counter()
+        self.num_events = 0  # about: a text may say "data:", too
+        self._name = name
+        self._request = request
+        self._max_tokens = max_tokens
+        self._pieces: list[tuple[float, bytes]] = []
+        self._waiting: tuple[int, asyncio.Event] | None = None
+        self._is_over = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append((time.perf_counter(), data))
+        self.num_events += data.count(b"data:")
+        if self._waiting is not None and self.num_events >= self._waiting[0]:
+            self._waiting[1].set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over.set()
+        if self._waiting is not None:
+            self._waiting[1].set()
+
+    # What the workloads call.
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its connection is closed."""
+        return self._is_over.is_set()
+
+    async def events(self, count: int) -> None:
+        """Wait until that many events have come, or all."""
+        if self.num_events < count and not self.is_over:
+            self._waiting = (count, asyncio.Event())
+            await self._waiting[1].wait()
+            self._waiting = None
+
+    def leave(self) -> None:
+        """Close the connection, whatever was to come."""
+        assert self._transport is not None
+        self._transport.abort()
+
+    async def reading(self) -> Reading:
+        """Wait for the end, and read it all.
+
+        Raises:
+            RuntimeError: the server did not answer with a stream of tokens.
+        """
+        await self._is_over.wait()
+        reading = Reading(self.sent, [], 0)
+        texts: list[str] = []
+        num_tokens = finish_reason = None
+        for at, data in self._data():
+            if data == b"[DONE]":
+                break
+            event = json.loads(data)
+            if "choices" not in event:
+                raise RuntimeError(f"{self._name} sent {data[:300]!r}")
+            num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
+            for choice in event["choices"]:
+                finish_reason = choice.get("finish_reason") or finish_reason
+                if choice.get("text"):
+                    reading.times.append(at)
+                    texts.append(choice["text"])
+        if not reading.times:
+            raise RuntimeError(f"{self._name} sent no text")
+        if num_tokens is None:  # a chunk may hold several
+            num_tokens = self._max_tokens if finish_reason == "length" else len(texts)
+        reading.num_tokens = num_tokens
+        reading.text = "".join(texts)
+        return reading
+
+    def _data(self) -> Iterator[tuple[float, bytes]]:
+        """The data of each event, and when it had come."""
+        rest = b""
+        for at, piece in self._body():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data:"):
+                    yield at, line[5:].strip()
+
+    def _body(self) -> Iterator[tuple[float, bytes]]:
+        raw = b"".join(piece for _, piece in self._pieces)
+        ends = list(itertools.accumulate(len(piece) for _, piece in self._pieces))
+        head, blank, _ = raw.partition(b"\r\n\r\n")
+        status = head.split(b"\r\n")[0].decode(errors="replace")
+        if " 200 " not in f"{status} ":
+            raise RuntimeError(f"{self._name} answered {status or 'nothing'}: {raw[len(head) :].strip()[:300]!r}")
+        at = len(head) + len(blank)
+        if b"\r\ntransfer-encoding: chunked" not in head.lower():
+            for i, end in enumerate(ends):
+                if end > at:
+                    yield self._pieces[i][0], raw[at:end]
+                    at = end
+            return
+        while (line_end := raw.find(b"\r\n", at)) >= 0:
+            size = int(raw[at:line_end].partition(b";")[0], 16)
+            at = line_end + 2
+            if size == 0 or at + size > len(raw):
+                return
+            yield self._pieces[bisect.bisect_left(ends, at + size)][0], raw[at : at + size]
+            at += size + 2
+
+
+def speed(readings: Sequence[Reading]) -> float:
+    """Tokens per second of all together, from the first request to the last token."""
+    seconds = max(one.times[-1] for one in readings) - min(one.sent for one in readings)
+    return sum(one.num_tokens for one in readings) / seconds
+
+
+def decode_speed(readings: Sequence[Reading]) -> float | None:
+    """Tokens per second of all together while all were running; None where they never were."""
+    begin = max(one.times[0] for one in readings)
+    end = min(one.times[-1] for one in readings)
+    if end <= begin:
+        return None
+    return sum(begin < at <= end for one in readings for at in one.times) / (end - begin)
+
+
+def ttft(readings: Sequence[Reading]) -> float:
+    """The median of the times to the first token, in seconds."""
+    return statistics.median(one.times[0] - one.sent for one in readings)

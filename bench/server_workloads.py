@@ -1,0 +1,217 @@
+"""The workloads of the server bench: each asks one server for something, and says what its user felt."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from server_load import Answer, Reading, Target, decode_speed, speed, ttft
+
+__all__ = ["WORKLOADS", "Metric", "Prompts", "Workload", "at_once", "busy_cores", "note"]
+
+# Each is one token with a space before it, for SmolLM2 and Gemma, and greedy decoding goes on with more of them: no
+# stream comes to an end of its own, not even where a server cannot be told to ignore it.
+_WORDS = (
+    "time year people way day man thing woman life child world school state family student group country problem hand "
+    "part place case week company system program question work government number night point home water room mother "
+    "area money story fact month lot right study book eye job word business issue side kind head house service friend "
+    "father power hour game line end member law car city community name president team minute idea body information "
+    "back parent face others level office door health person art war history party result change morning reason "
+    "research girl guy moment air teacher force education foot boy age policy music market sense nation plan college "
+    "interest death experience effect road"
+)
+
+# Tokens that a stream of a workload about speed gets.
+TOKENS = 96
+# Words of the prompts of streams of which no more is said.
+SHORT = 100
+LONG = 1800
+SHARED = 900
+# A stream that runs while a long prompt arrives must not end before that has its first token.
+TOKENS_BESIDE_LONG = 256
+TURNS = 6
+
+
+class Metric(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    unit: str
+    is_more_better: bool
+
+
+class Prompts:
+    """Fresh prompts; the same seed gives the same ones, to each server of a round."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+        self._words = _WORDS.split()
+
+    def words(self, count: int) -> str:
+        """So many words."""
+        return " ".join(self._random.choices(self._words, k=count))
+
+    def several(self, num_prompts: int, count: int) -> list[str]:
+        """So many prompts of so many words."""
+        return [self.words(count) for _ in range(num_prompts)]
+
+
+Values = dict[Metric, float | None]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something to measure.
+
+    Args:
+        title: what is done.
+        run: does it once and gives a value for each metric; None where there is none.
+    """
+
+    title: str
+    run: Callable[[Target, Prompts], Awaitable[Values]]
+
+
+_SPEED = Metric("tok/s", "", True)
+_DECODE = Metric("tok/s, decode only", "", True)
+_TTFT = Metric("p50 TTFT", "s", False)
+
+
+def note(text: str) -> None:
+    """Say something beside the table."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _speeds(target: Target, readings: list[Reading]) -> Values:
+    others = [one.num_tokens for one in readings if one.num_tokens != TOKENS]
+    if others:
+        note(f"{target.name}: {len(others)} of {len(readings)} streams had not {TOKENS} tokens, but {others}")
+    return {_SPEED: speed(readings), _DECODE: decode_speed(readings)}
+
+
+def at_once(num_streams: int) -> Workload:
+    """So many streams at once."""
+
+    async def run(target: Target, prompts: Prompts) -> Values:
+        readings = await target.read_all(prompts.several(num_streams, SHORT), TOKENS)
+        values = _speeds(target, readings)
+        return {**values, _TTFT: ttft(readings)} if num_streams == 8 else values
+
+    title = "1 stream" if num_streams == 1 else f"{num_streams} streams at once"
+    return Workload(f"{title}, {TOKENS} tokens after {SHORT} words", run)
+
+
+async def _long_prompt(target: Target, prompts: Prompts) -> Values:
+    running = await target.ask_all(prompts.several(7, SHORT), TOKENS_BESIDE_LONG)
+    num_running = await _until_running(running)
+    late = await target.ask(prompts.words(LONG), 4)
+    late_reading = await late.reading()
+    readings = [await answer.reading() for answer in running]
+    begin, end = late.sent, late_reading.times[0]
+    gaps = [
+        after - before
+        for one in readings
+        for before, after in zip(one.times, one.times[1:], strict=False)
+        if after > begin and before < end
+    ]
+    if min(one.times[-1] for one in readings) < end:
+        note(f"{target.name}: a stream ended before the long prompt had its first token")
+    if num_running < len(running):  # the long prompt waits, too, and disturbs nobody
+        note(f"{target.name}: ran {num_running} streams at once, so it has no gap to compare")
+        gaps = []
+    worst, late_ttft = Metric("worst gap of a running stream", "s", False), Metric("TTFT of the long one", "s", False)
+    return {worst: max(gaps, default=None), late_ttft: ttft([late_reading])}
+
+
+async def _until_running(answers: list[Answer]) -> int:
+    """Wait until all run, or, where a server runs fewer at once, until no more have started for a moment: how many."""
+    started = 0
+    while started < len(answers):
+        waiting = [asyncio.ensure_future(answer.events(4)) for answer in answers if answer.num_events < 4]
+        await asyncio.wait(waiting, timeout=1.5, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        before, started = started, sum(answer.num_events >= 4 for answer in answers)
+        if started == before > 0:
+            break
+    return started
+
+
+async def _shared_prefix(target: Target, prompts: Prompts) -> Values:
+    shared = prompts.words(SHARED)
+    readings = await target.read_all([f"{shared} {own}" for own in prompts.several(8, 12)], 16)
+    return {_TTFT: ttft(readings)}
+
+
+async def _abandoned(target: Target, prompts: Prompts) -> Values:
+    abandoned = await target.ask(prompts.words(LONG), 16)
+    await asyncio.sleep(0.4)
+    if abandoned.num_events:
+        note(f"{target.name}: {LONG} words were read within 0.4 s, so there was nothing to abandon")
+    abandoned.leave()
+    reading = await (await target.ask(prompts.words(12), 16)).reading()
+    await _settle()  # some go on with what nobody waits for
+    return {Metric("TTFT of the next", "s", False): ttft([reading])}
+
+
+async def _chat(target: Target, prompts: Prompts) -> Values:
+    conversation = prompts.words(SHORT)
+    times: list[float] = []
+    for _ in range(TURNS):
+        conversation += f"\nUser: {prompts.words(40)}\nAssistant:"
+        reading = await (await target.ask(conversation, 48)).reading()
+        conversation += reading.text
+        times.append(ttft([reading]))
+    return {Metric("median TTFT", "s", False): statistics.median(times[1:])}
+
+
+async def _beside_busy(target: Target, prompts: Prompts) -> Values:
+    busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        return {_SPEED: _speeds(target, await target.read_all(prompts.several(8, SHORT), TOKENS))[_SPEED]}
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+async def _settle(limit: float = 5.0) -> None:
+    """Wait until the machine does nothing, for so many seconds at most."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline and await busy_cores(0.25) > 0.2:
+        pass
+
+
+async def busy_cores(seconds: float) -> float:
+    """How many cores of the machine were at work, on the average of so many seconds."""
+    before, begin = _worked(), time.monotonic()
+    await asyncio.sleep(seconds)
+    return (_worked() - before) / (time.monotonic() - begin)
+
+
+def _worked() -> float:
+    """Seconds that all cores of the machine have worked since it was started."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _idle, _iowait, irq, softirq, *_ = (int(value) for value in stat.readline().split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+WORKLOADS: dict[str, Workload] = {
+    "one": at_once(1),
+    "four": at_once(4),
+    "eight": at_once(8),
+    "long-prompt": Workload(f"7 streams run, a prompt of {LONG:,} words arrives", _long_prompt),
+    "shared-prefix": Workload(f"8 streams at once, {SHARED} shared words", _shared_prefix),
+    "abandoned": Workload(f"a prompt of {LONG:,} words abandoned after 0.4 s", _abandoned),
+    "chat": Workload(f"a chat, turns 2 to {TURNS}", _chat),
+    "busy": Workload("8 streams at once beside a busy process", _beside_busy),
+}
