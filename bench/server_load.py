@@ -102,7 +102,6 @@ class Answer(asyncio.Protocol):
         self._request = request
         self._max_tokens = max_tokens
         self._pieces: list[tuple[float, bytes]] = []
-        self._waiting: tuple[int, asyncio.Event] | None = None
         self._is_over = asyncio.Event()
         self._transport: asyncio.Transport | None = None
 
@@ -115,13 +114,9 @@ class Answer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._pieces.append((time.perf_counter(), data))
         self.num_events += data.count(b"data:")
-        if self._waiting is not None and self.num_events >= self._waiting[0]:
-            self._waiting[1].set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over.set()
-        if self._waiting is not None:
-            self._waiting[1].set()
 
     # What the workloads call.
 
@@ -129,13 +124,6 @@ class Answer(asyncio.Protocol):
     def is_over(self) -> bool:
         """Whether its connection is closed."""
         return self._is_over.is_set()
-
-    async def events(self, count: int) -> None:
-        """Wait until that many events have come, or all."""
-        if self.num_events < count and not self.is_over:
-            self._waiting = (count, asyncio.Event())
-            await self._waiting[1].wait()
-            self._waiting = None
 
     def leave(self) -> None:
         """Close the connection, whatever was to come."""

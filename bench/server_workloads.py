@@ -132,17 +132,17 @@ async def _long_prompt(target: Target, prompts: Prompts) -> Values:
 
 
 async def _until_running(answers: list[Answer]) -> int:
-    """Wait until all run, or, where a server runs fewer at once, until no more have started for a moment: how many."""
-    started = 0
-    while started < len(answers):
-        waiting = [asyncio.ensure_future(answer.events(4)) for answer in answers if answer.num_events < 4]
-        await asyncio.wait(waiting, timeout=1.5, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-        before, started = started, sum(answer.num_events >= 4 for answer in answers)
-        if started == before > 0:
+    """Wait until all run, or, where a server runs fewer at once, until one of them is far ahead: how many run."""
+    num_running = ahead = 0
+    while num_running < len(answers):
+        before, num_running = num_running, sum(answer.num_events >= 4 for answer in answers)
+        furthest = max(answer.num_events for answer in answers)
+        if num_running > before:
+            ahead = furthest
+        if furthest - ahead > 64 or any(answer.is_over for answer in answers):
             break
-    return started
+        await asyncio.sleep(0.02)
+    return num_running
 
 
 async def _shared_prefix(target: Target, prompts: Prompts) -> Values:

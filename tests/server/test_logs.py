@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
+import os
 import sys
 from typing import Any
 
 import pytest
+from harness import PATIENCE, started, within
 
 from headrace.server.logs import JsonFormatter, LineFormatter, announce, logging_to_stderr
 from server.harness import MODEL, running
@@ -147,6 +150,7 @@ def test_what_is_said_of_streams_and_of_refusals(capsys: pytest.CaptureFixture[s
     assert (one["prompt_tokens"], one["completion_tokens"]) == (len(PROMPT), 4)  # abc, and the end
     assert 0 <= one["time_to_first_token_ms"] <= one["latency_ms"]
     assert (four["choices"], four["completion_tokens"]) == (4, 16)
+    assert four["prompt_tokens"] == 2 * len(PROMPT), "each prompt counts once"
     assert (refused["status"], refused["code"], refused["path"]) == (400, "invalid_value", "/v1/completions")
     assert left["id"] == "mine"
     assert left["cancelled_by"] in (None, "disconnect")  # it may have come to its end before
@@ -165,3 +169,21 @@ def test_a_failure_inside_the_server_is_logged_without_what_it_says(capsys: pyte
     line = json.loads(capsys.readouterr().err)
     assert (line["level"], line["event"]) == ("error", "unexpected: Task failed")
     assert "in failure" in line["traceback"]
+
+
+def test_a_reader_of_standard_error_that_does_not_read_stops_nothing() -> None:
+    reading, writing = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reading)
+        stderr = stack.enter_context(os.fdopen(writing, "w"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            context = logging_to_stderr(as_json=True)
+            context.__enter__()
+        logger = logging.getLogger("headrace.server")
+        within(lambda: [logger.info("x" * 1000) for _ in range(12_000)])
+        # The pipe's other end comes to life, so that the thread that writes can come to its end.
+        reader = started(lambda: [None for _ in iter(lambda: os.read(reading, 65536).count(b"\n"), 0)])
+        within(context.__exit__, None, None, None)
+        stderr.close()
+        reader.result(PATIENCE)

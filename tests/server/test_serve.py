@@ -163,6 +163,27 @@ def test_what_does_not_come_to_its_end_is_told_so(loop: str, stage: str) -> None
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_what_is_still_being_sent_is_sent(loop: str) -> None:
+    """An answer that was generated long ago may be on its way to a slow client."""
+
+    async def run() -> None:
+        async with listening("x" * 2500) as server:
+            client = await server.connect()
+            client.send(chat("log", resumable=True))
+            whole = (await client.answer())[2]
+            client.leave()
+            follower = await server.connect(receive_buffer=4096)
+            follower.send(http("GET", "/v1/streams/log"))
+            await server.until_stuck()
+            server.server.stop()
+            await eventually(lambda: server.service.is_draining)
+            assert (await follower.answer())[2] == whole
+            await server.task
+
+    run_on(loop, run())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_client_that_does_not_read_finds_the_end_when_it_reads_again(loop: str) -> None:
     async def run() -> None:
         async with listening(ENDLESS) as server:

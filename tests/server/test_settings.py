@@ -210,3 +210,10 @@ def test_unknown_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEADRACE_API_KEY", "HEADRACE_SOMETHING_ELSE", "HEADRACE_DEBUG", "HEADRACE_MODELS_DIR"):
         monkeypatch.setenv(name, "1")
     assert unknown_variables() == {"HEADRACE_API_KEY": "HEADRACE_API_KEYS", "HEADRACE_SOMETHING_ELSE": None}
+
+
+def test_a_key_in_the_wrong_variable_does_not_leave_the_server_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_API_KEY", "secret")
+    with pytest.raises(InvalidRequestError, match="HEADRACE_API_KEYS") as raised:
+        read_settings({}, None)
+    assert "secret" not in repr(raised.value)

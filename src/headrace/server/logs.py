@@ -68,8 +68,8 @@ def logging_to_stderr(*, as_json: bool) -> Generator[None]:
     """
     stderr = _Stderr(sys.stderr)
     stderr.setFormatter(JsonFormatter() if as_json else LineFormatter())
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
-    handler, writer = _Lines(lines), QueueListener(lines, stderr)
+    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
+    handler, writer = _Lines(lines), _Writer(lines, stderr)
     root, ours = logging.getLogger(), logging.getLogger("headrace")
     before = root.handlers[:], root.level, ours.level
     root.handlers = [handler]
@@ -96,6 +96,14 @@ class _Lines(QueueHandler):
         """Add a line; where nobody reads them, the newest are lost."""
         with contextlib.suppress(queue.Full):
             self.queue.put_nowait(record)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+
+
+class _Writer(QueueListener):
+    """The thread that writes them."""
+
+    def enqueue_sentinel(self) -> None:
+        """Ask it to end when all is written; there may be no room for that yet."""
+        self.queue.put(None)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
 
 class _Stderr(logging.StreamHandler[Any]):
