@@ -37,6 +37,9 @@ test-clients: $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## the clients of others 
 bench: $(STAMP)  ## tokens per second against a bare decode loop
 	$(BIN)/python bench/decode.py
 
+bench-server: $(STAMP)  ## the server against others, given as PEERS='NAME=URL ...'; bench/README.md starts them
+	$(BIN)/python bench/server.py $(PEERS)
+
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
