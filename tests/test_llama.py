@@ -250,7 +250,7 @@ def test_special_tokens_have_no_text(model):
 @pytest.mark.parametrize("bad", [-1, 49152, 2**40, True, 1.0, "1", None])
 def test_ids_that_are_no_tokens(model, bad):
     for call in (lambda: model.check_tokens([5, bad]), lambda: model.detokenize([5, bad])):
-        with pytest.raises(InvalidRequestError, match=r"token 1 is .*; allowed: a token id, 0 to 49151"):
+        with pytest.raises(InvalidRequestError, match=r"prompt\[1\] is .*; allowed: a token id, 0 to 49151"):
             call()
     if bad != 1:  # a dictionary cannot tell True and 1.0 from 1, which has been looked up before
         with pytest.raises(InvalidRequestError):
