@@ -134,6 +134,7 @@ async def generate(
         raise ApiError(400, "resumable is true, but stream is not; only streams can be resumed", param="resumable")
     exchange = make_exchange(body, served, id)
     try:
+        service.check_room(served)  # when too many ask, most of them are answered here, and cheaply
         generation = await unless_left(
             request.receive, service.begin(served, exchange.jobs, id=id, turn=_client(request))
         )

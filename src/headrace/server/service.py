@@ -40,6 +40,10 @@ class Served:
         """A lane for one request, which shares its turn in the queue with those of the same client."""
         return Lane(self.core, self.defaults, turn=turn)
 
+    def check_room(self, count: int = 1) -> None:
+        """Raise QueueFullError where so many streams, and those whose prompts are being made, would be too many."""
+        self.core.engine.check_room(len(self._opening) + count)
+
     async def open(self, lane: Lane, jobs: Sequence[Job], id: str) -> list[AsyncTokenStream]:
         """Start a stream for each job, or none.
 
@@ -47,7 +51,7 @@ class Served:
             QueueFullError: not all of them find a place; said before any work is done for them.
             HeadraceError: whatever else keeps one of them from starting.
         """
-        self.core.engine.check_room(len(self._opening) + len(jobs))
+        self.check_room(len(jobs))
         names = [id] if len(jobs) == 1 else [f"{id}/{number}" for number in range(len(jobs))]
         self._opening.update(names)
         streams: list[AsyncTokenStream] = []
@@ -159,6 +163,15 @@ class Service:
             headers = {"Retry-After": "5", "Connection": "close"}
             message = "the server is shutting down; ask its successor"
             raise ApiError(503, message, type="server_error", code="server_draining", headers=headers)
+
+    def check_room(self, served: Served) -> None:
+        """Raise QueueFullError, or ApiError, where a request for this model would be refused in any case."""
+        self.check_accepting()
+        try:
+            served.check_room()
+        except QueueFullError:
+            self.metrics.refused += 1
+            raise
 
     async def begin(
         self, served: Served, make_jobs: Callable[[Lane], Sequence[Job]], *, id: str, turn: Hashable
