@@ -48,7 +48,7 @@ class Keys:
             )
         return matches.index(True)
 
-    def require(
+    async def require(
         self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> None:
         """The same as a dependency of a route; `request.state.key` says which it is."""

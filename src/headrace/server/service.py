@@ -81,6 +81,7 @@ class Service:
         self.metrics = ServerMetrics(self)
         self.shelf = Shelf(settings)
         self.is_draining = False
+        self._is_cut_off = False
         self._served: dict[str, Served] = {}
         self._loading: set[str] = set()
         self._live: dict[str, Generation | None] = {}  # None while its prompt is being made
@@ -237,8 +238,6 @@ class Service:
         except TimeoutError:
             self.cut_off()
             await self.settle()
-
-    _is_cut_off = False
 
     def cut_off(self) -> None:
         """End everything that runs, now, each with a terminal event."""
