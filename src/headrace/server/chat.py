@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
 
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult, Token
+from headrace.results import Token
 from headrace.server.answers import ChatCompletion, answer_of
 from headrace.server.body import request_body
+from headrace.server.choices import Choices
 from headrace.server.common import (
     FINISH_REASONS,
     HeldLogprobs,
-    dumps,
     logprob_entry,
-    progress_of,
     quoted,
     timings_of,
     usage_of,
@@ -27,9 +25,7 @@ from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
 from headrace.server.service import Served, Service
-from headrace.server.sse import event
 from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions, Wire
-from headrace.stream import AsyncTokenStream
 
 __all__ = ["Chat", "ChatMessage", "ChatRequest", "chat_router", "turn_of"]
 
@@ -91,14 +87,22 @@ class ChatRequest(Sampling):
     web_search_options: Annotated[Any, Only()] = None
 
 
-class Chat:
+class Chat(Choices):
     """One chat request and its answer."""
+
+    _nothing: ClassVar[dict[str, Any]] = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
 
     def __init__(self, body: ChatRequest, served: Served, id: str) -> None:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs is given, but logprobs is not true", param="top_logprobs")
-        if body.stream_options is not None and not body.stream:
-            raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
+        super().__init__(
+            id=f"chatcmpl-{id}",
+            kind="chat.completion.chunk",
+            model=served.name,
+            num_choices=body.n or 1,
+            options=body.stream_options,
+            is_streamed=bool(body.stream),
+        )
         if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
             message = "max_tokens and max_completion_tokens are the same thing, and were given different values"
             raise ApiError(400, message, param="max_completion_tokens")
@@ -108,21 +112,9 @@ class Chat:
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
         self._body = body
         self._served = served
-        self._num_choices = body.n or 1
-        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._held = [HeldLogprobs() for _ in range(self._num_choices)]
-        self._id = f"chatcmpl-{id}"
-        self._created = int(time.time())
-        self._head = {"id": self._id, "object": "chat.completion.chunk", "created": self._created, "model": served.name}
-        # A chunk is these bytes with a number and a string between them: nothing else is made per token.
-        start = dumps(self._head)[:-1]
-        self._before_index = f'data: {start},"choices":[{{"index":'
         self._before_text = ',"delta":{"content":'
         self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
-
-    @property
-    def _tail(self) -> str:
-        return ',"usage":null}' if self._with_usage else "}"
 
     def jobs(self, lane: Lane) -> list[Job]:
         """A job for each choice."""
@@ -142,10 +134,6 @@ class Chat:
         delta = {"role": "assistant", "content": ""}
         return [self._chunk({"index": i, "delta": delta}) for i in range(self._num_choices)]
 
-    def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
-        """How far the prompt was read."""
-        return [self._chunk({"index": choice}, prompt_progress=progress_of(stream))]
-
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         """A chunk for each token that has text to show."""
         if self.wants_tokens:
@@ -162,29 +150,6 @@ class Chat:
                 logprobs = {"content": content, "refusal": None}
                 chunks.append(self._chunk({"index": choice, "delta": {"content": token.text}, "logprobs": logprobs}))
         return chunks
-
-    def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
-        """The choice's last chunk."""
-        return [
-            self._chunk(
-                {"index": choice, "finish_reason": FINISH_REASONS[result.finish_reason]}, timings=timings_of(result)
-            )
-        ]
-
-    def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
-        """The usage, where it was asked for, and the end."""
-        usage: list[bytes] = []
-        if self._with_usage:
-            usage.append(event(dumps({**self._head, "choices": [], "usage": usage_of(results, self._num_choices)})))
-        return [*usage, event("[DONE]")]
-
-    def failure(self, error: ApiError) -> list[bytes]:
-        """The error, which ends the stream."""
-        return [event(error.json())]
-
-    def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
-        choices: list[dict[str, Any]] = [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None, **choice}]
-        return event(dumps({**self._head, "choices": choices, **extra})[:-1] + self._tail)
 
     # Whole.
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
 
 from headrace.errors import ContextOverflowError
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult, Token
+from headrace.results import Token
 from headrace.server.answers import TextCompletion, answer_of
 from headrace.server.body import request_body
+from headrace.server.choices import Choices
 from headrace.server.common import (
     FINISH_REASONS,
     HeldLogprobs,
-    dumps,
     logprob,
-    progress_of,
     quoted,
     shown,
     timings_of,
@@ -29,9 +27,7 @@ from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
 from headrace.server.service import Served, Service
-from headrace.server.sse import event
 from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
-from headrace.stream import AsyncTokenStream
 from headrace.text.detokenizer import Detokenizer
 
 __all__ = ["Completion", "CompletionRequest", "completions_router"]
@@ -73,12 +69,20 @@ class CompletionRequest(Sampling):
     suffix: Annotated[Any, Only("")] = None
 
 
-class Completion:
+class Completion(Choices):
     """One completion request and its answer; `n` choices for each prompt, one prompt after the other."""
 
+    _nothing: ClassVar[dict[str, Any]] = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+
     def __init__(self, body: CompletionRequest, served: Served, id: str) -> None:
-        if body.stream_options is not None and not body.stream:
-            raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
+        super().__init__(
+            id=f"cmpl-{id}",
+            kind="text_completion",
+            model=served.name,
+            num_choices=body.n or 1,
+            options=body.stream_options,
+            is_streamed=bool(body.stream),
+        )
         if body.echo and body.logprobs is not None:
             message = "logprobs is given together with echo; the prompt's own log probabilities are not computed"
             raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
@@ -88,21 +92,11 @@ class Completion:
         self._body = body
         self._served = served
         self._prompts = _prompts(body.prompt)
-        self._num_choices = body.n or 1
         if len(self._prompts) * self._num_choices > MAX_CHOICES:
             given = f"{len(self._prompts)} prompts with {self._num_choices} choices each"
             raise ApiError(400, f"n makes {given}; allowed: {MAX_CHOICES} choices in all", param="n")
-        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._logprobs = [_Logprobs() for _ in self._prompts for _ in range(self._num_choices)]
-        created = int(time.time())
-        self._head = {"id": f"cmpl-{id}", "object": "text_completion", "created": created, "model": served.name}
-        # A chunk is these bytes with a number and a string between them: nothing else is made per token.
-        self._before_index = f'data: {dumps(self._head)[:-1]},"choices":[{{"index":'
         self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
-
-    @property
-    def _tail(self) -> str:
-        return ',"usage":null}' if self._with_usage else "}"
 
     def jobs(self, lane: Lane) -> list[Job]:
         """A job for each choice of each prompt."""
@@ -126,10 +120,6 @@ class Completion:
             return []
         return [self._chunk({"index": i, "text": self._echo(i)}) for i in range(len(self._logprobs))]
 
-    def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
-        """How far the prompt was read."""
-        return [self._chunk({"index": choice}, prompt_progress=progress_of(stream))]
-
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         """A chunk for each token that has text to show."""
         if not self.wants_tokens:
@@ -141,26 +131,6 @@ class Completion:
             if token.text or logprobs["tokens"]:
                 chunks.append(self._chunk({"index": choice, "text": token.text, "logprobs": logprobs}))
         return chunks
-
-    def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
-        """The choice's last chunk."""
-        last = {"index": choice, "finish_reason": FINISH_REASONS[result.finish_reason]}
-        return [self._chunk(last, timings=timings_of(result))]
-
-    def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
-        """The usage, where it was asked for, and the end."""
-        usage: list[bytes] = []
-        if self._with_usage:
-            usage.append(event(dumps({**self._head, "choices": [], "usage": usage_of(results, self._num_choices)})))
-        return [*usage, event("[DONE]")]
-
-    def failure(self, error: ApiError) -> list[bytes]:
-        """The error, which ends the stream."""
-        return [event(error.json())]
-
-    def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
-        whole = {"index": 0, "text": "", "logprobs": None, "finish_reason": None, **choice}
-        return event(dumps({**self._head, "choices": [whole], **extra})[:-1] + self._tail)
 
     # Whole.
 

@@ -1,0 +1,71 @@
+"""What chat and completions have in common: chunks with choices, their ends, and the usage of them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from headrace.results import GenerationResult
+from headrace.server.common import FINISH_REASONS, dumps, progress_of, timings_of, usage_of
+from headrace.server.errors import ApiError
+from headrace.server.sse import event
+from headrace.server.wire import StreamOptions
+from headrace.stream import AsyncTokenStream
+
+__all__ = ["Choices"]
+
+
+class Choices:
+    """The part of an exchange that does not depend on what a choice looks like.
+
+    Args:
+        id: what its chunks are called.
+        kind: their type.
+        model: the model's name.
+        num_choices: choices for each prompt.
+        options: how the stream shall be written.
+        is_streamed: whether there is one.
+
+    Raises:
+        ApiError: options of a stream that is none.
+    """
+
+    # A choice of a chunk that says nothing yet.
+    _nothing: ClassVar[dict[str, Any]]
+
+    def __init__(
+        self, *, id: str, kind: str, model: str, num_choices: int, options: StreamOptions | None, is_streamed: bool
+    ) -> None:
+        if options is not None and not is_streamed:
+            raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
+        self._num_choices = num_choices
+        self._with_usage = options is not None and bool(options.include_usage)
+        self._tail = ',"usage":null}' if self._with_usage else "}"
+        self._head = {"id": id, "object": kind, "created": int(time.time()), "model": model}
+        # A chunk begins with these characters and a number; that of a plain token is a few strings joined, no more.
+        self._before_index = f'data: {dumps(self._head)[:-1]},"choices":[{{"index":'
+
+    def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
+        """How far the prompt was read."""
+        return [self._chunk({"index": choice}, prompt_progress=progress_of(stream))]
+
+    def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
+        """The choice's last chunk."""
+        last = {"index": choice, "finish_reason": FINISH_REASONS[result.finish_reason]}
+        return [self._chunk(last, timings=timings_of(result))]
+
+    def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
+        """The usage, where it was asked for, and the end."""
+        usage: list[bytes] = []
+        if self._with_usage:
+            usage.append(event(dumps({**self._head, "choices": [], "usage": usage_of(results, self._num_choices)})))
+        return [*usage, event("[DONE]")]
+
+    def failure(self, error: ApiError) -> list[bytes]:
+        """The error, which ends the stream."""
+        return [event(error.json())]
+
+    def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
+        choices = [{**self._nothing, **choice}]
+        return event(dumps({**self._head, "choices": choices, **extra})[:-1] + self._tail)
