@@ -267,6 +267,24 @@ async def running(script: Any = "", settings: Mapping[str, Any] | None = None, *
                 gate.open()
 
 
+@asynccontextmanager
+async def busy_prompt_workers(server: Server) -> AsyncIterator[None]:
+    """In a `with`, no prompt can be made."""
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def block() -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+
+    busy = [server.scripted.core.workers.submit(block) for _ in range(2)]
+    try:
+        yield
+    finally:
+        release.set()
+        for one in busy:
+            await asyncio.wrap_future(one)
+
+
 def content_of(chunks: list[dict[str, Any]], choice: int = 0) -> str:
     """The text of a streamed chat."""
     return "".join(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import Gate, echo, run_async
 
-from server.harness import MODEL, USER, content_of, running
+from server.harness import MODEL, USER, busy_prompt_workers, content_of, running
 
 LIMIT = {"max_body_mb": 4}
 
@@ -75,24 +75,13 @@ def test_a_prompt_of_many_choices_is_made_once() -> None:
 def test_cancelling_by_name_while_the_prompt_is_made() -> None:
     async def run() -> None:
         async with running("x" * 500) as server:
-            release = asyncio.Event()
-            loop = asyncio.get_running_loop()
-
-            def block() -> None:
-                asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-
-            busy = [server.scripted.core.workers.submit(block) for _ in range(2)]
-            streamed = server.open_chat(id="streamed")
-            whole = server.open(
-                "POST", "/v1/chat/completions", {"model": MODEL, "messages": USER}, X_Request_Id="whole"
-            )
-            while set(server.service.live) != {"streamed", "whole"}:
-                await asyncio.sleep(0)
-            for id in ("streamed", "whole"):
-                assert (await server.ask("DELETE", f"/v1/streams/{id}")).json["cancelled"] is True
-            release.set()
-            for one in busy:
-                await asyncio.wrap_future(one)
+            async with busy_prompt_workers(server):
+                streamed = server.open_chat(id="streamed")
+                whole = server.open("POST", "/v1/chat/completions", chat(), X_Request_Id="whole")
+                while set(server.service.live) != {"streamed", "whole"}:
+                    await asyncio.sleep(0)
+                for id in ("streamed", "whole"):
+                    assert (await server.ask("DELETE", f"/v1/streams/{id}")).json["cancelled"] is True
             assert (await streamed.until_over()).chunks[-1]["error"]["code"] == "cancelled"
             assert (await whole.until_over()).status == 499
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness import Gate, echo, run_async, wait_until
 
-from server.harness import MODEL, USER, Server, Socket, content_of, running
+from server.harness import MODEL, USER, Server, Socket, busy_prompt_workers, content_of, running
 
 LONG = "x" * 3000
 
@@ -86,20 +86,13 @@ def test_while_queued(stream: bool) -> None:
 def test_while_the_prompt_is_made(stream: bool) -> None:
     async def run() -> None:
         async with running("abc") as server:
-            release = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            # Both of the workers that make prompts are busy.
-            block = lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result()  # noqa: E731
-            busy = [server.scripted.core.workers.submit(block) for _ in range(2)]
-            socket = whole_or_streamed(server, stream)
-            while not server.service.live:
-                await asyncio.sleep(0)
-            socket.leave()
-            await socket.until_over()
-            assert not server.service.live
-            release.set()
-            for one in busy:
-                await asyncio.wrap_future(one)
+            async with busy_prompt_workers(server):
+                socket = whole_or_streamed(server, stream)
+                while not server.service.live:
+                    await asyncio.sleep(0)
+                socket.leave()
+                await socket.until_over()
+                assert not server.service.live
             await server.settled()
             assert server.scripted.engine.metrics().streams_started == 0
 

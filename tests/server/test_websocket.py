@@ -16,7 +16,7 @@ from harness import PATIENCE, UNHURRIED, Gate, echo, echoed, run_async, wait_unt
 
 from headrace.server.generation import Generation
 from headrace.server.websocket import LISTENS
-from server.harness import Server, running
+from server.harness import Server, busy_prompt_workers, running
 
 LONG = "x" * 3000
 ENDLESS = "x" * 100_000
@@ -784,21 +784,6 @@ def test_cancelling_while_queued() -> None:
             assert peer.text("first") == echoed("hi")
 
     run_async(run())
-
-
-@asynccontextmanager
-async def busy_prompt_workers(server: Server) -> AsyncIterator[None]:
-    """In a `with`, no prompt can be made."""
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    block = lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result()  # noqa: E731
-    busy = [server.scripted.core.workers.submit(block) for _ in range(2)]
-    try:
-        yield
-    finally:
-        release.set()
-        for one in busy:
-            await asyncio.wrap_future(one)
 
 
 def test_cancelling_while_the_prompt_is_made() -> None:

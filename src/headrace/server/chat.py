@@ -18,6 +18,7 @@ from headrace.server.common import (
     HeldLogprobs,
     logprob_entry,
     quoted,
+    role_of,
     timings_of,
     usage_of,
 )
@@ -181,9 +182,7 @@ class Chat(Choices):
 def turn_of(message: ChatMessage) -> dict[str, Any]:
     """A message as chat templates have it."""
     content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-    # Templates know system messages; "developer" is only OpenAI's newer word for them.
-    role = "system" if message.role == "developer" else message.role
-    turn = {"role": role, "content": content}
+    turn = {"role": role_of(message.role), "content": content}
     return turn if message.name is None else {**turn, "name": message.name}
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "logprob_entry",
     "progress_of",
     "quoted",
+    "role_of",
     "shown",
     "timings_of",
     "usage_of",
@@ -31,6 +32,11 @@ _IMPOSSIBLE = -9999.0
 # A string as JSON, in ASCII: whatever cuts the bytes on their way, no character can come apart.
 quoted = encode_basestring_ascii
 dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def role_of(role: str) -> str:
+    """What templates call a role: they know system messages; "developer" is only OpenAI's newer word for them."""
+    return "system" if role == "developer" else role
 
 
 def usage_of(results: Sequence[GenerationResult], num_choices: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from headrace.errors import InvalidRequestError
 from headrace.lane import Job, Lane
 from headrace.results import GenerationResult, Token
 from headrace.server.body import request_body
-from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted, timings_of
+from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted, role_of, timings_of
 from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
@@ -225,9 +225,7 @@ def _turns(body: ResponseRequest) -> list[tuple[str, dict[str, Any]]]:
         turns.append(("input", {"role": "user", "content": body.input}))
     else:
         for i, message in enumerate(body.input):
-            # Templates know system messages; "developer" is only OpenAI's newer word for them.
-            role = "system" if message.role == "developer" else message.role
-            turns.append((f"input[{i}].content", {"role": role, "content": message.text}))
+            turns.append((f"input[{i}].content", {"role": role_of(message.role), "content": message.text}))
     return turns
 
 
