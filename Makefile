@@ -19,6 +19,8 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 CLIENTS_STAMP := .venv-clients/.set-up
 NODE_STAMP := tests/clients/node/node_modules/.set-up
+# The JSON Schema Test Suite, of the version that is locked, is only in the source package of jsonschema.
+SUITE := .venv/json-schema
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
@@ -59,6 +61,10 @@ $(STAMP): pyproject.toml $(LOCKS)
 		{ command -v c++ >/dev/null || echo 'llama.cpp needs a C++ compiler; on Debian: apt-get install g++' >&2; exit 1; }
 	$(PIP) install --require-hashes --no-deps -r requirements/models.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@rm -rf $(SUITE)
+	$(PIP) download --quiet --require-hashes --no-deps --no-build-isolation --no-binary jsonschema \
+		--constraint requirements/dev.txt --dest $(SUITE) jsonschema
+	@tar -xzf $(SUITE)/jsonschema-*.tar.gz -C $(SUITE) --strip-components 1
 	@$(BIN)/pyright --version
 	@touch $@
 

@@ -147,7 +147,7 @@ def test_json_lines_are_the_tokens_and_the_result(hello):
     tokens, result = hello
     assert [token["index"] for token in tokens] == list(range(len(tokens)))
     assert set(tokens[0]) == {"type", "text", "id", "index", "timestamp", "kind", "is_last"}
-    assert set(result) == {"type", "text", "finish_reason", "stop_sequence", "usage", "metrics", "model"}
+    assert set(result) == {"type", "text", "thinking", "finish_reason", "stop_sequence", "usage", "metrics", "model"}
     assert result["type"] == "result"
     assert result["text"] == joined(tokens) != ""
     assert result["model"] == "smollm2"
@@ -201,6 +201,50 @@ def test_the_flags_reach_the_engine(hello):
     assert stopped[1]["finish_reason"] == "stop_sequence"
     assert stopped[1]["stop_sequence"] == stop
     assert stopped[1]["text"] == joined(stopped[0]) == plain["text"][: plain["text"].index(stop)]
+
+
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}}, "required": ["age"]}
+
+
+def test_the_output_fits_a_schema_given_as_text_or_as_a_file(tmp_path):
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA | {"additionalProperties": False}))
+    for schema in (json.dumps(SCHEMA | {"additionalProperties": False}), f"@{tmp_path / 'schema.json'}"):
+        process = headrace(*HELLO, "--json-schema", schema)
+        assert (process.returncode, process.stderr) == (0, b"")
+        written = json.loads(process.stdout)
+        assert list(written) == ["age"]
+        assert isinstance(written["age"], int)
+
+
+def test_a_regex_or_a_grammar_holds_too():
+    assert headrace(*HELLO, "--regex", "ab{3}").stdout == b"abbb"
+    assert headrace(*HELLO, "--grammar", 'root ::= "x" "y"').stdout == b"xy"
+
+
+def test_constraints_that_cannot_be_used_are_refused(tmp_path):
+    assert_error(headrace(*HELLO, "--json-schema", '{"not": {}}'), 2, "json_schema", "not")
+    assert_error(headrace(*HELLO, "--regex", "[a"), 2, "regex")
+    assert_error(headrace(*HELLO, "--regex", "a", "--grammar", 'start: "a"'), 2, "grammar", "regex")
+    missing = headrace(*HELLO, "--json-schema", f"@{tmp_path / 'none.json'}")
+    assert missing.returncode == 2
+    assert "none.json" in missing.stderr.decode()
+
+
+THOUGHT = (*HELLO, "--regex", "<t>hm</t>Hello", "--thinking-tags", "<t>", "</t>")
+
+
+def test_a_thought_goes_to_standard_error():
+    for when in ((), ("--no-stream",)):
+        process = headrace(*THOUGHT, *when)
+        assert (process.stdout, process.stderr) == (b"Hello", b"hm\n")
+    process = headrace(*THOUGHT, "--thinking", "hide")
+    assert (process.stdout, process.stderr) == (b"Hello", b"")
+    process = headrace(*THOUGHT, "--thinking", "raw")
+    assert (process.stdout, process.stderr) == (b"<t>hm</t>Hello", b"")
+    tokens, result = objects(headrace(*THOUGHT, "--json").stdout)
+    assert (result["text"], result["thinking"]) == ("Hello", "hm")
+    assert "".join(token["text"] for token in tokens if token["kind"] == "thinking") == "hm"
+    assert 2 < result["usage"]["thinking_tokens"] < len(tokens)  # tags and all
 
 
 def test_a_seed_repeats_the_text():

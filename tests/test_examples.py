@@ -33,7 +33,7 @@ WITH_EXAMPLES = [page for page in PAGES if blocks(page)]
 
 
 def test_the_pages_that_promise_examples_have_some() -> None:
-    assert {"README.md", "examples.md"} <= {page.name for page in WITH_EXAMPLES}
+    assert {"README.md", "conversations.md", "examples.md"} <= {page.name for page in WITH_EXAMPLES}
 
 
 def test_no_example_hides_under_another_name() -> None:

@@ -17,12 +17,15 @@ from headrace.errors import (
     QueueFullError,
     StreamTimeoutError,
 )
-from headrace.results import GenerationResult, Metrics, Token, Usage
+from headrace.pricing import Pricing
+from headrace.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, Usage
 
 if TYPE_CHECKING:
+    from headrace.conversation import ConversationManager
     from headrace.model import AsyncModel, Context, Model
     from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
     from headrace.text.template import Message
+    from headrace.tool_loop import ToolRun
 
 __version__ = "0.1.0"
 
@@ -31,6 +34,7 @@ __all__ = [
     "AsyncTokenStream",
     "Context",
     "ContextOverflowError",
+    "ConversationManager",
     "EngineClosedError",
     "GenerationError",
     "GenerationResult",
@@ -41,12 +45,17 @@ __all__ = [
     "Model",
     "ModelLoadError",
     "ModelNotFoundError",
+    "Part",
+    "Pricing",
     "QueueFullError",
     "StreamConfig",
     "StreamResult",
     "StreamTimeoutError",
     "Token",
     "TokenStream",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolRun",
     "Usage",
 ]
 
@@ -55,10 +64,12 @@ _LATER = {
     "AsyncModel": "headrace.model",
     "AsyncTokenStream": "headrace.stream",
     "Context": "headrace.model",
+    "ConversationManager": "headrace.conversation",
     "Message": "headrace.text.template",
     "Model": "headrace.model",
     "StreamResult": "headrace.stream",
     "TokenStream": "headrace.stream",
+    "ToolRun": "headrace.tool_loop",
 }
 
 

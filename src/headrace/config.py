@@ -6,10 +6,12 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Literal, NoReturn, cast
 
 from headrace.checks import as_float, as_int
 from headrace.errors import InvalidRequestError, shortened
+from headrace.pricing import Pricing
 
 __all__ = ["StreamConfig"]
 
@@ -18,7 +20,7 @@ _MOST_TOKENS = 2**31 - 1  # more than any context; what is larger is a mistake
 _LONGEST_MS = (
     100_000_000_000  # about three years; the platform's clock counts nanoseconds in 64 bits, which are 292 years
 )
-_LATER = "None; constrained output is not part of this version"
+_CONSTRAINTS = ("json_schema", "regex", "grammar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,16 @@ class StreamConfig:
         queue_timeout_ms: milliseconds until it must run; 0 for no limit.
         first_token_timeout_ms: milliseconds until its first token; 0 for no limit.
         stall_timeout_ms: milliseconds it may be paused for its reader at one time; 0 for no limit.
-        json_schema: reserved for constrained output; only None for now.
-        regex: reserved for constrained output; only None for now.
-        grammar: reserved for constrained output; only None for now.
-        thinking: what becomes of thinking text; only "raw", which leaves it in the text, for now.
+        json_schema: the output is JSON that fits this schema: a mapping, a JSON string, True (any JSON), or a type
+            that Pydantic knows (a model, a dataclass, `list[int]`), of which `result.parsed` is an instance. At most
+            one of `json_schema`, `regex` and `grammar` may be given.
+        regex: the output matches this regular expression, in the syntax of Rust's regex crate, as a whole.
+        grammar: the output fits this grammar: llguidance's dialect of Lark, or llama.cpp's GBNF.
+        thinking: what becomes of the thought that a model writes before its answer: "split" keeps it apart, as tokens
+            of kind "thinking" and `result.thinking`; "hide" drops its text; "raw" leaves it in the text, tags and all.
+        thinking_budget: close the thought after so many tokens; None for no limit.
+        thinking_tags: what opens and what closes a thought; None takes what the chat template shows.
+        pricing: prices for `usage.cost`; None takes the model's.
     """
 
     max_tokens: int = 256
@@ -77,10 +85,13 @@ class StreamConfig:
     queue_timeout_ms: float = 0
     first_token_timeout_ms: float = 0
     stall_timeout_ms: float = 0
-    json_schema: None = None
-    regex: None = None
-    grammar: None = None
-    thinking: Literal["raw"] = "raw"
+    json_schema: Any = field(default=None, hash=False)
+    regex: str | None = None
+    grammar: str | None = None
+    thinking: Literal["split", "hide", "raw"] = "split"
+    thinking_budget: int | None = None
+    thinking_tags: tuple[str, str] | None = None
+    pricing: Pricing | None = None
 
     def __post_init__(self) -> None:
         self._check_int("max_tokens", 1, _MOST_TOKENS)
@@ -103,12 +114,27 @@ class StreamConfig:
         self._check_int("buffer_size", 1)
         for name in ("timeout_ms", "queue_timeout_ms", "first_token_timeout_ms", "stall_timeout_ms"):
             self._check_number(name, 0, _LONGEST_MS)
-        for name in ("json_schema", "regex", "grammar"):
-            if getattr(self, name) is not None:
-                raise InvalidRequestError(name, getattr(self, name), _LATER)
+        self._check_constraints()
         thinking = cast("object", self.thinking)
-        if not isinstance(thinking, str) or thinking != "raw":
-            raise InvalidRequestError("thinking", thinking, '"raw"; splitting or hiding it is not part of this version')
+        if not isinstance(thinking, str) or thinking not in ("split", "hide", "raw"):
+            raise InvalidRequestError("thinking", thinking, '"split", "hide" or "raw"')
+        self._set("thinking", str.__str__(thinking))
+        if self.thinking_budget is not None:
+            self._check_int("thinking_budget", 0, _MOST_TOKENS)
+        if self.thinking_tags is not None:
+            self._set("thinking_tags", _checked_tags(self.thinking_tags))
+        if not isinstance(cast("object", self.pricing), (Pricing, NoneType)):
+            raise InvalidRequestError("pricing", self.pricing, "a Pricing, or None")
+
+    def _check_constraints(self) -> None:
+        """What only reading can tell, whether it can be understood, is found out when a stream is started."""
+        given = [name for name in _CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InvalidRequestError(given[1], getattr(self, given[1]), f"None where {given[0]} is given")
+        for name in ("regex", "grammar"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise InvalidRequestError(name, value, "text, not empty")
 
     def replace(self, **changes: Any) -> StreamConfig:
         """A copy with these fields changed, checked anew.
@@ -165,6 +191,16 @@ def _checked_bias(value: object) -> Mapping[int, float]:
 def _key_of_json(key: object) -> object:
     """JSON objects can only have string keys, so "42" is accepted for 42; no token id has more than ten digits."""
     return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10 else key
+
+
+def _checked_tags(value: object) -> tuple[str, str]:
+    allowed = "two strings, what opens and what closes a thought, neither blank"
+    if not isinstance(value, (list, tuple)):
+        raise InvalidRequestError("thinking_tags", value, allowed)
+    tags = tuple(cast("Iterable[object]", value))
+    if len(tags) != 2 or not all(isinstance(tag, str) and tag.strip() for tag in tags):
+        raise InvalidRequestError("thinking_tags", tags, allowed)
+    return cast("tuple[str, str]", tags)
 
 
 def _checked_stops(value: object) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _Error = TypeVar("_Error", bound="HeadraceError")
+_LARGER_CONTEXT = "load the model with a larger n_ctx if it was trained for one"
 
 
 class HeadraceError(Exception):
@@ -87,7 +88,9 @@ class ContextOverflowError(InvalidRequestError):
         n_ctx: the longest sequence that this model and engine can hold, in tokens.
     """
 
-    def __init__(self, prompt_tokens: int, n_ctx: int, *, is_counted: bool = True) -> None:
+    def __init__(
+        self, prompt_tokens: int, n_ctx: int, *, is_counted: bool = True, remedy: str = _LARGER_CONTEXT
+    ) -> None:
         self.prompt_tokens = prompt_tokens
         self.n_ctx = n_ctx
         super().__init__(
@@ -95,7 +98,7 @@ class ContextOverflowError(InvalidRequestError):
             prompt_tokens,
             f"at most {n_ctx} tokens",
             f"the prompt has {'' if is_counted else 'at least '}{prompt_tokens} tokens, but the context holds {n_ctx}; "
-            "shorten the prompt, or load the model with a larger n_ctx if it was trained for one",
+            f"shorten the prompt, or {remedy}",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headrace.results import FinishReason, TopLogprob
+from headrace.results import FinishReason, Kind, Part, ToolCall, ToolCallDelta, TopLogprob
 
 __all__ = ["End", "Sample", "TokenEvent"]
 
@@ -34,6 +34,9 @@ class TokenEvent(NamedTuple):
     piece: bytes
     logprob: float | None
     top_logprobs: tuple[TopLogprob, ...] | None
+    kind: Kind = "text"
+    tool_call: ToolCallDelta | None = None
+    rest: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,15 @@ class End:
     """The one terminal event of a stream.
 
     Attributes:
-        text: everything that was emitted.
+        text: everything that was emitted of kind "text".
         finish_reason: why it ended; None where `error` says so.
         stop_sequence: which stop sequence matched.
         timeout: which deadline passed, where finish_reason is "timeout".
         error: what failed, where something did.
+        thinking: the thought, where one was kept apart.
+        tool_calls: what was asked for.
+        answer_start: where in the text the answer starts: a raw thought comes before it.
+        is_complete: whether the output fits what it was constrained to, as a whole.
     """
 
     text: str
@@ -53,3 +60,7 @@ class End:
     stop_sequence: str | None = None
     timeout: str | None = None
     error: BaseException | None = None
+    thinking: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    answer_start: int = 0
+    is_complete: bool = False

@@ -3,106 +3,77 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import secrets
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import NoneType
+from typing import Any, NamedTuple, cast
 
+from headrace._observer import Observer
 from headrace.checks import as_float, as_int, as_token_ids
 from headrace.config import StreamConfig
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores
-from headrace.errors import ContextOverflowError, EngineClosedError, InvalidRequestError
+from headrace.errors import EngineClosedError, InvalidRequestError
+from headrace.pricing import Pricing
+from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, Vocabulary, check_text
 from headrace.stream import AsyncTokenStream, TokenStream
-from headrace.text.template import ChatTemplate, Segment, checked_messages
+from headrace.text.template import checked_messages
 
-__all__ = ["Core", "Job", "Lane", "Messages", "Prompt", "Vocabulary", "check_text", "checked_config", "load_core"]
+__all__ = ["Core", "Job", "Lane", "checked_config", "load_core"]
 
-Prompt = str | Sequence[int]
-Messages = Sequence[Any]
-
+_CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
+_NO_OPTIONS = ChatOptions()
 # Stands for "not said": None says that there shall be no system prompt.
 _LANES_OWN: Any = object()
-# Bytes that tokens of text have at most in any text that is one.
-_USUAL_PIECE = 16
 # The default of n_ctx takes at most this share of the memory that is free.
 _KV_SHARE = 0.5
 
 
-class Vocabulary(Protocol):
-    """The part of a model that turns text into tokens and back; every method may be called from any thread."""
-
-    @property
-    def add_bos(self) -> bool: ...
-
-    @property
-    def add_eos(self) -> bool: ...
-
-    @property
-    def bos_token(self) -> int | None: ...
-
-    @property
-    def eos_token(self) -> int | None: ...
-
-    @property
-    def bos_text(self) -> str: ...
-
-    @property
-    def eos_text(self) -> str: ...
-
-    @property
-    def special_texts(self) -> tuple[str, ...]: ...
-
-    @property
-    def chat_template(self) -> str | None: ...
-
-    @property
-    def longest_piece(self) -> int: ...
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes: ...
-
-    def check_tokens(self, tokens: Sequence[int]) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class Job(NamedTuple):
-    """A stream to be: its settings, and how to make its prompt, which is better not done on an event loop."""
+    """A stream to be: its settings, and how to make its prompt, which is better not done on an event loop.
+
+    Attributes:
+        config: the settings.
+        prepare: makes the prompt.
+        parse: makes an object of an output that is complete; None where it is only text.
+    """
 
     config: StreamConfig
-    make_prompt: Callable[[], tuple[int, ...]]
+    prepare: Callable[[], Prepared]
+    parse: Callable[[str], object] | None = None
 
     def times(self, count: int) -> list[Job]:
         """So many choices for one prompt, which is made once; each has a seed of its own, or all would be the same."""
         if count == 1:
             return [self]
-        config, prompt = self.config, _Shared(self.make_prompt)
+        config, prepare = self.config, _Shared(self.prepare)
         seeds = [None if config.seed is None else (config.seed + choice) % 2**64 for choice in range(count)]
-        return [Job(config if seed is None else config.replace(seed=seed), prompt) for seed in seeds]
+        configs = [config if seed is None else config.replace(seed=seed) for seed in seeds]
+        return [Job(config, prepare, self.parse) for config in configs]
 
 
 class _Shared:
     """A prompt of several streams, made when the first of them asks for it."""
 
-    def __init__(self, make_prompt: Callable[[], tuple[int, ...]]) -> None:
-        self._make_prompt = make_prompt
+    def __init__(self, prepare: Callable[[], Prepared]) -> None:
+        self._prepare = prepare
         self._lock = threading.Lock()
-        self._prompt: tuple[int, ...] | None = None
+        self._prepared: Prepared | None = None
 
-    def __call__(self) -> tuple[int, ...]:
+    def __call__(self) -> Prepared:
         with self._lock:
-            if self._prompt is None:
-                self._prompt = self._make_prompt()
-            return self._prompt
+            if self._prepared is None:
+                self._prepared = self._prepare()
+            return self._prepared
 
 
 class Core:
@@ -113,6 +84,9 @@ class Core:
         engine: what generates; closed with the core.
         name: what to call the model.
         config: the defaults of every stream.
+
+    Attributes:
+        prompts: makes prompts for the model.
     """
 
     def __init__(self, vocabulary: Vocabulary, engine: Engine, *, name: str, config: StreamConfig) -> None:
@@ -120,7 +94,7 @@ class Core:
         self.engine = engine
         self.name = name
         self.config = config
-        self._template: ChatTemplate | None = None
+        self.prompts = Prompts(vocabulary, engine.max_length, name)
         self._ids = itertools.count(1)
         self._prefix = secrets.token_hex(4)
         # Prompts of async streams are made here, so that neither the event loop nor the engine does it.
@@ -137,91 +111,6 @@ class Core:
         finally:  # also where Ctrl-C cuts the waiting short
             self.workers.shutdown(wait=False)
             self.vocabulary.close()
-
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The tokens of a prompt: text with the model's beginning-of-text token, nothing in it read as control tokens.
-
-        Raises:
-            InvalidRequestError: an empty or blank prompt, text that is not text, ids that are none of the model's.
-            ContextOverflowError: the text is longer than any that fits.
-        """
-        if isinstance(prompt, str):
-            check_text("prompt", prompt)
-            self._check_length(len(prompt.encode()))
-            tokens = self.tokenize(prompt)
-        else:
-            tokens = list(prompt)
-            self.vocabulary.check_tokens(tokens)
-        if not tokens:
-            raise InvalidRequestError("prompt", prompt, "text or token ids, at least one token")
-        return tuple(tokens)
-
-    def _check_length(self, size: int) -> None:
-        """Refuse so many bytes of text, if they cannot fit whatever they are: reading them could take a minute."""
-        limit = self.engine.max_length
-        # Most texts are far from it, and then the vocabulary need not be looked through for its longest token.
-        if size > limit * _USUAL_PIECE and size > limit * self.vocabulary.longest_piece:
-            raise ContextOverflowError(size // self.vocabulary.longest_piece, limit, is_counted=False)
-
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text as a prompt has them."""
-        vocabulary = self.vocabulary
-        tokens = vocabulary.tokenize(text, add_special=True, parse_special=False)
-        if vocabulary.add_eos and tokens and tokens[-1] == vocabulary.eos_token:
-            tokens.pop()  # some models want one after a document, but a prompt is not finished
-        return tokens
-
-    def encode_chat(self, messages: Messages) -> tuple[int, ...]:
-        """The tokens of a rendered conversation that is to be answered; see `count_chat`.
-
-        Raises:
-            ContextOverflowError: it is longer than any that fits.
-        """
-        self._check_length(sum(len((message["content"] or "").encode(errors="replace")) for message in messages))
-        return self.count_chat(messages, self.engine.max_length)
-
-    def count_chat(self, messages: Messages, limit: int | None = None) -> tuple[int, ...]:
-        """The tokens of a rendered conversation, users' words never read as control tokens.
-
-        Args:
-            messages: checked copies.
-            limit: tokens that it may have, if not any number.
-        """
-        vocabulary = self.vocabulary
-        tokens: list[int] = []
-        for text, special in self.render(messages):
-            if limit is not None and len(tokens) > limit:
-                raise ContextOverflowError(len(tokens), limit, is_counted=False)
-            tokens += vocabulary.tokenize(text, add_special=False, parse_special=special)
-        if vocabulary.add_bos and vocabulary.bos_token is not None and tokens[:1] != [vocabulary.bos_token]:
-            tokens.insert(0, vocabulary.bos_token)  # the template did not write it
-        if not tokens:
-            raise InvalidRequestError("messages", messages, "messages that the chat template renders to some text")
-        return tuple(tokens)
-
-    def render(self, messages: Messages) -> list[Segment]:
-        """The conversation in the model's own form.
-
-        Raises:
-            InvalidRequestError: messages that are none, or a model that has no chat template.
-        """
-        if self._template is None:
-            source = self.vocabulary.chat_template
-            if source is None:
-                raise InvalidRequestError(
-                    "messages",
-                    self.name,
-                    "a model with a chat template",
-                    f"the model {self.name!r} has no chat template, so it cannot chat; generate() with a plain prompt",
-                )
-            vocabulary = self.vocabulary
-            self._template = ChatTemplate(
-                source,
-                bos_text=vocabulary.bos_text,
-                eos_text=vocabulary.eos_text,
-                special_texts=vocabulary.special_texts,
-            )
-        return self._template.render(messages)
 
     def __del__(self) -> None:
         if hasattr(self, "workers") and not self.engine.is_closed:
@@ -255,18 +144,24 @@ class Lane:
         settings, system_prompt = self._settings(config, overrides)
         if system_prompt is _LANES_OWN:
             system_prompt = self.system_prompt
+        schema, parse = _schema_of(settings)
+        prompts = self.core.prompts
         if system_prompt is None:
-            return Job(settings, partial(self.core.encode, prompt if isinstance(prompt, str) else _checked_ids(prompt)))
+            given = prompt if isinstance(prompt, str) else _checked_ids(prompt)
+            return Job(settings, partial(prompts.prepare, given, settings, schema), parse)
         if not isinstance(prompt, str):
             raise InvalidRequestError("system_prompt", system_prompt, "None where the prompt is given as token ids")
         check_text("prompt", prompt)
         messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
-        return Job(settings, partial(self.core.encode_chat, messages))
+        return Job(settings, partial(prompts.prepare_chat, messages, settings, schema=schema), parse)
 
     def chat_job(self, messages: Messages, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
         """What `chat` and its kin do."""
-        settings, system_prompt = self._settings(config, overrides)
-        return Job(settings, partial(self.core.encode_chat, self.conversation(messages, system_prompt)))
+        options, others = _chat_options(overrides)
+        settings, system_prompt = self._settings(config, others)
+        schema, parse = _schema_of(settings)
+        conversation = self.conversation(messages, system_prompt)
+        return Job(settings, partial(self.core.prompts.prepare_chat, conversation, settings, options, schema), parse)
 
     def conversation(self, messages: Messages, system_prompt: object = _LANES_OWN) -> list[Any]:
         """A copy of the messages, checked, behind a system prompt where one is given or this lane has one.
@@ -285,19 +180,23 @@ class Lane:
             system_prompt = self.system_prompt
         return checked if system_prompt is None else [{"role": "system", "content": system_prompt}, *checked]
 
-    def start(self, job: Job, *, closing_token: bool = False) -> TokenStream:
+    def start(self, job: Job, *, closing_token: bool = False, observer: Observer | None = None) -> TokenStream:
         """Start a stream; errors are raised here."""
-        stream = TokenStream(self.core.engine, self.core, job.config, **self._names(), closing_token=closing_token)
+        names: dict[str, Any] = {**self._names(job), "closing_token": closing_token, "observer": observer}
+        stream = TokenStream(self.core.engine, self.core, job.config, **names)
         self._remember(stream)
-        stream.submit(job.make_prompt())
+        stream.submit(job.prepare())
         return stream
 
-    def start_async(self, job: Job, *, closing_token: bool = False) -> AsyncTokenStream:
+    def start_async(
+        self, job: Job, *, closing_token: bool = False, observer: Observer | None = None
+    ) -> AsyncTokenStream:
         """Start a stream without blocking; errors come with its first token."""
-        stream = AsyncTokenStream(self.core.engine, self.core, job.config, **self._names(), closing_token=closing_token)
+        names: dict[str, Any] = {**self._names(job), "closing_token": closing_token, "observer": observer}
+        stream = AsyncTokenStream(self.core.engine, self.core, job.config, **names)
         self._remember(stream)
         try:
-            self.core.workers.submit(stream.submit_later, job.make_prompt)
+            self.core.workers.submit(stream.submit_later, job.prepare)
         except RuntimeError as error:  # the pool was shut down, since the model or the interpreter is closing
             raise EngineClosedError("the model was closed; load it again") from error
         return stream
@@ -309,11 +208,11 @@ class Lane:
             job: what to generate.
             id: name of the stream, which no live stream of this engine may have.
         """
-        names: dict[str, Any] = {**self._names(), "id": id}
+        names: dict[str, Any] = {**self._names(job), "id": id}
         stream = AsyncTokenStream(self.core.engine, self.core, job.config, **names, closing_token=False)
         self._remember(stream)
         try:
-            stream.submit(await asyncio.get_running_loop().run_in_executor(self.core.workers, job.make_prompt))
+            stream.submit(await asyncio.get_running_loop().run_in_executor(self.core.workers, job.prepare))
         except BaseException as error:
             await stream.aclose()
             if self.core.engine.is_closed and isinstance(error, RuntimeError):  # the pool was shut down
@@ -347,8 +246,15 @@ class Lane:
         id, streams = stream.id, self._streams
         streams[id] = weakref.ref(stream, lambda _: streams.pop(id, None))
 
-    def _names(self) -> dict[str, Any]:
-        return {"id": self.core.new_id(), "model": self.core.name, "lane": self._turn}
+    def _names(self, job: Job) -> dict[str, Any]:
+        core = self.core
+        return {
+            "id": core.new_id(),
+            "model": core.name,
+            "lane": self._turn,
+            "parse": job.parse,
+            "pricing": core.config.pricing,
+        }
 
 
 def checked_config(config: StreamConfig | None, default: StreamConfig) -> StreamConfig:
@@ -360,22 +266,40 @@ def checked_config(config: StreamConfig | None, default: StreamConfig) -> Stream
     return config
 
 
-def check_text(field: str, text: str) -> None:
-    """Refuse what no tokenizer can take.
+def _chat_options(overrides: Mapping[str, Any]) -> tuple[ChatOptions, dict[str, Any]]:
+    """What of the overrides only a chat has, and the others."""
+    others = dict(overrides)
+    given = {name: others.pop(name) for name in _CHAT_OPTIONS if name in others}
+    if not given:
+        return _NO_OPTIONS, others
+    for name in ("parallel_tool_calls", "continue_final_message"):
+        if type(given.get(name, False)) is not bool:
+            raise InvalidRequestError(name, given[name], "True or False")
+    template_kwargs = cast("object", given.get("template_kwargs"))
+    if not isinstance(template_kwargs, (Mapping, NoneType)):
+        raise InvalidRequestError("template_kwargs", template_kwargs, "a mapping from names to values, or None")
+    options = ChatOptions(
+        is_parallel=given.get("parallel_tool_calls", True),
+        continues=given.get("continue_final_message", False),
+        template_kwargs=dict(cast("Mapping[str, Any]", template_kwargs or {})),
+    )
+    if given.get("tools") is not None or given.get("tool_choice") is not None:
+        from headrace.toolbox import tool_choice_of, tools_of
 
-    Raises:
-        InvalidRequestError: nothing but white space, a NUL character, or half a surrogate pair.
-    """
-    if not text.strip():
-        raise InvalidRequestError(field, text, "text with something in it besides white space")
-    if "\0" in text:
-        raise InvalidRequestError(field, text, "text without NUL characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError(
-            field, text[error.start : error.end], "text without lone surrogates, which are no characters"
-        ) from None
+        tools = tools_of(given.get("tools"))
+        choice = tool_choice_of(given.get("tool_choice"), tools)
+        options = dataclasses.replace(options, tools=tools, choice=choice.mode, named=choice.name)
+    return options, others
+
+
+def _schema_of(config: StreamConfig) -> tuple[object, Callable[[str], object] | None]:
+    """The JSON schema that the output has to fit, and what makes an object of it."""
+    if config.json_schema is None:
+        return None, None
+    from headrace.schema import Schema
+
+    schema = Schema.of("json_schema", config.json_schema)
+    return schema.json, schema.parse
 
 
 def load_core(
@@ -388,6 +312,7 @@ def load_core(
     max_queue: int,
     step_target_ms: float,
     config: StreamConfig | None,
+    pricing: Pricing | None,
     progress: Callable[[float], None] | None,
 ) -> Core:
     """Find a model, load it, and start its engine; see `Model.load`."""
@@ -411,6 +336,8 @@ def load_core(
         raise InvalidRequestError("n_gpu_layers", n_gpu_layers, "0; this llama.cpp was built without support for a GPU")
     step_target_ms = as_float("step_target_ms", step_target_ms, 1, 60_000)
     defaults = checked_config(config, StreamConfig())
+    if pricing is not None:
+        defaults = defaults.replace(pricing=pricing)
     found = resolve(ref)
     model = LlamaModel.load(found.path, n_gpu_layers=n_gpu_layers, progress=progress)
     try:

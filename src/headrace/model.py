@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import itertools
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, overload
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 from headrace.checks import as_token_ids
 from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
-from headrace.lane import Core, Lane, Messages, Prompt, checked_config, load_core
+from headrace.lane import Core, Lane, checked_config, load_core
+from headrace.pricing import Pricing
+from headrace.prompts import Messages, Prompt
 from headrace.results import EngineMetrics, GenerationResult, Token
 from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
 
-__all__ = ["AsyncModel", "Context", "Model"]
+if TYPE_CHECKING:
+    from headrace.tool_loop import ToolRun
+
+__all__ = ["AnyModel", "AsyncModel", "Context", "Model", "core_of", "lane_of"]
 
 
 class _Shared:
@@ -46,7 +52,7 @@ class _Shared:
         Raises:
             InvalidRequestError: text that no tokenizer can take.
         """
-        return self._core.tokenize(_checked_str("text", text))
+        return self._core.prompts.tokenize(_checked_str("text", text))
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens left out; U+FFFD for bytes that are no UTF-8.
@@ -62,7 +68,7 @@ class _Shared:
         """How many tokens a text, or a conversation under the chat template, has as a prompt."""
         if isinstance(text_or_messages, str):
             return len(self.tokenize(text_or_messages))
-        return len(self._core.count_chat(self._lane.conversation(text_or_messages)))
+        return self._core.prompts.count_chat(self._lane.conversation(text_or_messages))
 
     def apply_chat_template(self, messages: Messages) -> str:
         """The conversation as the model's own chat template writes it, ready for the answer.
@@ -70,7 +76,7 @@ class _Shared:
         Raises:
             InvalidRequestError: messages that are none, or a model without a chat template.
         """
-        return "".join(segment.text for segment in self._core.render(self._lane.conversation(messages)))
+        return "".join(segment.text for segment in self._core.prompts.render(self._lane.conversation(messages)))
 
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant of the engine does not hold; for tests."""
@@ -116,14 +122,7 @@ class _Sync(_Shared):
 
         The result's text is what the callback was given; its usage counts what was sampled ahead of it, too.
         """
-        shown: list[str] = []
-        with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
-            for token in stream:
-                shown.append(token.text)
-                if callback(token) is False:
-                    stream.cancel()
-                    return _cut(stream.result(), shown)
-        return stream.result()
+        return self._follow(self.generate_stream(prompt, max_tokens=max_tokens, **overrides), callback)
 
     def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
         """Generate the answer to a conversation, in the model's own chat template; see `generate`.
@@ -131,13 +130,69 @@ class _Sync(_Shared):
         Args:
             messages: `Message`s, or mappings with `role` and `content`.
             config: the settings; None takes this object's defaults.
-            overrides: fields of StreamConfig, and `system_prompt`.
+            overrides: fields of StreamConfig, `system_prompt`, and:
+                tools: what the model may call: functions, Pydantic models, or OpenAI's mappings.
+                tool_choice: "auto" (by default), "none", "required", or one of the tools.
+                parallel_tool_calls: whether one answer may hold several calls; True by default.
+                continue_final_message: whether the answer goes on with the last message, an assistant's.
+                template_kwargs: more variables for the chat template, as `{"enable_thinking": False}`.
         """
         return self._collect(self._lane.start(self._lane.chat_job(messages, config, overrides)))
 
     def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
         """The same, streamed."""
         return self._lane.start(self._lane.chat_job(messages, config, overrides))
+
+    def run_tools(
+        self,
+        messages: Messages,
+        tools: Sequence[Any],
+        config: StreamConfig | None = None,
+        *,
+        max_rounds: int = 5,
+        callback: Callable[[Token], object] | None = None,
+        **overrides: Any,
+    ) -> ToolRun:
+        """Chat with tools: run what the model calls, tell it the results, and go on until it answers without calls.
+
+        The calls of one answer run at once: functions in threads, async functions on an event loop of this run. What
+        goes wrong in a tool is its result, which the model reads. A `tool_choice` that forces a call holds for the
+        first answer; from then on the model chooses.
+
+        Args:
+            messages: the conversation so far, see `chat`.
+            tools: functions, Pydantic models, or OpenAI's mappings; what was given as a mapping only the caller can
+                run, so the run ends where such a tool is called.
+            config: the settings of each answer.
+            max_rounds: how often calls are run at most, at least 1; then the run ends with the calls not run.
+            callback: called with each token of each answer; where it returns False, the run ends.
+            overrides: see `chat`.
+
+        Raises:
+            InvalidRequestError: as `chat` does; the field of a bad tool names its place, as `tools[2].function.name`.
+            GenerationError, StreamTimeoutError, QueueFullError: one of the answers failed.
+        """
+        from headrace.tool_loop import run_tools
+        from headrace.toolbox import tools_of
+
+        offered, choose = tools_of(tools), _choices(overrides)
+
+        def answer(turns: list[dict[str, Any]]) -> GenerationResult:
+            stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(choose), **overrides)
+            return self._collect(stream) if callback is None else self._follow(stream, callback)
+
+        return run_tools(answer, messages, offered, max_rounds=max_rounds)
+
+    def _follow(self, stream: TokenStream, callback: Callable[[Token], object]) -> GenerationResult:
+        """Call `callback` with each token, until it returns False."""
+        shown: list[str] = []
+        with stream:
+            for token in stream:
+                shown += [part.text for part in token.parts if part.kind == "text"]
+                if callback(token) is False:
+                    stream.cancel()
+                    return _cut(stream.result(), shown)
+        return stream.result()
 
     def _collect(self, stream: TokenStream) -> GenerationResult:
         try:
@@ -177,17 +232,7 @@ class _Async(_Shared):
         **overrides: Any,
     ) -> GenerationResult:
         """Call, and where it is one await, `callback` with each token; see `Model.generate_streaming`."""
-        shown: list[str] = []
-        async with self.generate_stream(prompt, max_tokens=max_tokens, **overrides) as stream:
-            async for token in stream:
-                shown.append(token.text)
-                answer = callback(token)
-                if inspect.isawaitable(answer):
-                    answer = await answer
-                if answer is False:
-                    stream.cancel()
-                    return _cut(await stream.result(), shown)
-        return await stream.result()
+        return await self._follow(self.generate_stream(prompt, max_tokens=max_tokens, **overrides), callback)
 
     async def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
         """Generate the answer to a conversation; see `Model.chat`."""
@@ -196,6 +241,43 @@ class _Async(_Shared):
     def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
         """The same, streamed."""
         return self._lane.start_async(self._lane.chat_job(messages, config, overrides))
+
+    async def run_tools(
+        self,
+        messages: Messages,
+        tools: Sequence[Any],
+        config: StreamConfig | None = None,
+        *,
+        max_rounds: int = 5,
+        callback: Callable[[Token], object | Awaitable[object]] | None = None,
+        **overrides: Any,
+    ) -> ToolRun:
+        """Chat with tools; see `Model.run_tools`. Async functions run as tasks of this event loop."""
+        from headrace.tool_loop import run_tools_async
+        from headrace.toolbox import tools_of
+
+        offered, choose = tools_of(tools), _choices(overrides)
+
+        async def answer(turns: list[dict[str, Any]]) -> GenerationResult:
+            stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(choose), **overrides)
+            return await (self._collect(stream) if callback is None else self._follow(stream, callback))
+
+        return await run_tools_async(answer, messages, offered, max_rounds=max_rounds)
+
+    async def _follow(
+        self, stream: AsyncTokenStream, callback: Callable[[Token], object | Awaitable[object]]
+    ) -> GenerationResult:
+        shown: list[str] = []
+        async with stream:
+            async for token in stream:
+                shown += [part.text for part in token.parts if part.kind == "text"]
+                answer = callback(token)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                if answer is False:
+                    stream.cancel()
+                    return _cut(await stream.result(), shown)
+        return await stream.result()
 
     async def _collect(self, stream: AsyncTokenStream) -> GenerationResult:
         try:
@@ -223,6 +305,7 @@ class Model(_Sync):
         max_queue: int = 64,
         step_target_ms: float = 60.0,
         config: StreamConfig | None = None,
+        pricing: Pricing | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Model:
         """Load a model and start its engine.
@@ -238,6 +321,7 @@ class Model(_Sync):
             step_target_ms: what a step should take at most while a prompt is read, in milliseconds: how long running
                 streams may stand still for somebody else's prompt.
             config: the defaults of every stream.
+            pricing: what tokens cost, where a stream's settings do not say.
             progress: called with 0.0 to 1.0 while the file is read.
 
         Raises:
@@ -255,6 +339,7 @@ class Model(_Sync):
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
                 config=config,
+                pricing=pricing,
                 progress=progress,
             )
         )
@@ -292,6 +377,7 @@ class AsyncModel(_Async):
         max_queue: int = 64,
         step_target_ms: float = 60.0,
         config: StreamConfig | None = None,
+        pricing: Pricing | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> AsyncModel:
         """Load a model off the event loop; see `Model.load`. `progress` is called from another thread."""
@@ -306,6 +392,7 @@ class AsyncModel(_Async):
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
                 config=config,
+                pricing=pricing,
                 progress=progress,
             )
         )
@@ -385,6 +472,9 @@ class _AsyncContext(_Async):
         await self.close()
 
 
+AnyModel = Model | AsyncModel | Context | _AsyncContext
+
+
 def core_of(model: object) -> Core:
     """What is under either face.
 
@@ -396,6 +486,17 @@ def core_of(model: object) -> Core:
     return model._core  # pyright: ignore[reportPrivateUsage]
 
 
+def lane_of(model: object) -> Lane:
+    """What the streams of a model or a context are started on.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if not isinstance(model, _Shared):
+        raise InvalidRequestError("model", model, "a Model, an AsyncModel or a Context")
+    return model._lane  # pyright: ignore[reportPrivateUsage]
+
+
 def _close_when_loaded(loading: asyncio.Future[Core]) -> None:
     if not loading.cancelled() and loading.exception() is None:
         loading.result().close()
@@ -405,6 +506,12 @@ def _context_parts(model: object, config: StreamConfig | None, defaults: dict[st
     core = core_of(model)
     system_prompt = defaults.pop("system_prompt", None)
     return core, Lane(core, checked_config(config, core.config).replace(**defaults), system_prompt)
+
+
+def _choices(overrides: dict[str, Any]) -> Iterator[Any]:
+    """The tool_choice of each answer of a run: a call is forced once, or the run would never end."""
+    first = overrides.pop("tool_choice", None)
+    return itertools.chain([first], itertools.repeat("none" if first == "none" else None))
 
 
 def _cut(result: GenerationResult, shown: list[str]) -> GenerationResult:

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from headrace.config import StreamConfig
+from headrace.outline import PLAIN, Outline
 
 __all__ = ["Request"]
 
@@ -20,9 +21,11 @@ class Request:
         config: its settings.
         lane: whose turn this is in the fair queue; requests of one lane are served in the order in which they come,
             lanes in turn. Async streams come when their prompts are made, a short one sooner than a long one.
+        outline: what its output consists of besides text.
     """
 
     id: str
     prompt: tuple[int, ...]
     config: StreamConfig
     lane: Hashable = None
+    outline: Outline = PLAIN

@@ -5,9 +5,71 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-__all__ = ["EngineMetrics", "FinishReason", "GenerationResult", "Metrics", "Token", "TopLogprob", "Usage"]
+__all__ = [
+    "EngineMetrics",
+    "FinishReason",
+    "GenerationResult",
+    "Kind",
+    "Metrics",
+    "Part",
+    "Token",
+    "ToolCall",
+    "ToolCallDelta",
+    "TopLogprob",
+    "Usage",
+]
 
 FinishReason = Literal["stop", "stop_sequence", "length", "cancelled", "timeout", "tool_calls"]
+
+Kind = Literal["text", "thinking", "tool_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What a token adds to a tool call.
+
+    Attributes:
+        index: which call of this stream, 0, 1, 2 ...
+        id: the call's id, on the first delta of a call; None on the others.
+        name: the tool's name, on the first delta; None on the others.
+        arguments: a piece of the arguments' JSON.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Part(NamedTuple):
+    """Text of one kind.
+
+    Attributes:
+        kind: "text", "thinking" or "tool_call".
+        text: the characters; of a tool call, a piece of its arguments.
+        tool_call: what it adds to which call, where it is of one.
+    """
+
+    kind: Kind
+    text: str
+    tool_call: ToolCallDelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for.
+
+    Attributes:
+        id: its id, to be named by the result's message.
+        name: the tool's name.
+        arguments: JSON, as the model wrote it.
+        is_complete: False where the stream ended inside the call, so that the arguments are cut off.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    is_complete: bool = True
 
 
 class TopLogprob(NamedTuple):
@@ -35,10 +97,13 @@ class Token:
         index: 0, 1, 2 ... without gaps.
         timestamp: when it was sampled, in seconds since the epoch.
         is_last: True only on the extra last Token of `generate_stream_with_metrics`, which is not a sampled one.
-        kind: "text", "thinking" or "tool_call".
-        bytes: its piece of text as the vocabulary has it, whatever was held back.
+        kind: "text", "thinking" or "tool_call": what its text is.
+        bytes: its piece of text as the vocabulary has it, whatever was held back; of a hidden thought, none.
         logprob: its log probability, where `logprobs` was asked for.
         top_logprobs: the most likely tokens of this step, most likely first, where `logprobs` was asked for.
+        tool_call: what it adds to a tool call, where it is of kind "tool_call".
+        rest: text of other kinds that is left when the stream ends; only ever on the last sampled token. Where a token
+            in mid-stream completes text of two kinds, the second arrives with the next token.
     """
 
     text: str
@@ -46,13 +111,22 @@ class Token:
     index: int
     timestamp: float
     is_last: bool = False
-    kind: Literal["text", "thinking", "tool_call"] = "text"
+    kind: Kind = "text"
     bytes: bytes = b""
     logprob: float | None = None
     top_logprobs: tuple[TopLogprob, ...] | None = None
+    tool_call: ToolCallDelta | None = None
+    rest: tuple[Part, ...] = ()
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that it completed: nothing where everything is held back, more than one part only at a stream's end."""
+        if not self.text and self.tool_call is None:
+            return self.rest
+        return (Part(self.kind, self.text, self.tool_call), *self.rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +137,9 @@ class Usage:
         prompt_tokens: length of the prompt.
         cached_tokens: how many of them were not computed, because their KV was there already.
         completion_tokens: sampled tokens, the end-of-text token included.
-        thinking_tokens: how many of those were thinking.
+        thinking_tokens: how many of those were a thought, from its opening to its closing tag.
         cost: price of the stream, where prices are known.
+        currency: of the cost.
     """
 
     prompt_tokens: int = 0
@@ -72,6 +147,7 @@ class Usage:
     completion_tokens: int = 0
     thinking_tokens: int = 0
     cost: float | None = None
+    currency: str | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -111,16 +187,17 @@ class GenerationResult:
     """What a stream ended with.
 
     Attributes:
-        text: the texts of all its tokens, joined.
+        text: the texts of all its tokens of kind "text", joined.
         finish_reason: "stop" (the model ended it), "stop_sequence", "length" (max_tokens, or the context is full),
             "cancelled", "timeout" or "tool_calls".
         stop_sequence: which stop sequence matched.
         usage: exact counts.
         metrics: times.
         model: name of the model.
-        thinking: the thinking text, where it is kept apart.
-        tool_calls: the tool calls, where there are any.
-        parsed: the object, where the output was constrained to one.
+        thinking: the thought, where there is one that is kept apart.
+        tool_calls: the calls that the model asks for; the last one may be cut off.
+        parsed: the object, where `json_schema` asked for one and the output is complete: an instance where a type was
+            given.
     """
 
     text: str
@@ -130,7 +207,7 @@ class GenerationResult:
     metrics: Metrics = field(default_factory=Metrics)
     model: str = ""
     thinking: str | None = None
-    tool_calls: tuple[object, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
     parsed: object = None
 
     def __str__(self) -> str:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
+from headrace._observer import Observer
 from headrace.config import StreamConfig
-from headrace.engine.channel import Channel, wake
+from headrace.engine.channel import wake
 from headrace.engine.loop import Engine
 from headrace.engine.metrics import StreamStats
-from headrace.errors import EngineClosedError, GenerationError, InvalidRequestError, StreamTimeoutError
+from headrace.errors import EngineClosedError, GenerationError, StreamTimeoutError
 from headrace.events import End, TokenEvent
+from headrace.outline import PLAIN
+from headrace.pricing import Pricing
+from headrace.prompts import Prepared
 from headrace.request import Request
 from headrace.results import FinishReason, GenerationResult, Metrics, Token, Usage
+from headrace.tee import Readership
+from headrace.views import AsyncTokens, AsyncViews, Tokens, Views
 
 __all__ = ["AsyncTokenStream", "StreamResult", "TokenStream"]
 
@@ -27,11 +33,12 @@ _DEADLINES = {
     "first_token": ("first_token_timeout_ms", "waiting for its first token"),
     "stall": ("stall_timeout_ms", "paused because its reader did not read"),
 }
+_NO_PROMPT = Prepared((), PLAIN)
 # How often a result() that leaves the reading to somebody else looks whether he does read, in seconds.
 _LOOK_AGAIN = 0.25
 
 
-class _Stream:
+class _Stream(Readership):
     """What both faces have in common. Everything here may be called from any thread, at any moment.
 
     Args:
@@ -41,6 +48,9 @@ class _Stream:
         model: name of the model.
         lane: whose turn it is in the fair queue.
         closing_token: whether to end with an extra Token that says so.
+        parse: makes an object of an output that is complete; what it cannot use is a ValueError.
+        pricing: what tokens cost, where the settings do not say.
+        observer: who follows what is read.
     """
 
     def __init__(
@@ -53,54 +63,64 @@ class _Stream:
         model: str,
         lane: Hashable,
         closing_token: bool,
+        parse: Callable[[str], object] | None = None,
+        pricing: Pricing | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        super().__init__(config.buffer_size)
         self.id = id
         self._engine = engine
         self._owner = owner
         self._config = config
         self._model = model
         self._lane = lane
-        self._stats = StreamStats(created=time.perf_counter())
-        self._channel = Channel(config.buffer_size)
+        self._parse = parse
+        self._stats = StreamStats(time.perf_counter(), config.pricing or pricing)
         self._is_submitted = False
         self._is_cancelled = False
-        self._is_closed = False
         self._wants_closing_token = closing_token
-        self._iterator: weakref.ref[object] | None = None
-        self._reader: object = None  # the thread or task that read last
+        self._observer = observer
 
-    def submit(self, prompt: tuple[int, ...]) -> None:
+    def submit(self, prepared: Prepared) -> None:
         """Hand the prompt to the engine."""
         self._is_submitted = True  # first, so that a cancel() from now on leaves the end to the engine, or to this
         if self._is_cancelled:
             self._finish_early(None)
             return
-        self._engine.submit(Request(self.id, prompt, self._config, self._lane), self._channel, self._stats)
+        if self._observer is not None:
+            self._config = self._observer.fitted(self._config)
+        request = Request(self.id, prepared.prompt, self._config, self._lane, prepared.outline)
+        self._engine.submit(request, self._source, self._stats)
         if self._is_cancelled:
             self._engine.cancel(self.id)
 
-    def submit_later(self, make_prompt: Callable[[], tuple[int, ...]]) -> None:
+    def submit_later(self, prepare: Callable[[], Prepared]) -> None:
         """The same where the prompt has to be made first; what goes wrong becomes the stream's end."""
         try:
-            self.submit(() if self._is_cancelled else make_prompt())
+            self.submit(_NO_PROMPT if self._is_cancelled else prepare())
         except EngineClosedError as error:
             self._finish_early(error if self._engine.is_dead else None)  # close() ends every stream as "cancelled"
         except BaseException as error:
             self._finish_early(None if self._is_cancelled else error)
 
     def cancel(self) -> None:
-        """End the stream as "cancelled", without an exception. From any thread or task, any number of times."""
+        """End the stream as "cancelled", without an exception. From any thread or task, any number of times.
+
+        Where `tee` made several readers, it ends for all of them.
+        """
         self._is_cancelled = True
-        if self._is_submitted:
+        if self._trunk is not None:
+            self._trunk.cancel()
+        elif self._is_submitted:
             self._engine.cancel(self.id)
         else:
             self._finish_early(None)
 
     def _finish_early(self, error: BaseException | None) -> None:
         """End a stream that never reached the engine."""
-        if self._channel.finish(End("", None if error else "cancelled", error=error)):
+        if self._source.finish(End("", None if error else "cancelled", error=error)):
             self._stats.ended = time.perf_counter()
-            wake((self._channel,))
+            wake((self._source,))
 
     @property
     def is_read(self) -> bool:
@@ -153,37 +173,27 @@ class _Stream:
 
     def __del__(self) -> None:
         # Nobody can read it any more. No lock may be taken here: this can run in the midst of anything.
-        if hasattr(self, "_iterator"):
+        if hasattr(self, "_observer"):
             self._abandon()
 
-    def _abandon(self) -> None:
+    def _leave(self) -> None:
         self._is_closed = True
-        self._is_cancelled = True
+        end = self._source.end
+        is_read = not len(self._source)  # looked at after the end, behind which nothing comes
         self._channel.discard()
-        if self._channel.end is None:
+        if self._observer is not None and self._channel.is_deserted:
+            self._observer.ended(end if is_read else None, ())
+
+    def _abandon(self) -> None:
+        self._leave()
+        if self._channel.is_deserted and self._channel.end is None:
+            (self._trunk or self)._is_cancelled = True
             self._engine.abandon(self.id)
 
     def _close(self) -> None:
-        self._is_closed = True
-        self._channel.discard()
-        if self._channel.end is None:
+        self._leave()
+        if self._channel.is_deserted and self._channel.end is None:
             self.cancel()
-
-    def _claim_iterator(self, iterator: object) -> None:
-        if self._iterator is not None:
-            raise InvalidRequestError(
-                "stream", self, "one iteration", "a stream is iterated once, and this one has been; generate a new one"
-            )
-        self._iterator = weakref.ref(iterator)
-
-    def _is_read_by_another(self, me: object) -> bool:
-        """Whether there is an iteration, and it was last advanced by somebody else."""
-        is_iterated = self._iterator is not None and self._iterator() is not None and not self._is_closed
-        return is_iterated and self._reader not in (None, me)
-
-    def _is_stuck(self, num_read: int) -> bool:
-        """Whether the stream is paused, and nothing was read since that many tokens were: nobody is reading at all."""
-        return self._channel.is_paused and self._channel.num_read == num_read
 
     def _gathered(self, event: TokenEvent | End | None, limit: int | None) -> list[Token]:
         """The token that was waited for, and those behind it."""
@@ -198,13 +208,18 @@ class _Stream:
         return tokens
 
     def _token(self, event: TokenEvent) -> Token:
-        text, id, number, timestamp, piece, logprob, top = event
-        return Token(text, id, number, timestamp, bytes=piece, logprob=logprob, top_logprobs=top)
+        text, id, number, timestamp, piece, logprob, top, kind, tool_call, rest = event
+        token = Token(text, id, number, timestamp, False, kind, piece, logprob, top, tool_call, rest)
+        if self._observer is not None:
+            self._observer.shown(token)
+        return token
 
     def _after_end(self, end: End) -> Token | None:
         """What the iteration gives once the End was reached: an error, or a closing token, or nothing more."""
         if self._is_closed:
             return None
+        if self._observer is not None:
+            self._observer.ended(end, ())
         if self._is_failure(end):
             self._is_closed = True
             self._raise(end)
@@ -215,14 +230,16 @@ class _Stream:
         return None
 
     def _outcome(self, end: End) -> GenerationResult:
+        if self._observer is not None:
+            self._observer.ended(end, tuple(iter(map(self._source.peek, itertools.count()).__next__, None)))
         if self._is_failure(end):
             self._raise(end)
-        return self._result(end)
+        return self._result(end, self._parsed(end))
 
     def _is_failure(self, end: End) -> bool:
         return end.error is not None or end.timeout is not None
 
-    def _result(self, end: End) -> GenerationResult:
+    def _result(self, end: End, parsed: object = None) -> GenerationResult:
         return GenerationResult(
             text=end.text,
             finish_reason=end.finish_reason or "cancelled",
@@ -230,7 +247,19 @@ class _Stream:
             usage=self._stats.usage(),
             metrics=self._stats.metrics(),
             model=self._model,
+            thinking=end.thinking,
+            tool_calls=end.tool_calls,
+            parsed=parsed,
         )
+
+    def _parsed(self, end: End) -> object:
+        if self._parse is None or not end.is_complete:
+            return None
+        try:
+            return self._parse(end.text[end.answer_start :])
+        except ValueError as error:
+            message = f"the output fits the JSON schema, but what it was made from refuses it: {error}"
+            raise GenerationError(message, self._result(end)) from error
 
     def _raise(self, end: End) -> NoReturn:
         # A new exception each time, because only now there is a partial result to put into it.
@@ -245,7 +274,7 @@ class _Stream:
         raise end.error.with_traceback(None)
 
 
-class TokenStream(_Stream):
+class TokenStream(Views, _Stream):
     """The tokens of one generation, for threads. Iterate it once; any one thread may read.
 
     Breaking out of the loop, leaving a `with`, dropping the last reference and `close()` cancel what is left.
@@ -256,9 +285,7 @@ class TokenStream(_Stream):
     """
 
     def __iter__(self) -> Iterator[Token]:
-        iterator = _Tokens(self)
-        self._claim_iterator(iterator)
-        return iterator
+        return self._claim(Tokens)
 
     def __next__(self) -> Token:
         """The next token, without an iterator of its own: leaving it does not cancel."""
@@ -273,20 +300,47 @@ class TokenStream(_Stream):
                 return token
         raise StopIteration
 
-    def read(self, limit: int | None = None) -> list[Token]:
+    def read(self, limit: int | None = None, timeout: float | None = None) -> list[Token]:
         """All tokens that are there, at least one, waiting for it; none once the stream has ended.
 
         One call a step of the engine is cheaper than one a token. It raises what the iteration raises.
 
         Args:
             limit: tokens to take at most, at least 1; None for all.
+            timeout: seconds to wait for the first one at most.
+
+        Raises:
+            TimeoutError: none had come by then.
         """
         self._reader = threading.get_ident()
-        return [] if self._is_closed else self._gathered(self._channel.get(), limit)
+        return [] if self._is_closed else self._gathered(self._channel.get(timeout), limit)
 
-    def wait_end(self) -> None:
-        """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing."""
-        self._channel.wait_end()
+    def wait_end(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether it has ended.
+        """
+        return self._channel.wait_end(timeout) is not None
+
+    def tee(self, n: int) -> tuple[TokenStream, ...]:
+        """Several readers of this one generation, each a full stream that may be read in a thread of its own.
+
+        The slowest sets the pace: the generation pauses when `buffer_size` tokens wait for him. So read them at the
+        same time; one after the other works only for an output that fits into the buffer. A reader that is closed or
+        dropped does not count any more, and when the last one is, the generation is cancelled. `cancel()` ends it for
+        all of them, and so does closing this stream, which cannot be iterated any more. An error reaches them all.
+
+        Args:
+            n: how many, at least 1.
+
+        Raises:
+            InvalidRequestError: a number that is none; a stream that is iterated already, or is itself such a reader.
+        """
+        return self._tee(n)
 
     def __enter__(self) -> TokenStream:
         return self
@@ -330,22 +384,7 @@ class TokenStream(_Stream):
         return self._outcome(end)
 
 
-class _Tokens(Iterator[Token]):
-    """The iteration of a stream: when a loop is left, this is dropped, and the stream cancelled."""
-
-    __slots__ = ("__weakref__", "_stream")
-
-    def __init__(self, stream: TokenStream) -> None:
-        self._stream = stream
-
-    def __next__(self) -> Token:
-        return self._stream.__next__()
-
-    def __del__(self) -> None:
-        self._stream._abandon()  # pyright: ignore[reportPrivateUsage]
-
-
-class AsyncTokenStream(_Stream):
+class AsyncTokenStream(AsyncViews, _Stream):
     """The tokens of one generation, for tasks; it never blocks the event loop. Iterate it once.
 
     Breaking out of the loop, leaving an `async with`, dropping the last reference and `aclose()` cancel what is left.
@@ -357,9 +396,7 @@ class AsyncTokenStream(_Stream):
     """
 
     def __aiter__(self) -> AsyncIterator[Token]:
-        iterator = _AsyncTokens(self)
-        self._claim_iterator(iterator)
-        return iterator
+        return self._claim(AsyncTokens)
 
     async def __anext__(self) -> Token:
         """The next token, without an iterator of its own: leaving it does not cancel."""
@@ -374,20 +411,26 @@ class AsyncTokenStream(_Stream):
                 return token
         raise StopAsyncIteration
 
-    async def read(self, limit: int | None = None) -> list[Token]:
-        """All tokens that are there, at least one, waiting for it; none once the stream has ended.
-
-        One call a step of the engine is cheaper than one a token. It raises what the iteration raises.
-
-        Args:
-            limit: tokens to take at most, at least 1; None for all.
-        """
+    async def read(self, limit: int | None = None, timeout: float | None = None) -> list[Token]:
+        """All tokens that are there, at least one, waiting for it; see `TokenStream.read`."""
         self._reader = asyncio.current_task()
-        return [] if self._is_closed else self._gathered(await self._channel.aget(), limit)
+        if self._is_closed:
+            return []
+        if timeout is None:
+            return self._gathered(await self._channel.aget(), limit)
+        async with asyncio.timeout(timeout):
+            return self._gathered(await self._channel.aget(), limit)
 
-    async def wait_end(self) -> None:
-        """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing."""
-        await self._channel.await_end()
+    async def wait_end(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, however much is unread; see `TokenStream.wait_end`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._channel.await_end()
+        return self._channel.end is not None
+
+    def tee(self, n: int) -> tuple[AsyncTokenStream, ...]:
+        """Several readers of this one generation, for tasks, of several event loops too; see `TokenStream.tee`."""
+        return self._tee(n)
 
     async def __aenter__(self) -> AsyncTokenStream:
         return self
@@ -419,21 +462,6 @@ class AsyncTokenStream(_Stream):
                     break
             self._channel.lift_bound()
             return self._outcome(await self._channel.await_end())
-
-
-class _AsyncTokens(AsyncIterator[Token]):
-    """The iteration of a stream: when a loop is left, this is dropped, and the stream cancelled."""
-
-    __slots__ = ("__weakref__", "_stream")
-
-    def __init__(self, stream: AsyncTokenStream) -> None:
-        self._stream = stream
-
-    async def __anext__(self) -> Token:
-        return await self._stream.__anext__()
-
-    def __del__(self) -> None:
-        self._stream._abandon()  # pyright: ignore[reportPrivateUsage]
 
 
 _Stream_co = TypeVar("_Stream_co", TokenStream, AsyncTokenStream, covariant=True)

@@ -66,7 +66,7 @@ def control_tokens(model: Model, text: str) -> list[int]:
 
 
 def chat_tokens(model: Model, messages: list[dict[str, str]]) -> list[int]:
-    return list(model._core.encode_chat(messages))
+    return list(model._core.prompts.prepare_chat(messages, StreamConfig()).prompt)
 
 
 def test_the_chat_template_is_the_models_own(model: Model) -> None:

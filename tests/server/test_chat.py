@@ -260,7 +260,7 @@ MILLION = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","conten
         ({"model": MODEL, "messages": [{"role": "user"}]}, "messages[0].content", "missing"),
         ({"model": MODEL, "messages": [{"role": "user", "content": ""}]}, "messages[0].content", "empty"),
         ({"model": MODEL, "messages": [{"role": "boss", "content": "x"}]}, "messages[0].role", "boss"),
-        ({"model": MODEL, "messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
+        ({"model": MODEL, "messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "missing"),
         ({"model": MODEL, "messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood", "no such"),
         (
             {"model": MODEL, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -300,14 +300,8 @@ MILLION = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","conten
         ({"model": MODEL, "messages": USER, "stream_options": {"include_usage": True}}, "stream_options", "stream"),
         ({"model": MODEL, "messages": USER, "stream": "yes"}, "stream", "boolean"),
         ({"model": MODEL, "messages": USER, "resumable": True}, "resumable", "stream"),
-        ({"model": MODEL, "messages": USER, "tools": [{"type": "function"}]}, "tools", "not supported"),
-        ({"model": MODEL, "messages": USER, "tool_choice": "auto"}, "tool_choice", "not supported"),
-        ({"model": MODEL, "messages": USER, "response_format": {"type": "json_object"}}, "response_format", "not"),
-        (
-            {"model": MODEL, "messages": [*USER, {"role": "assistant", "content": "x", "reasoning_content": "y"}]},
-            "messages[1].reasoning_content",
-            "not supported",
-        ),
+        ({"model": MODEL, "messages": USER, "audio": {"voice": "x"}}, "audio", "not supported"),
+        ({"model": MODEL, "messages": USER, "modalities": ["audio"]}, "modalities", "not supported"),
         (
             {"model": MODEL, "messages": USER, "max_tokens": 1, "max_completion_tokens": 2},
             "max_completion_tokens",

@@ -58,13 +58,13 @@ def test_it_is_refused(path: str, body: bytes, param: str | None, says: str) -> 
 def test_a_prompt_of_many_choices_is_made_once() -> None:
     async def run() -> None:
         async with running(echo) as server:
-            render, rendered = server.scripted.core.render, []
+            render, rendered = server.scripted.core.prompts.render, []
 
             def count(messages: Any) -> Any:
                 rendered.append(messages)
                 return render(messages)
 
-            server.scripted.core.render = count  # type: ignore[method-assign]
+            server.scripted.core.prompts.render = count  # type: ignore[method-assign]
             answer = await server.chat(n=20, seed=2**64 - 1)
             assert [one["message"]["content"] for one in answer.json["choices"]] == ["[<user>hi]" * 3] * 20
             assert len(rendered) == 1

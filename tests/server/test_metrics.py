@@ -51,6 +51,7 @@ def test_counts_after_known_streams() -> None:
             ("stop",): 1,
             ("stop_sequence",): 1,
             ("length",): 2,
+            ("tool_calls",): 0,
             ("cancelled",): 0,
             ("timeout",): 0,
             ("error",): 0,

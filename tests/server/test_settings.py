@@ -60,6 +60,10 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         "ping_interval": 3.5,
         "resume_window": 4.5,
         "resume_mb": 5.5,
+        "price_prompt": 0.5,
+        "price_cached": 0.0,
+        "price_completion": 2.5,
+        "currency": "EUR",
     }
     assert set(values) == set(Settings.model_fields)
     by_flags = read_settings(values, None)

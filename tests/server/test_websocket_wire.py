@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from headrace.config import StreamConfig
-from headrace.results import GenerationResult, Metrics, Token, TopLogprob, Usage
+from headrace.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, TopLogprob, Usage
 from headrace.server.errors import ApiError
 from headrace.server.websocket_wire import MAX_FRAME, Cancel, Proceed, Reply, Session, Start, is_plain
 
@@ -85,6 +85,9 @@ def test_stop_is_a_shorter_name(given: Any, stops: tuple[str, ...]) -> None:
 
 
 GENERATE = {"type": "generate", "id": "a", "prompt": "hi"}
+CHAT = {"type": "generate", "id": "a", "messages": [{"role": "user", "content": "x"}]}
+TOOL = {"type": "function", "function": {"name": "add"}}
+NO_SUB = ("invalid_value", "tool_choice.function.name is 'sub'; allowed: \"add\"")
 
 
 @pytest.mark.parametrize(
@@ -107,11 +110,18 @@ GENERATE = {"type": "generate", "id": "a", "prompt": "hi"}
         (GENERATE | {"stop": ["a", 1]}, "invalid_value", "stop"),
         (GENERATE | {"stop": "a", "stop_sequences": ["b"]}, "invalid_value", "stop and stop_sequences"),
         ({"type": "generate", "id": "a", "messages": []}, "invalid_value", "messages"),
-        (
-            {"type": "generate", "id": "a", "messages": [{"role": "user", "content": "x"}, {"role": "user"}]},
-            "missing_required_parameter",
-            "messages[1].content",
-        ),
+        (GENERATE | {"pricing": {"prompt": 1}}, "unknown_parameter", "pricing"),
+        (GENERATE | {"json_schema": "{}"}, "invalid_value", "json_schema"),
+        (GENERATE | {"tools": []}, "invalid_value", "tools is given with a prompt; allowed: with messages"),
+        (GENERATE | {"tool_choice": "auto"}, "invalid_value", "tool_choice is given with a prompt"),
+        (GENERATE | {"parallel_tool_calls": True}, "invalid_value", "parallel_tool_calls is given with a prompt"),
+        (GENERATE | {"continue_final_message": True}, "invalid_value", "continue_final_message is given with a prompt"),
+        (GENERATE | {"template_kwargs": {}}, "invalid_value", "template_kwargs is given with a prompt"),
+        (CHAT | {"tools": [{"type": "web_search"}]}, "invalid_value", "tools[0].type"),
+        (CHAT | {"tools": [TOOL, TOOL]}, "invalid_value", "tools[1].function.name is 'add', which another tool has"),
+        (CHAT | {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, *NO_SUB),
+        (CHAT | {"tool_choice": "required"}, "invalid_value", "tool_choice is 'required'"),
+        (CHAT | {"template_kwargs": {"messages": []}}, "invalid_value", "template_kwargs"),
         (
             {"type": "generate", "id": "a", "messages": [{"role": "robot", "content": "x"}]},
             "invalid_value",
@@ -321,11 +331,50 @@ def test_the_last_frame_has_all_counts_and_times() -> None:
         "completion_tokens": 7,
         "thinking_tokens": 1,
         "cost": None,
+        "currency": None,
         "total_tokens": 12,
     }
     assert set(frame["metrics"]) == set(Metrics.__dataclass_fields__)
     assert frame.pop("metrics")["time_to_first_token_ms"] == 1.235
-    assert frame == {"type": "done", "id": "a", "finish_reason": "stop_sequence", "stop_sequence": "END"}
+    ended = {"finish_reason": "stop_sequence", "stop_sequence": "END", "tool_calls": []}
+    assert frame == {"type": "done", "id": "a", **ended}
+
+
+def test_calls_are_in_the_frames_of_their_tokens_and_in_the_last() -> None:
+    session = Session()
+    start(session)
+    begins, goes_on = ToolCallDelta(0, "call_1", "add", ""), ToolCallDelta(0, None, None, '{"a"')
+    first, second = (
+        json.loads(session.tokens("a", tokens(text, first=i, kind="tool_call", tool_call=call))[0])
+        for i, (text, call) in enumerate((("", begins), ('{"a"', goes_on)))
+    )
+    assert (first["kind"], first["text"]) == ("tool_call", "")
+    assert first["tool_call"] == {"index": 0, "id": "call_1", "name": "add", "arguments": ""}
+    assert (second["kind"], second["text"]) == ("tool_call", '{"a"')
+    assert second["tool_call"] == {"index": 0, "id": None, "name": None, "arguments": '{"a"'}
+    calls = (ToolCall("call_1", "add", '{"a"', is_complete=False),)
+    done = json.loads(session.done("a", GenerationResult("", "length", tool_calls=calls)))
+    assert done["tool_calls"] == [{"id": "call_1", "name": "add", "arguments": '{"a"', "is_complete": False}]
+
+
+def test_what_is_left_at_the_end_is_in_the_last_tokens_frame() -> None:
+    session = Session()
+    start(session, window=2, logprobs=0)
+    call = ToolCallDelta(0, "call_1", "add", "{}")
+    rest = (Part("text", "Hi"), Part("tool_call", "{}", call))
+    one, other = session.tokens("a", [*tokens("hm", kind="thinking"), *tokens("", first=1, rest=rest)])
+    assert "rest" not in json.loads(one)
+    frame = json.loads(other)
+    assert frame["rest"] == [
+        {"text": "Hi", "kind": "text"},
+        {
+            "text": "{}",
+            "kind": "tool_call",
+            "tool_call": {"index": 0, "id": "call_1", "name": "add", "arguments": "{}"},
+        },
+    ]
+    assert (frame["index"], session.room("a")) == (1, 0), "a frame is a token, whatever it brings"
+    assert say(session, "ack", id="a", index=1) == Proceed("a")
 
 
 def test_a_failure_is_final() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import typer
 
+from headrace.cli.terminal import Thought
 from headrace.errors import GenerationError, HeadraceError, StreamTimeoutError
 from headrace.results import GenerationResult, Token
 
@@ -58,7 +59,7 @@ class Output(Protocol):
 
 
 class TextOutput:
-    """The text; on a terminal it ends with a line break.
+    """The text; on a terminal it ends with a line break. A thought goes to standard error.
 
     Args:
         at_end: whether to keep it until it is complete.
@@ -68,12 +69,22 @@ class TextOutput:
     def __init__(self, *, at_end: bool, is_terminal: bool) -> None:
         self._at_end = at_end
         self._is_terminal = is_terminal
+        self._thought = Thought()
 
     def token(self, token: Token) -> None:
-        if not self._at_end:
-            write(token.text)
+        if self._at_end:
+            return
+        for part in token.parts:
+            if part.kind == "thinking":
+                self._thought.write(part.text)
+            else:
+                self._thought.end()
+                write(part.text)
 
     def result(self, result: GenerationResult) -> None:
+        if self._at_end:
+            self._thought.write(result.thinking or "")
+        self._thought.end()
         if self._at_end:
             write(result.text)
         if self._is_terminal and result.text and not result.text.endswith("\n"):
@@ -97,7 +108,10 @@ class JsonOutput:
     def token(self, token: Token) -> None:
         if not self._at_end:
             fields = ("text", "id", "index", "timestamp", "kind", "is_last")
-            self._write("token", {field: getattr(token, field) for field in fields})
+            values = {field: getattr(token, field) for field in fields}
+            if token.rest:
+                values["rest"] = [{"kind": part.kind, "text": part.text} for part in token.rest]
+            self._write("token", values)
 
     def result(self, result: GenerationResult) -> None:
         self._write("result", _as_dict(result))
@@ -117,6 +131,7 @@ class JsonOutput:
 def _as_dict(result: GenerationResult) -> dict[str, Any]:
     return {
         "text": result.text,
+        "thinking": result.thinking,
         "finish_reason": result.finish_reason,
         "stop_sequence": result.stop_sequence,
         "usage": asdict(result.usage) | {"total_tokens": result.usage.total_tokens},

@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +30,16 @@ _DEFAULTS = StreamConfig()
 _INTERRUPTED = 130
 # Nobody else waits for the steps of this engine, and long ones read a long prompt twice as fast; Ctrl-C waits for one.
 _STEP_TARGET_MS = 500
+
+
+def _read(value: str | None) -> str | None:
+    """The value of an option, or what is in the file that it names after an @."""
+    if value is None or not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{value[1:]} cannot be read: {error}") from error
 
 
 def run(
@@ -63,6 +74,32 @@ def run(
         list[str] | None, typer.Option(metavar="TEXT", help="Text to stop before; may be given several times.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON", help="Write JSON that fits this schema; @FILE reads it from a file.", callback=_read
+        ),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Write what matches this regular expression.")
+    ] = None,
+    grammar: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Write what fits this Lark or GBNF grammar; @FILE reads one.", callback=_read
+        ),
+    ] = None,
+    thinking: Annotated[
+        Literal["split", "hide", "raw"],
+        typer.Option(help="Write the model's thought to standard error (split), nowhere (hide), or as text (raw)."),
+    ] = "split",
+    thinking_budget: Annotated[int | None, typer.Option(help="Close the thought after so many tokens.")] = None,
+    thinking_tags: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="OPEN CLOSE", help="What opens and what closes a thought, where the chat template does not show it."
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Milliseconds the generation may take; 0 is no limit.")] = 0,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Write all at the end instead of as it comes.")
@@ -101,6 +138,12 @@ def run(
             min_p=min_p,
             seed=seed,
             stop_sequences=tuple(stop or ()),
+            json_schema=json_schema,
+            regex=regex,
+            grammar=grammar,
+            thinking=thinking,
+            thinking_budget=thinking_budget,
+            thinking_tags=thinking_tags,
             timeout_ms=timeout,
         )
         text = _checked("prompt", _from_stdin() if prompt is None else prompt)
@@ -142,7 +185,7 @@ def _from_stdin() -> str:
 
 
 def _checked(field: str, text: str) -> str:
-    from headrace.lane import check_text
+    from headrace.prompts import check_text
 
     check_text(field, text)
     return text
@@ -209,7 +252,8 @@ def _report(result: GenerationResult) -> None:
     first = metrics.time_to_first_token_ms
     why = result.finish_reason + (f" ({result.stop_sequence!r})" if result.stop_sequence is not None else "")
     say(f"prompt: {usage.prompt_tokens} tokens, {usage.cached_tokens} of them cached")
-    say(f"completion: {usage.completion_tokens} tokens, ended by: {why}")
+    thought = f", {usage.thinking_tokens} of them thinking" if usage.thinking_tokens else ""
+    say(f"completion: {usage.completion_tokens} tokens{thought}, ended by: {why}")
     say(f"time to first token: {'none came' if first is None else f'{first:.0f} ms'}")
     say(f"speed: {metrics.tokens_per_second:.1f} tokens/s")
     say(f"total: {metrics.latency_ms:.0f} ms, of them paused for the reader: {metrics.paused_ms:.0f} ms")

@@ -99,6 +99,15 @@ def serve(
         float | None,
         typer.Option(help="Seconds that running streams have to end when the server is stopped.  [default: 30]"),
     ] = None,
+    price_prompt: Annotated[
+        float | None, typer.Option(help="Price of a million tokens of prompts; answers then say what they cost.")
+    ] = None,
+    price_cached: Annotated[
+        float | None,
+        typer.Option(help="Price of a million tokens of prompts that were cached; if absent, that of the others."),
+    ] = None,
+    price_completion: Annotated[float | None, typer.Option(help="Price of a million tokens of answers.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Currency of the prices.  [default: USD]")] = None,
     log_json: Annotated[
         bool | None, typer.Option("--log-json/--no-log-json", help="Log JSON objects, one a line.  [default: no]")
     ] = None,
@@ -131,6 +140,10 @@ def serve(
         "timeout_ms": timeout_ms,
         "stall_timeout_ms": stall_timeout_ms,
         "shutdown_timeout": shutdown_timeout,
+        "price_prompt": price_prompt,
+        "price_cached": price_cached,
+        "price_completion": price_completion,
+        "currency": currency,
         "log_json": log_json,
     }
     try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["Waiting", "is_terminal", "one_line", "say"]
+__all__ = ["Thought", "Waiting", "is_terminal", "one_line", "say"]
 
 # Whatever is over sooner, in seconds, is not worth a flicker.
 _MOMENT = 0.3
@@ -34,6 +34,28 @@ def one_line(text: str) -> str:
 def is_terminal(stream: object) -> bool:
     """Whether a standard stream is one; a closed one, which Python has as None, is not."""
     return stream is not None and stream.isatty()  # pyright: ignore
+
+
+class Thought:
+    """What a model thinks before it answers, on standard error: faint where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+        is_faint = is_terminal(sys.stderr)
+        self._begin, self._end = ("\x1b[2m", "\x1b[0m") if is_faint else ("", "")
+
+    def write(self, text: str) -> None:
+        """Add to it; where standard error is closed, nobody wants to know."""
+        if text and sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            with contextlib.suppress(OSError):
+                print(f"{self._begin}{text}{self._end}", end="", file=sys.stderr, flush=True)
+            self._is_open = True
+
+    def end(self) -> None:
+        """The answer begins, or nothing more comes. Any number of times."""
+        if self._is_open:
+            self._is_open = False
+            say("")
 
 
 class Waiting:

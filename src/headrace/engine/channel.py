@@ -16,6 +16,9 @@ from headrace.events import End, TokenEvent
 __all__ = ["Channel", "wake"]
 
 
+_Look = Callable[[], TokenEvent | End | None]
+
+
 class _Waiter(Protocol):
     """Somebody who sleeps until something is there."""
 
@@ -75,12 +78,12 @@ class Channel:
         self.end: End | None = None
         self.is_paused = False
         self.num_read = 0
+        self.is_deserted = False
         self._ending = _thread.allocate_lock()  # whoever acquires it may set the end
         self._on_drain = on_drain
         self._tokens: deque[TokenEvent] = deque()
         self._waiters: deque[_Waiter] = deque()
         self._end_waiters: deque[_Waiter] = deque()
-        self._is_discarding = False
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -103,7 +106,7 @@ class Channel:
 
     def put(self, token: TokenEvent) -> None:
         """Add a token; `wake` afterwards."""
-        if not self._is_discarding:
+        if not self.is_deserted:
             self._tokens.append(token)
 
     def finish(self, end: End) -> bool:
@@ -130,30 +133,44 @@ class Channel:
             self._drained()
         return token
 
-    def get(self, timeout: float | None = None) -> TokenEvent | End:
+    def peek(self, index: int) -> TokenEvent | None:
+        """The unread token at this place, without taking it; None where there is none yet."""
+        try:
+            return self._tokens[index]
+        except IndexError:
+            return None
+
+    def get(self, timeout: float | None = None, look: _Look | None = None) -> TokenEvent | End:
         """The next event; waits for it.
+
+        Args:
+            timeout: seconds to wait at most.
+            look: what looks for the event, where this reader is not the only one; None for `get_nowait`.
 
         Raises:
             TimeoutError: nothing came within `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (event := self.get_nowait()) is None:
+        look = look or self.get_nowait
+        while (event := look()) is None:
             waiter = _ThreadWaiter()
             self._waiters.append(waiter)
-            if self._tokens or self.end is not None:
-                continue
+            # Once more, since what came before the waiter was on the list has not woken it.
+            if (event := look()) is not None:
+                return event
             if not waiter.sleep(deadline):
                 _forget(self._waiters, waiter)
                 raise TimeoutError
         return event
 
-    async def aget(self) -> TokenEvent | End:
-        """The next event; waits for it without blocking the event loop."""
-        while (event := self.get_nowait()) is None:
+    async def aget(self, look: _Look | None = None) -> TokenEvent | End:
+        """The next event; waits for it without blocking the event loop. See `get`."""
+        look = look or self.get_nowait
+        while (event := look()) is None:
             waiter = _TaskWaiter()
             self._waiters.append(waiter)
-            if self._tokens or self.end is not None:
-                continue
+            if (event := look()) is not None:
+                return event
             try:
                 await waiter.future
             except BaseException:
@@ -192,7 +209,7 @@ class Channel:
 
     def discard(self) -> None:
         """Nobody will read any more: drop what is unread and what comes, but for the End."""
-        self._is_discarding = True
+        self.is_deserted = True
         self._tokens.clear()
 
     def take_waiters(self) -> Iterable[_Waiter]:

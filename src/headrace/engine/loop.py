@@ -15,10 +15,11 @@ from typing import Any
 from headrace.engine import lifetime
 from headrace.engine.channel import Channel, wake
 from headrace.engine.cost import CostModel
+from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
-from headrace.engine.runner import NoRoomError, Runner, Slice, StepOutput
+from headrace.engine.runner import NoRoomError, Runner, StepOutput
 from headrace.engine.scheduler import Part, Scheduler
 from headrace.engine.sequence import Sequence, State
 from headrace.errors import (
@@ -28,7 +29,7 @@ from headrace.errors import (
     InvalidRequestError,
     QueueFullError,
 )
-from headrace.events import End, Sample
+from headrace.events import Sample
 from headrace.request import Request
 from headrace.results import EngineMetrics, FinishReason, TopLogprob
 
@@ -136,6 +137,8 @@ class Engine:
         if len(request.prompt) > self.max_length:
             raise ContextOverflowError(len(request.prompt), self.max_length)
         sequence = Sequence(request, channel, self._runner.make_sampler(request), stats)
+        if request.outline.is_guided:
+            sequence.guide = Guide(request.outline, sequence.output, self._runner.piece, self._runner.eog_tokens)
         channel.bind(self.wake)
         with self._lock:
             self.check_open()
@@ -305,7 +308,7 @@ class Engine:
     def _run(self, parts: list[Part]) -> tuple[list[Part], StepOutput]:
         """Run a step and return what of it was done. Where it fails, find out who is to blame: the others go on."""
         try:
-            return parts, self._runner.run([_slice(part) for part in parts])
+            return parts, self._runner.run([part.slice() for part in parts])
         except NoRoomError as error:
             self._roll_back(parts)
             self._shed(parts, error)
@@ -453,7 +456,7 @@ class Engine:
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
             sequence.state = State.FINISHED  # in the queue it is only a husk by now
-        sequence.channel.finish(End(sequence.text, reason, sequence.stop_sequence, timeout, error))
+        sequence.channel.finish(sequence.end(reason, timeout, error))
 
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:
         """The thread is about to end: nobody may be left waiting for it."""
@@ -485,13 +488,6 @@ class Engine:
 _WAKE = Wake()
 _LONGEST_SLEEP = 3600.0  # seconds
 _NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
-
-
-def _slice(part: Part) -> Slice:
-    sequence = part.sequence
-    return Slice(
-        part.row.id, part.row.length, sequence.uncomputed(part.num_tokens), sequence.sampler if part.samples else None
-    )
 
 
 def _failure(message: str, cause: BaseException) -> GenerationError:

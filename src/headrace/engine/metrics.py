@@ -7,6 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from headrace.engine.kv_cache import KVCache
+from headrace.pricing import Pricing
 from headrace.results import EngineMetrics, Metrics, Usage
 
 __all__ = ["Average", "Counts", "StreamStats"]
@@ -20,9 +21,11 @@ class StreamStats:
     """
 
     created: float
+    pricing: Pricing | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    thinking_tokens: int = 0
     computed_tokens: int = 0
     admitted: float | None = None
     first_token: float | None = None
@@ -60,7 +63,12 @@ class StreamStats:
 
     def usage(self) -> Usage:
         """The counts so far."""
-        return Usage(self.prompt_tokens, self.cached_tokens, self.completion_tokens)
+        prompt, cached, completion = self.prompt_tokens, self.cached_tokens, self.completion_tokens
+        pricing = self.pricing
+        if pricing is None:
+            return Usage(prompt, cached, completion, self.thinking_tokens)
+        cost = pricing.cost(prompt, cached, completion)
+        return Usage(prompt, cached, completion, self.thinking_tokens, cost, pricing.currency)
 
     def tokens_per_second(self) -> float:
         """Tokens after the first over the time after the first, without pauses; 0 before the second token."""

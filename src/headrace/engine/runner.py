@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from headrace.engine.guide import Guide
 from headrace.events import Sample
 from headrace.request import Request
 
@@ -29,12 +30,14 @@ class Slice(NamedTuple):
         start: position of the first token.
         tokens: what to compute.
         sampler: what samples from the last token's logits; None where the prompt goes on in a later step.
+        guide: what restricts the sample; None where anything goes.
     """
 
     row: int
     start: int
     tokens: Sequence[int]
     sampler: Any
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,8 @@ class LlamaRunner:
         tokens, positions, rows, outputs = context.tokens, context.positions, context.sequences, context.outputs
         at = 0
         samplers: list[Any] = []
-        for row, start, part, sampler in slices:
+        guides: list[Guide | None] = []
+        for row, start, part, sampler, guide in slices:
             count = len(part)
             if count == 1:
                 tokens[at], positions[at], rows[at], outputs[at] = part[0], start, row, sampler is not None
@@ -154,6 +158,7 @@ class LlamaRunner:
                 outputs[end - 1] = sampler is not None
             if sampler is not None:
                 samplers.append(sampler)
+                guides.append(guide)
             at += count
         before = time.perf_counter()
         try:
@@ -161,7 +166,7 @@ class LlamaRunner:
         except self._no_slot_error as error:
             raise NoRoomError(str(error)) from error
         seconds = time.perf_counter() - before
-        return StepOutput(self._sample_rows(logits, samplers) if samplers else (), seconds)
+        return StepOutput(self._sample_rows(logits, samplers, guides) if samplers else (), seconds)
 
     def close(self) -> None:
         """Free the context."""

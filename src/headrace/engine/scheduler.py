@@ -9,6 +9,7 @@ from typing import NamedTuple
 from headrace.engine.cost import CostModel
 from headrace.engine.fair_queue import FairQueue
 from headrace.engine.kv_cache import KVCache, Row, common_prefix
+from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
 
 __all__ = ["PARK_AFTER", "Part", "Scheduler"]
@@ -28,6 +29,12 @@ class Part(NamedTuple):
     row: Row
     num_tokens: int
     samples: bool
+
+    def slice(self) -> Slice:
+        """The same for the runner."""
+        sequence, tokens = self.sequence, self.sequence.uncomputed(self.num_tokens)
+        sampler = sequence.sampler if self.samples else None
+        return Slice(self.row.id, self.row.length, tokens, sampler, sequence.guide)
 
 
 class Scheduler:

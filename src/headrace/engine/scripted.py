@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from headrace.engine.guide import Guide
 from headrace.engine.runner import NoRoomError, Slice, StepOutput
 from headrace.errors import InvalidRequestError
 from headrace.events import Sample
@@ -35,6 +39,8 @@ class ScriptedRunner:
     Args:
         pieces: the text of each token, as bytes. Token 0 ends a generation.
         script: the tokens to sample, the same for every request or made from its prompt; after the last one, token 0.
+            Where only one token may come, that one is sampled, whatever the script says; where the script's may not
+            come, the stream fails.
         num_cells: KV budget, in tokens.
         num_rows: sequence ids.
         max_batch: tokens in a step at most.
@@ -106,14 +112,29 @@ class ScriptedRunner:
 
     def _sample(self, part: Slice) -> Sample | Exception:
         sampler = part.sampler
-        sample = Sample(sampler.script[sampler.at] if sampler.at < len(sampler.script) else 0)
-        if self.on_sample is not None:
-            try:
+        token = sampler.script[sampler.at] if sampler.at < len(sampler.script) else 0
+        try:
+            if part.guide is not None:
+                token = self._guided(token, part.guide)
+            sample = Sample(token)
+            if self.on_sample is not None:
                 self.on_sample(part, sample)
-            except Exception as error:
-                return error
-        sampler.at += 1
+        except Exception as error:
+            return error
+        if sampler.at < len(sampler.script) and token == sampler.script[sampler.at]:
+            sampler.at += 1
         return sample
+
+    def _guided(self, token: int, guide: Guide) -> int:
+        """The script's token, if it may come; where only one may, that one, and the script waits."""
+        row = np.zeros(max(self.pieces, default=0) + 1, np.float32)
+        guide.restrict(row)
+        allowed = np.flatnonzero(row == 0)
+        if len(allowed) == 1:
+            return int(allowed[0])
+        if token not in allowed or guide.refuses(token):
+            raise ValueError(f"the script goes on with token {token}, {self.piece(token)!r}, which may not come here")
+        return token
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
         """Share cells."""
@@ -154,6 +175,8 @@ class ScriptedVocabulary:
     bos_text = ""
     eos_text = "<end>"
     special_texts: tuple[str, ...] = ("<end>",)
+    special_tokens: Mapping[int, str] = MappingProxyType({0: "<end>"})
+    eog_tokens: frozenset[int] = frozenset({0})
 
     def __init__(self, pieces: Mapping[int, bytes], *, chat_template: str | None = None) -> None:
         self.chat_template = chat_template
@@ -179,8 +202,18 @@ class ScriptedVocabulary:
             data = data[len(piece) :]
         return tokens
 
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
+    @property
+    def n_vocab(self) -> int:
+        """Size of the vocabulary, in tokens."""
+        return max(self._pieces, default=0) + 1
+
+    def piece(self, token: int) -> bytes:
+        """The text of a token; none for one that has none."""
+        return self._pieces.get(token, b"")
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
         """The pieces, joined."""
+        del special
         return b"".join(self._pieces.get(token, b"") for token in tokens)
 
     @property

@@ -9,13 +9,13 @@ from typing import Any
 
 from headrace.config import StreamConfig
 from headrace.engine.channel import Channel
+from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import Row
 from headrace.engine.metrics import StreamStats
-from headrace.events import TokenEvent
+from headrace.engine.output import Output
+from headrace.events import End, TokenEvent
 from headrace.request import Request
-from headrace.results import FinishReason, TopLogprob
-from headrace.text.detokenizer import Detokenizer
-from headrace.text.stops import StopMatcher
+from headrace.results import FinishReason, Part, TopLogprob
 
 __all__ = ["Sequence", "State"]
 
@@ -41,6 +41,9 @@ class Sequence:
         leader_until: how much of the leader's prefix that is, in tokens.
         has_computed: whether it has computed anything itself.
         is_leaving: whether it was cancelled, so that its place in the queue's count is free already.
+        output: what it has written.
+        guide: what it is kept to; None where anything goes.
+        is_complete: whether it has ended as its grammar wants it.
     """
 
     request: Request
@@ -55,15 +58,14 @@ class Sequence:
     leader_until: int = 0
     has_computed: bool = False
     is_leaving: bool = False
-    _detokenizer: Detokenizer = field(default_factory=Detokenizer)
-    _stops: StopMatcher | None = None
-    _texts: list[str] = field(default_factory=list[str])
+    output: Output = field(init=False)
+    guide: Guide | None = None
+    is_complete: bool = False
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
         self.stats.prompt_tokens = len(self.tokens)
-        if self.config.stop_sequences:
-            self._stops = StopMatcher(self.config.stop_sequences)
+        self.output = Output(self.request.config, self.request.outline)
 
     @property
     def config(self) -> StreamConfig:
@@ -84,16 +86,6 @@ class Sequence:
     def num_remaining(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 while decoding, more in prefill."""
         return len(self.tokens) - (self.row.length if self.row is not None else 0)
-
-    @property
-    def text(self) -> str:
-        """Everything emitted."""
-        return "".join(self._texts)
-
-    @property
-    def stop_sequence(self) -> str | None:
-        """Which stop sequence matched."""
-        return self._stops.matched if self._stops is not None else None
 
     def accept(
         self,
@@ -119,35 +111,57 @@ class Sequence:
             logprob: its log probability.
             top: the most likely tokens.
         """
-        number = self.stats.completion_tokens
+        output, outline, stats = self.output, self.request.outline, self.stats
+        number = stats.completion_tokens
         self.tokens.append(token)
-        self.stats.note_token(now)
-        text = self._detokenizer.feed(piece)
-        if self._stops is not None and text:
-            text = self._stops.feed(text)
+        stats.note_token(now)
+        piece = outline.texts.get(token, piece)
+        was_answer, was_thinking, was_hidden = output.is_answer, output.kind == "thinking", output.is_hidden
+        output.feed(piece)
+        if output.has_thought and not was_answer and not ends:
+            stats.thinking_tokens = stats.completion_tokens
+        if self.guide is not None and not ends:
+            self.guide.accept(token)
         reason = self._finish_reason(ends, max_length)
         if reason is not None and reason != "stop_sequence":
-            text += self._flush()
-            if self.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
-                reason = "stop_sequence"
-        if text:
-            self._texts.append(text)
-        return TokenEvent(text, token, number, timestamp, piece, logprob, top), reason
+            output.flush()
+            if output.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
+                reason, self.is_complete = "stop_sequence", False
+        part = output.take() or Part("thinking" if was_thinking else output.kind, "")
+        rest = () if reason is None else output.take_rest()
+        if was_hidden:  # neither the bytes nor what else was likely may tell what is not to be seen
+            piece, logprob, top = part.text.encode(), None, None
+        kind, text, tool_call = part
+        return TokenEvent(text, token, number, timestamp, piece, logprob, top, kind, tool_call, rest), reason
 
     def _finish_reason(self, ends: bool, max_length: int) -> FinishReason | None:
-        if self._stops is not None and self._stops.matched is not None:
+        output, outline = self.output, self.request.outline
+        if output.stop_sequence is not None:
             return "stop_sequence"
-        if ends and not self.config.ignore_eos:
-            return "stop"
+        if output.num_calls and not outline.is_parallel:
+            return "tool_calls"
+        guide = self.guide
+        if (guide is not None and guide.is_over) or (ends and not self.config.ignore_eos):
+            self.is_complete = guide is not None and guide.is_accepting
+            return "tool_calls" if output.num_calls else "stop"
         if self.stats.completion_tokens >= self.config.max_tokens or len(self.tokens) > max_length:
             return "length"
         return None
 
-    def _flush(self) -> str:
-        tail = self._detokenizer.flush()
-        if self._stops is None:
-            return tail
-        return self._stops.feed(tail) + self._stops.flush()
+    def end(self, reason: FinishReason | None, timeout: str | None, error: BaseException | None) -> End:
+        """What its reader gets as the last."""
+        output = self.output
+        return End(
+            output.text,
+            reason,
+            output.stop_sequence,
+            timeout,
+            error,
+            thinking=output.thinking,
+            tool_calls=output.tool_calls,
+            answer_start=output.answer_start,
+            is_complete=self.is_complete,
+        )
 
     def deadline(self) -> tuple[float, str] | None:
         """The next moment at which it times out, and by which deadline; None where it never does."""

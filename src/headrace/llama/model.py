@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -170,9 +170,13 @@ class LlamaModel:
         key, value = (int(self.metadata.get(f"{attention}.{name}_length", default)) for name in ("key", "value"))
         return _F16_BYTES * self.n_layer * n_head_kv * (key + value)
 
-    @cached_property
+    @property
     def eog_tokens(self) -> frozenset[int]:
         """Ids of the tokens that end a generation."""
+        return self._eog_tokens
+
+    @cached_property
+    def _eog_tokens(self) -> frozenset[int]:
         is_eog, vocab = self._library.tiny.llama_vocab_is_eog, self._vocab
         with self._in_use():
             return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
@@ -180,18 +184,23 @@ class LlamaModel:
     @property
     def special_texts(self) -> tuple[str, ...]:
         """Texts of the tokens that llama.cpp makes of text only where `parse_special` is set, in order of their ids."""
-        return self._special_texts
+        return tuple(self._special_tokens.values())
+
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        """Those texts by id, in order of the ids."""
+        return self._special_tokens
 
     @cached_property
-    def _special_texts(self) -> tuple[str, ...]:
+    def _special_tokens(self) -> dict[int, str]:
         tiny, vocab = self._library.tiny, self._vocab
         attributes, text = tiny.llama_vocab_get_attr, tiny.llama_vocab_get_text
         with self._in_use():
-            return tuple(
-                text(vocab, token).decode("utf-8", "replace")
+            return {
+                token: text(vocab, token).decode("utf-8", "replace")
                 for token in range(self.n_vocab)
                 if attributes(vocab, token) & _HIDDEN
-            )
+            }
 
     @property
     def bos_text(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,23 @@ from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
 from headrace.events import Sample
 
-__all__ = ["Sampler", "sample_rows"]
+__all__ = ["Guide", "Sampler", "sample_rows"]
 
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.intp]
+
+
+class Guide(Protocol):
+    """What may come next in a stream."""
+
+    def restrict(self, row: _Floats) -> None:
+        """Writes -inf to what may not."""
+        ...
+
+    def refuses(self, token: int) -> bool:
+        """Whether a token cannot be taken although it was not banned."""
+        ...
+
 
 _LOWEST = float(np.finfo(np.float32).min)
 # Beyond these, settings have no further effect on float32 logits, but would make infinities and then NaNs of them.
@@ -80,23 +94,33 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self.is_plain_greedy = self._greedy and config.logprobs is None
 
-    def sample(self, row: _Floats) -> Sample:
+    def sample(self, row: _Floats, guide: Guide | None = None) -> Sample:
         """Chooses a token, and counts it for the penalties.
 
         Args:
-            row: the logits of the vocabulary; bias and penalties are written into it.
+            row: the logits of the vocabulary; what the guide bans, bias and penalties are written into it.
+            guide: what may come next; None where anything may.
 
         Raises:
             ValueError: the logits are not numbers, or every token is banned.
         """
-        raw = row.copy() if self._adjusts and self._logprobs is not None else row
+        changes = self._adjusts or guide is not None
+        raw = row.copy() if changes and self._logprobs is not None else row
         # Sharp temperatures and strong penalties overflow to -inf, which is what they mean.
         with np.errstate(over="ignore"):
+            if guide is not None:
+                guide.restrict(row)
             self.adjust(row)
-            token = _largest_one(row) if self._greedy else self._draw(row)
+            token = self._choose(row)
+            while guide is not None and guide.refuses(token):
+                row[token] = -math.inf
+                token = self._choose(row)
         if self._logprobs is None:
             return self.accept(token)
         return self.accept(token, *_logprobs(raw, token, self._logprobs))
+
+    def _choose(self, row: _Floats) -> int:
+        return _largest_one(row) if self._greedy else self._draw(row)
 
     def adjust(self, row: _Floats) -> None:
         """Writes bias and penalties into the logits."""
@@ -169,14 +193,18 @@ class Sampler:
         return kept
 
 
-def sample_rows(logits: _Floats, samplers: Sequence[Sampler]) -> list[Sample | Exception]:
+def sample_rows(
+    logits: _Floats, samplers: Sequence[Sampler], guides: Sequence[Guide | None] | None = None
+) -> list[Sample | Exception]:
     """Chooses a token for each row; what one row raises is its result, and the others are not affected.
 
     Args:
-        logits: shape (len(samplers), n_vocab); bias and penalties are written into it.
+        logits: shape (len(samplers), n_vocab); bans, bias and penalties are written into it.
         samplers: one for each row.
+        guides: one for each row, or None; None where there are none at all.
     """
-    if all(sampler.is_plain_greedy for sampler in samplers):
+    guides = guides or [None] * len(samplers)
+    if all(sampler.is_plain_greedy for sampler in samplers) and not any(guides):
         with np.errstate(over="ignore"):
             for row, sampler in zip(logits, samplers, strict=True):
                 sampler.adjust(row)
@@ -187,9 +215,9 @@ def sample_rows(logits: _Floats, samplers: Sequence[Sampler]) -> list[Sample | E
             for sampler, token, peak in zip(samplers, tokens.tolist(), peaks.tolist(), strict=True)
         ]
     results: list[Sample | Exception] = []
-    for row, sampler in zip(logits, samplers, strict=True):
+    for row, sampler, guide in zip(logits, samplers, guides, strict=True):
         try:
-            results.append(sampler.sample(row))
+            results.append(sampler.sample(row, guide))
         except Exception as error:
             results.append(error)
     return results

@@ -19,7 +19,8 @@ __all__ = [
     "answer_of",
 ]
 
-ChatReason = Literal["stop", "length"]
+TextReason = Literal["stop", "length"]
+ChatReason = Literal["stop", "length", "tool_calls"]
 
 
 class Answer(BaseModel):
@@ -37,7 +38,7 @@ class PromptTokensDetails(Answer):
 class CompletionTokensDetails(Answer):
     """More about the answer's tokens."""
 
-    reasoning_tokens: int
+    reasoning_tokens: int = Field(description="tokens of thoughts, their tags included")
 
 
 class Usage(Answer):
@@ -48,6 +49,8 @@ class Usage(Answer):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+    cost: float = Field(default=0, description="price of these tokens, where prices are known")
+    cost_currency: str = Field(default="", description="of the cost")
 
 
 class Timings(Answer):
@@ -96,13 +99,30 @@ class ChatLogprobs(Answer):
     refusal: None
 
 
+class CalledFunction(Answer):
+    """What shall be called, and with what."""
+
+    name: str
+    arguments: str = Field(description="JSON that fits the function's parameters; cut off where `length` is the reason")
+
+
+class CalledTool(Answer):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(Answer):
     """What the model answered."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
     annotations: list[Any] = Field(max_length=0)
+    reasoning_content: str = Field(default="", description="its thought, where there is one")
+    tool_calls: list[CalledTool] = Field(default=[], min_length=1)
 
 
 class ChatChoice(Answer):
@@ -126,11 +146,29 @@ class ChatCompletion(Answer):
     timings: Timings
 
 
+class FunctionDelta(Answer):
+    """What is new about a call's function; the name comes once, in the first."""
+
+    name: str = ""
+    arguments: str
+
+
+class CallDelta(Answer):
+    """What is new about a call; its id and type come once, in the first."""
+
+    index: int
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionDelta
+
+
 class ChatDelta(Answer):
     """What is new; the role comes once, in the first."""
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
+    reasoning_content: str = ""
+    tool_calls: list[CallDelta] = Field(default=[], min_length=1, max_length=1)
 
 
 class ChatChunkChoice(Answer):
@@ -170,13 +208,13 @@ class TextChoice(Answer):
     index: int
     text: str
     logprobs: TextLogprobs | None
-    finish_reason: ChatReason
+    finish_reason: TextReason
 
 
 class TextChunkChoice(TextChoice):
     """A piece of one continuation."""
 
-    finish_reason: ChatReason | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    finish_reason: TextReason | None  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class TextCompletion(Answer):

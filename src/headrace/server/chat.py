@@ -2,71 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from headrace.lane import Job, Lane
-from headrace.results import Token
+from headrace.results import GenerationResult, Part, Token
 from headrace.server.answers import ChatCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.choices import Choices
 from headrace.server.common import (
     FINISH_REASONS,
     HeldLogprobs,
+    dumps,
     logprob_entry,
     quoted,
-    role_of,
     timings_of,
-    usage_of,
 )
 from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
+from headrace.server.messages import Messages, turns_of
 from headrace.server.service import Served, Service
-from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions, Wire
+from headrace.server.tools import (
+    Effort,
+    Format,
+    TemplateVariables,
+    ToolChoice,
+    Tools,
+    effort_overrides,
+    form_overrides,
+    tool_overrides,
+)
+from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
 
-__all__ = ["Chat", "ChatMessage", "ChatRequest", "chat_router", "turn_of"]
-
-
-class TextPart(Wire):
-    """A piece of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-def _content_kind(value: Any) -> str:
-    return "=parts" if isinstance(value, list) else "=text"
-
-
-Content = Annotated[
-    Annotated[str, Tag("=text")]
-    | Annotated[list[TextPart], Tag("=parts"), Field(min_length=1, max_length=1024, fail_fast=True)],
-    Discriminator(_content_kind),
-]
-
-
-class ChatMessage(Wire):
-    """A turn of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
-    name: str | None = Field(default=None, max_length=256)
-    refusal: Annotated[Any, Only("")] = None
-    annotations: Annotated[Any, Only([])] = None
-    audio: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only()] = None
-    reasoning_content: Annotated[Any, Only("")] = None
+__all__ = ["Chat", "ChatRequest", "chat_router"]
 
 
 class ChatRequest(Sampling):
     """The body of a chat request."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=10_000)
+    messages: Messages
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -74,16 +52,19 @@ class ChatRequest(Sampling):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     stream_options: StreamOptions | None = None
     return_progress: bool | None = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only()] = None
-    parallel_tool_calls: Annotated[Any, Only(True, False)] = None
+    response_format: Format | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     functions: Annotated[Any, Only([])] = None
     function_call: Annotated[Any, Only()] = None
     modalities: Annotated[Any, Only(["text"])] = None
     audio: Annotated[Any, Only()] = None
     prediction: Annotated[Any, Only()] = None
-    reasoning_effort: Annotated[Any, Only()] = None
     verbosity: Annotated[Any, Only()] = None
     web_search_options: Annotated[Any, Only()] = None
 
@@ -99,7 +80,7 @@ class Chat(Choices):
         super().__init__(
             id=f"chatcmpl-{id}",
             kind="chat.completion.chunk",
-            model=served.name,
+            served=served,
             num_choices=body.n or 1,
             options=body.stream_options,
             is_streamed=bool(body.stream),
@@ -111,22 +92,41 @@ class Chat(Choices):
         self.wants_tokens = bool(body.logprobs)
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
-        self._body = body
-        self._served = served
+        self._messages = turns_of(body.messages)
+        self._changes = self._changes_of(body)
         self._held = [HeldLogprobs() for _ in range(self._num_choices)]
-        self._before_text = ',"delta":{"content":'
+        self._before = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
         self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
 
-    def jobs(self, lane: Lane) -> list[Job]:
-        """A job for each choice."""
-        body = self._body
+    def _changes_of(self, body: ChatRequest) -> dict[str, Any]:
+        """What the lane is told; what it calls things is noted in `names`."""
         changes = body.settings()
         limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         changes["max_tokens"] = self._served.max_tokens if limit is None else limit
         if body.logprobs:
             changes["logprobs"] = body.top_logprobs or 0
-        messages = [turn_of(message) for message in body.messages]
-        return lane.chat_job(messages, None, changes).times(self._num_choices)
+        is_continued = bool(body.continue_final_message)
+        if body.add_generation_prompt is is_continued:
+            message = (
+                f"add_generation_prompt is {dumps(is_continued)}; allowed: the opposite of continue_final_message, "
+                "as the answer is either a new message or the rest of the last one"
+            )
+            raise ApiError(400, message, param="add_generation_prompt", code="invalid_value")
+        if is_continued:
+            changes["continue_final_message"] = True
+        template = self._served.core.vocabulary.chat_template
+        for settings, names in (
+            tool_overrides(body.tools, body.tool_choice, body.parallel_tool_calls),
+            form_overrides(body, body.response_format, "response_format"),
+            effort_overrides(body.reasoning_effort, "reasoning_effort", body, template, body.chat_template_kwargs),
+        ):
+            changes |= settings
+            self.names |= names
+        return changes
+
+    def jobs(self, lane: Lane) -> list[Job]:
+        """A job for each choice."""
+        return self._times(lane.chat_job(self._messages, None, self._changes))
 
     # Streamed.
 
@@ -136,20 +136,33 @@ class Chat(Choices):
         return [self._chunk({"index": i, "delta": delta}) for i in range(self._num_choices)]
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """A chunk for each token that has text to show."""
+        """A chunk for each token that has something to show."""
         if self.wants_tokens:
             return self._tokens_with_logprobs(choice, tokens)
-        head = f"{self._before_index}{choice}{self._before_text}"
-        return [f"{head}{quoted(token.text)}{self._after_text}".encode() for token in tokens if token.text]
+        chunks: list[bytes] = []
+        head = f"{self._before_index}{choice}"
+        for token in tokens:
+            if token.rest or token.tool_call is not None:
+                chunks += self._parts(choice, token.parts)
+            elif token.text:
+                chunks.append(f"{head}{self._before[token.kind]}{quoted(token.text)}{self._after_text}".encode())
+        return chunks
+
+    def _parts(self, choice: int, parts: Iterable[Part], **extra: Any) -> list[bytes]:
+        return [self._chunk({"index": choice, "delta": delta, **extra}) for part in parts for delta in _deltas(part)]
 
     def _tokens_with_logprobs(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         chunks: list[bytes] = []
         for token in tokens:
-            ready = self._held[choice].feed([token])
-            if token.text or ready:
-                content = [logprob_entry(one) for one in ready]
-                logprobs = {"content": content, "refusal": None}
-                chunks.append(self._chunk({"index": choice, "delta": {"content": token.text}, "logprobs": logprobs}))
+            parts = token.parts
+            if ready := self._held[choice].feed([token]):
+                # They belong to text of the answer; where that was sent before, they have a chunk without any.
+                texts = [part for part in parts if part.kind == "text"]
+                parts = [part for part in parts if part.kind != "text"]
+                logprobs = {"content": [logprob_entry(one) for one in ready], "refusal": None}
+                text = Part("text", "".join(part.text for part in texts))
+                chunks += self._parts(choice, [text], logprobs=logprobs)
+            chunks += self._parts(choice, parts)
         return chunks
 
     # Whole.
@@ -163,13 +176,13 @@ class Chat(Choices):
             "choices": [
                 {
                     "index": i,
-                    "message": {"role": "assistant", "content": result.text, "refusal": None, "annotations": []},
+                    "message": _message(result),
                     "logprobs": self._whole_logprobs(i, tokens),
                     "finish_reason": FINISH_REASONS[result.finish_reason],
                 }
                 for i, (result, tokens) in enumerate(choices)
             ],
-            "usage": usage_of(results, self._num_choices),
+            "usage": self._usage(results),
             "timings": timings_of(results[0]),
         }
 
@@ -179,11 +192,35 @@ class Chat(Choices):
         return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
 
 
-def turn_of(message: ChatMessage) -> dict[str, Any]:
-    """A message as chat templates have it."""
-    content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-    turn = {"role": role_of(message.role), "content": content}
-    return turn if message.name is None else {**turn, "name": message.name}
+def _deltas(part: Part) -> list[dict[str, Any]]:
+    """What a part adds to a message; a call begins with a delta of its own, which has its name and no arguments."""
+    call = part.tool_call
+    if call is None:
+        return [{"reasoning_content" if part.kind == "thinking" else "content": part.text}]
+    deltas: list[dict[str, Any]] = []
+    if call.id is not None:
+        head = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
+        deltas.append({"tool_calls": [{"index": call.index, **head}]})
+    if call.arguments:
+        deltas.append({"tool_calls": [{"index": call.index, "function": {"arguments": call.arguments}}]})
+    return deltas
+
+
+def _message(result: GenerationResult) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": (result.text or None) if result.tool_calls else result.text,
+        "refusal": None,
+        "annotations": [],
+    }
+    if result.thinking is not None:
+        message["reasoning_content"] = result.thinking
+    if result.tool_calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in result.tool_calls
+        ]
+    return message
 
 
 def chat_router(service: Service) -> APIRouter:

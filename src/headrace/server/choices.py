@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from headrace.lane import Job
 from headrace.results import GenerationResult
 from headrace.server.common import FINISH_REASONS, dumps, progress_of, timings_of, usage_of
 from headrace.server.errors import ApiError
+from headrace.server.service import Served
 from headrace.server.sse import event
 from headrace.server.wire import StreamOptions
 from headrace.stream import AsyncTokenStream
@@ -22,7 +24,7 @@ class Choices:
     Args:
         id: what its chunks are called.
         kind: their type.
-        model: the model's name.
+        served: the model.
         num_choices: choices for each prompt.
         options: how the stream shall be written.
         is_streamed: whether there is one.
@@ -35,14 +37,15 @@ class Choices:
     _nothing: ClassVar[dict[str, Any]]
 
     def __init__(
-        self, *, id: str, kind: str, model: str, num_choices: int, options: StreamOptions | None, is_streamed: bool
+        self, *, id: str, kind: str, served: Served, num_choices: int, options: StreamOptions | None, is_streamed: bool
     ) -> None:
         if options is not None and not is_streamed:
             raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
+        self._served = served
         self._num_choices = num_choices
         self._with_usage = options is not None and bool(options.include_usage)
         self._tail = ',"usage":null}' if self._with_usage else "}"
-        self._head = {"id": id, "object": kind, "created": int(time.time()), "model": model}
+        self._head = {"id": id, "object": kind, "created": int(time.time()), "model": served.name}
         # A chunk begins with these characters and a number; that of a plain token is a few strings joined, no more.
         self._before_index = f'data: {dumps(self._head)[:-1]},"choices":[{{"index":'
 
@@ -59,12 +62,19 @@ class Choices:
         """The usage, where it was asked for, and the end."""
         usage: list[bytes] = []
         if self._with_usage:
-            usage.append(event(dumps({**self._head, "choices": [], "usage": usage_of(results, self._num_choices)})))
+            usage.append(event(dumps({**self._head, "choices": [], "usage": self._usage(results)})))
         return [*usage, event("[DONE]")]
 
     def failure(self, error: ApiError) -> list[bytes]:
         """The error, which ends the stream."""
         return [event(error.json())]
+
+    def _times(self, job: Job) -> list[Job]:
+        """A job for each choice of a prompt. What they make is sent as text, whatever it could be parsed as."""
+        return job._replace(parse=None).times(self._num_choices)
+
+    def _usage(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
+        return usage_of(results, self._num_choices, self._served.pricing)
 
     def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
         choices = [{**self._nothing, **choice}]

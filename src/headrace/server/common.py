@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from headrace.pricing import Pricing
 from headrace.results import FinishReason, GenerationResult, Token
 from headrace.stream import AsyncTokenStream
 from headrace.text.detokenizer import Detokenizer
@@ -14,6 +15,7 @@ from headrace.text.detokenizer import Detokenizer
 __all__ = [
     "FINISH_REASONS",
     "HeldLogprobs",
+    "cost_of",
     "dumps",
     "logprob",
     "logprob_entry",
@@ -21,11 +23,17 @@ __all__ = [
     "quoted",
     "role_of",
     "shown",
+    "text_of",
     "timings_of",
     "usage_of",
 ]
 
-FINISH_REASONS: dict[FinishReason, str] = {"stop": "stop", "stop_sequence": "stop", "length": "length"}
+FINISH_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+}
 # JSON has no infinity; this is what OpenAI sends for a token that could not have been chosen.
 _IMPOSSIBLE = -9999.0
 
@@ -39,18 +47,28 @@ def role_of(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-def usage_of(results: Sequence[GenerationResult], num_choices: int) -> dict[str, Any]:
-    """The usage of a request: each prompt once, however many choices it had."""
+def usage_of(results: Sequence[GenerationResult], num_choices: int, pricing: Pricing | None) -> dict[str, Any]:
+    """The usage of a request, and what it costs: each prompt once, however many choices it had."""
     prompts = [result.usage for result in results[::num_choices]]
     prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
+    cached_tokens = sum(usage.cached_tokens for usage in prompts)
     completion_tokens = sum(result.usage.completion_tokens for result in results)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": sum(result.usage.thinking_tokens for result in results)},
+        **cost_of(pricing, prompt_tokens, cached_tokens, completion_tokens),
     }
+
+
+def cost_of(pricing: Pricing | None, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """The price of so many tokens, where there is one."""
+    if pricing is None:
+        return {}
+    cost = pricing.cost(prompt_tokens, cached_tokens, completion_tokens)
+    return {"cost": cost, "cost_currency": pricing.currency}
 
 
 def timings_of(result: GenerationResult) -> dict[str, Any]:
@@ -85,26 +103,75 @@ def progress_of(stream: AsyncTokenStream) -> dict[str, Any]:
 
 
 class HeldLogprobs:
-    """Holds the log probabilities of tokens back until their text was sent, so that no stop sequence leaks in them."""
+    """Holds the log probabilities of tokens back until their text was sent, so that no stop sequence leaks in them.
+
+    Only tokens of the answer have any, not those of thoughts, of calls, and of the tags around them.
+    """
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, Token]] = []  # with the end of each in the text, in characters
+        self._held: list[tuple[int, Token]] = []  # with the end of each in what was sampled, in characters
+        self._is_first = True
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is held; with the next token a piece of the answer may begin, or what closes a thought or a call."""
+        self._held.clear()
         self._detokenizer = Detokenizer()
+        self._begun = ""  # what was sampled until some of it was sent
         self._num_sampled = 0
-        self._num_sent = 0
+        self._num_sent: int | None = None  # how much of that was sent, or never will be; None before the first text
 
     def feed(self, tokens: Iterable[Token]) -> list[Token]:
         """Take tokens in, and give out those whose text has left, entirely."""
+        ready: list[Token] = []
         for token in tokens:
-            self._num_sampled += len(self._detokenizer.feed(token.bytes))
-            self._num_sent += len(token.text)
-            if token.bytes:  # the end-of-text token is no part of the text
-                is_cut = self._detokenizer.num_held > 0  # the character that it ends in comes with a later one
-                self._held.append((self._num_sampled + is_cut, token))
+            text = text_of(token)
+            if token.kind != "text":
+                self._begin()
+                self._is_first = False
+            if token.kind == "text" or text:
+                self._take(token, text)
+                ready += self._ready()
+        return ready
+
+    def _take(self, token: Token, text: str) -> None:
+        piece = self._detokenizer.feed(token.bytes)
+        self._num_sampled += len(piece)
+        if token.bytes:  # the end-of-text token is no part of the text
+            is_cut = self._detokenizer.num_held > 0  # the character that it ends in comes with a later one
+            self._held.append((self._num_sampled + is_cut, token))
+        if self._num_sent is None:
+            self._begun += piece
+            if not text:
+                return
+            self._num_sent = self._place(text)
+            self._held = [(end, token) for end, token in self._held if end > self._num_sent]
+        self._num_sent += len(text)
+
+    def _place(self, text: str) -> int:
+        """Where in what was sampled the first text begins: behind what closes a thought, and white space."""
+        begun = self._begun
+        if self._is_first and begun.startswith(text):
+            return 0
+        place = begun.find(text, self._held[0][0]) if self._held else -1
+        if place < 0:
+            place = begun.rfind(text)
+        return place if place >= 0 else len(begun) - len(text)
+
+    def _ready(self) -> list[Token]:
+        if self._num_sent is None:
+            return []
         count = sum(end <= self._num_sent for end, _ in self._held)
         ready = [token for _, token in self._held[:count]]
         del self._held[:count]
         return ready
+
+
+def text_of(token: Token) -> str:
+    """What a token adds to the answer, without thoughts and calls."""
+    if token.kind == "text" and not token.rest:
+        return token.text
+    return "".join(part.text for part in token.parts if part.kind == "text")
 
 
 def shown(token_bytes: bytes) -> str:

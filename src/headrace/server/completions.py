@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, cast
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from headrace.errors import ContextOverflowError
 from headrace.lane import Job, Lane
@@ -20,14 +21,14 @@ from headrace.server.common import (
     logprob,
     quoted,
     shown,
+    text_of,
     timings_of,
-    usage_of,
 )
 from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
 from headrace.server.service import Served, Service
-from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
+from headrace.server.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
 from headrace.text.detokenizer import Detokenizer
 
 __all__ = ["Completion", "CompletionRequest", "completions_router"]
@@ -78,7 +79,7 @@ class Completion(Choices):
         super().__init__(
             id=f"cmpl-{id}",
             kind="text_completion",
-            model=served.name,
+            served=served,
             num_choices=body.n or 1,
             options=body.stream_options,
             is_streamed=bool(body.stream),
@@ -88,13 +89,17 @@ class Completion(Choices):
             raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = body.logprobs is not None
+        if body.thinking == "split":
+            message = 'thinking is "split", but a completion is one text; allowed: "raw", "hide"'
+            raise ApiError(400, message, param="thinking", code="invalid_value")
         self.names = {"stop_sequences": "stop"}
         self._body = body
-        self._served = served
         self._prompts = _prompts(body.prompt)
         if len(self._prompts) * self._num_choices > MAX_CHOICES:
             given = f"{len(self._prompts)} prompts with {self._num_choices} choices each"
             raise ApiError(400, f"n makes {given}; allowed: {MAX_CHOICES} choices in all", param="n")
+        if body.json_schema is not None:
+            _check_schema(body.json_schema, len(self._prompts))
         self._logprobs = [_Logprobs() for _ in self._prompts for _ in range(self._num_choices)]
         self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
 
@@ -103,13 +108,14 @@ class Completion(Choices):
         body = self._body
         changes = body.settings()
         changes["max_tokens"] = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        changes.setdefault("thinking", "raw")  # there is no other place for a thought, and it shall not be lost
         if body.logprobs is not None:
             changes["logprobs"] = body.logprobs
         jobs: list[Job] = []
         for prompt in self._prompts:
             if not isinstance(prompt, str) and len(prompt) > self._served.max_tokens:
                 raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each of them is looked at
-            jobs += lane.job(prompt, None, changes).times(self._num_choices)
+            jobs += self._times(lane.job(prompt, None, changes))
         return jobs
 
     # Streamed.
@@ -122,14 +128,15 @@ class Completion(Choices):
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         """A chunk for each token that has text to show."""
-        if not self.wants_tokens:
-            head = f'{self._before_index}{choice},"text":'
-            return [f"{head}{quoted(token.text)}{self._after_text}".encode() for token in tokens if token.text]
         chunks: list[bytes] = []
+        head = f'{self._before_index}{choice},"text":'
         for token in tokens:
-            logprobs = self._logprobs[choice].feed([token])
-            if token.text or logprobs["tokens"]:
-                chunks.append(self._chunk({"index": choice, "text": token.text, "logprobs": logprobs}))
+            text = text_of(token)
+            logprobs = self._logprobs[choice].feed([token]) if self.wants_tokens else None
+            if logprobs is not None and (text or logprobs["tokens"]):
+                chunks.append(self._chunk({"index": choice, "text": text, "logprobs": logprobs}))
+            elif text:
+                chunks.append(f"{head}{quoted(text)}{self._after_text}".encode())
         return chunks
 
     # Whole.
@@ -148,7 +155,7 @@ class Completion(Choices):
                 }
                 for i, (result, tokens) in enumerate(choices)
             ],
-            "usage": usage_of(results, self._num_choices),
+            "usage": self._usage(results),
             "timings": timings_of(results[0]),
         }
 
@@ -180,6 +187,14 @@ class _Logprobs:
             ],
             "text_offset": offsets,
         }
+
+
+def _check_schema(schema: object, num_prompts: int) -> None:
+    """It is looked through for each prompt, which others would feel if that took long."""
+    try:
+        check_size(schema, MAX_VALUES // num_prompts, "json_schema, once for each prompt,")
+    except PydanticCustomError as error:
+        raise ApiError(400, error.message(), param="json_schema", code="invalid_value") from None
 
 
 def _prompts(prompt: Any) -> list[str | list[int]]:

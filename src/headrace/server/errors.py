@@ -92,7 +92,8 @@ def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -
 
     Args:
         error: the error.
-        names: what the settings are called on the wire, where that is something else.
+        names: what the settings, or parts of them, are called on the wire, where that is something else; the longest
+            that a place begins with counts.
     """
     if isinstance(error, ContextOverflowError):
         return ApiError(400, str(error), param=_named(error.field, names), code="context_length_exceeded")
@@ -120,5 +121,8 @@ def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -
 
 
 def _named(field: str, names: Mapping[str, str] | None) -> str:
-    head = field.partition("[")[0].partition(".")[0]
-    return (names or {}).get(head, head) + field[len(head) :]
+    known = [name for name in names or () if field == name or field.startswith((f"{name}.", f"{name}["))]
+    if names is None or not known:
+        return field
+    longest = max(known, key=len)
+    return names[longest] + field[len(longest) :]

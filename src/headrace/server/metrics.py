@@ -27,7 +27,7 @@ _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DURATIONS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-_OUTCOMES: tuple[str, ...] = ("stop", "stop_sequence", "length", "cancelled", "timeout", "error")
+_OUTCOMES: tuple[str, ...] = ("stop", "stop_sequence", "length", "tool_calls", "cancelled", "timeout", "error")
 _CANCELS: tuple[str, ...] = ("disconnect", "stall", "request", "shutdown")
 
 # Of each engine: name of the metric, what it is, field of the snapshot.
@@ -81,6 +81,7 @@ class _Ended:
     def __init__(self) -> None:
         self.outcomes = dict.fromkeys(_OUTCOMES, 0)
         self.cancels = dict.fromkeys(_CANCELS, 0)
+        self.thinking_tokens = 0
         self.waits = _Histogram(_WAITS)
         self.gaps = _Histogram(_GAPS)
         self.durations = _Histogram(_DURATIONS)
@@ -97,6 +98,7 @@ class _Ended:
                 self.waits.add([first / 1000])
                 self.gaps.add(stream.gaps)
             latencies.append(stream.metrics.latency_ms)
+            self.thinking_tokens += stream.usage.thinking_tokens
         self.durations.add([max(latencies) / 1000])
 
 
@@ -174,6 +176,9 @@ def _of_ended(ended: dict[str, _Ended]) -> Iterable[Metric]:
         "headrace_cancels", "Requests that were cancelled, by whom.", labels=["model", "reason"]
     )
     timeouts = CounterMetricFamily("headrace_timeouts", "Requests that ran into a deadline.", labels=["model"])
+    thoughts = CounterMetricFamily(
+        "headrace_thinking_tokens", "Tokens sampled that were thoughts, of requests that have ended.", labels=["model"]
+    )
     waits = HistogramMetricFamily(
         "headrace_time_to_first_token_seconds", "From a request to its first token.", labels=["model"]
     )
@@ -191,7 +196,8 @@ def _of_ended(ended: dict[str, _Ended]) -> Iterable[Metric]:
         for reason, count in counts.cancels.items():
             cancels.add_metric([model, reason], count)
         timeouts.add_metric([model], counts.outcomes["timeout"])
+        thoughts.add_metric([model], counts.thinking_tokens)
         counts.waits.add_to(waits, model)
         counts.gaps.add_to(gaps, model)
         counts.durations.add_to(durations, model)
-    yield from (requests, cancels, timeouts, waits, gaps, durations)
+    yield from (requests, cancels, timeouts, thoughts, waits, gaps, durations)

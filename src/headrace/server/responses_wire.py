@@ -4,66 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
+from headrace.server.responses_input import Input
+from headrace.server.tools import Effort, FlatFormat, FlatToolChoice, FlatTools, TemplateVariables
 from headrace.server.wire import Ignored, Only, Sampling, Wire
 
-__all__ = ["INCLUDE_LOGPROBS", "InputMessage", "InputPart", "ResponseRequest"]
+__all__ = ["INCLUDE_LOGPROBS", "ResponseRequest"]
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
-
-
-def _kind(value: Any) -> str | None:
-    return "=text" if isinstance(value, str) else "=list" if isinstance(value, list) else None
-
-
-_TEXT_OR_LIST = Discriminator(
-    _kind, custom_error_type="text_or_list", custom_error_message="input should be a string or a list"
-)
-
-
-class InputPart(Wire):
-    """A piece of a message: what a user wrote, or what a response said."""
-
-    type: Literal["input_text", "output_text", "text"]
-    text: str
-    annotations: Ignored = None
-    logprobs: Ignored = None
-    parsed: Ignored = None  # openai-node adds it to the outputs that it hands out
-    prompt_cache_breakpoint: Ignored = None
-
-
-class InputMessage(Wire):
-    """A turn of the conversation; the items of former responses' output are such, too."""
-
-    type: Literal["message"] | None = None
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[
-        Annotated[str, Tag("=text")]
-        | Annotated[list[InputPart], Tag("=list"), Field(min_length=1, max_length=1024, fail_fast=True)],
-        _TEXT_OR_LIST,
-    ]
-    id: str | None = Field(default=None, max_length=512)
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
-    phase: Literal["commentary", "final_answer"] | None = None
-
-    @property
-    def text(self) -> str:
-        """All that was said."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class _Text(Wire):
     """What the text shall be like."""
 
-    format: Annotated[Any, Only({"type": "text"})] = None
+    format: FlatFormat | None = None
     verbosity: Annotated[Any, Only("medium")] = None
 
 
 class _Reasoning(Wire):
     """How to think."""
 
-    effort: Annotated[Any, Only()] = None
+    effort: Effort | None = None
     summary: Annotated[Any, Only()] = None
     generate_summary: Annotated[Any, Only()] = None
     context: Annotated[Any, Only()] = None
@@ -80,14 +42,10 @@ class _StreamOptions(Wire):
 class ResponseRequest(Sampling):
     """The body of a request for a response."""
 
-    input: Annotated[
-        Annotated[str, Tag("=text")]
-        | Annotated[list[InputMessage], Tag("=list"), Field(min_length=1, max_length=10_000, fail_fast=True)],
-        _TEXT_OR_LIST,
-    ]
+    input: Input
     instructions: str | None = None
     max_output_tokens: int | None = None
-    # The second asks for more about items that are never made here.
+    # The second asks for thoughts in a form that only their maker can read; here they are text, which is more.
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
         default=None, max_length=64
     )
@@ -102,10 +60,11 @@ class ResponseRequest(Sampling):
     user: str | None = Field(default=None, max_length=512)
     safety_identifier: str | None = Field(default=None, max_length=512)
     prompt_cache_key: str | None = Field(default=None, max_length=512)
-    max_tool_calls: int | None = Field(default=None, ge=1)
+    tools: FlatTools | None = None
+    tool_choice: FlatToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("auto", "none")] = None
+    chat_template_kwargs: TemplateVariables | None = None
+    max_tool_calls: Annotated[Any, Only()] = None  # it counts calls of tools that a server runs itself
     truncation: Annotated[Any, Only("disabled")] = None
     background: Annotated[Any, Only(False)] = None
     previous_response_id: Annotated[Any, Only()] = None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from headrace.errors import InvalidRequestError, QueueFullError
 from headrace.lane import Core, Job, Lane
 from headrace.model import AsyncModel, Model, core_of
+from headrace.pricing import Pricing
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generation
 from headrace.server.keys import Keys
@@ -24,11 +25,12 @@ __all__ = ["Served", "Service"]
 class Served:
     """A model under the name by which clients ask for it."""
 
-    def __init__(self, name: str, core: Core, timeout_ms: float) -> None:
+    def __init__(self, name: str, core: Core, timeout_ms: float, pricing: Pricing | None = None) -> None:
         self.name = name
         self.core = core
         self.created = int(time.time())
-        self.defaults = core.config.replace(timeout_ms=timeout_ms)
+        self.pricing = pricing or core.config.pricing
+        self.defaults = core.config.replace(timeout_ms=timeout_ms, pricing=self.pricing)
         self._opening: set[str] = set()  # streams whose prompts are being made: they will want places
 
     @property
@@ -101,7 +103,8 @@ class Service:
 
     def add(self, name: str, model: Model | AsyncModel) -> None:
         """Serve a model; whoever loaded it closes it."""
-        self._served[name] = Served(name, core_of(model), self.settings.timeout_ms)
+        settings = self.settings
+        self._served[name] = Served(name, core_of(model), settings.timeout_ms, settings.pricing)
         self._loading.discard(name)
 
     @property
@@ -208,8 +211,8 @@ class Service:
             if isinstance(error, QueueFullError):
                 self.metrics.refused += 1
             raise
-        before = [None, *(job.make_prompt for job in jobs)]
-        prompts = [one for one, job, last in zip(streams, jobs, before, strict=False) if job.make_prompt is not last]
+        before = [None, *(job.prepare for job in jobs)]
+        prompts = [one for one, job, last in zip(streams, jobs, before, strict=False) if job.prepare is not last]
         generation = Generation(id, served.name, streams, prompts, self._ended)
         self._live[id] = generation
         if id in self._unwanted:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from headrace.errors import InvalidRequestError, shortened
+from headrace.pricing import Pricing
 
 __all__ = ["Settings", "flag_of", "read_settings", "split_model", "unknown_variables"]
 
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
         ping_interval: seconds without an event after which a stream carries a comment.
         resume_window: seconds for which one can come back to a resumable stream that has ended.
         resume_mb: what all resumable streams may hold for that, in millions of bytes.
+        price_prompt: price of a million tokens of prompts; where one of these is given, answers say what they cost.
+        price_cached: price of a million of those that were cached; None for the same.
+        price_completion: price of a million tokens of answers, thinking included.
+        currency: of these prices; None for USD.
     """
 
     model_config = SettingsConfigDict(
@@ -122,6 +127,18 @@ class Settings(BaseSettings):
     ping_interval: _Number = Field(default=15, gt=0, le=_LONGEST)
     resume_window: _Number = Field(default=300, ge=0, le=_LONGEST)
     resume_mb: _Number = Field(default=64, gt=0)
+    price_prompt: _Number | None = Field(default=None, ge=0)
+    price_cached: _Number | None = Field(default=None, ge=0)
+    price_completion: _Number | None = Field(default=None, ge=0)
+    currency: str | None = Field(default=None, pattern=r"\S")
+
+    @property
+    def pricing(self) -> Pricing | None:
+        """What tokens cost; None where none of it was said, so that the models' own prices count."""
+        if (self.price_prompt, self.price_cached, self.price_completion, self.currency) == (None,) * 4:
+            return None
+        prompt, completion = self.price_prompt or 0.0, self.price_completion or 0.0
+        return Pricing(prompt, self.price_cached, completion, self.currency or "USD")
 
     @model_validator(mode="after")
     def _read_key_file(self) -> Self:

@@ -260,7 +260,7 @@ class _Socket:
         id, session, stream = relay.ask.id, self._session, generation.streams[0]
         generation.on_cancel = relay.may_go_on.set
         await self._write([session.started(id)])
-        ending: asyncio.Future[None] | None = None
+        ending: asyncio.Future[bool] | None = None
         try:
             while generation.cancelled_by is None and not stream.is_read:
                 room = session.room(id)

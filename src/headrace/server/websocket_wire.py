@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from headrace.config import StreamConfig
 from headrace.errors import shortened
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult, Token
+from headrace.results import GenerationResult, Part, Token, ToolCallDelta
 from headrace.server.body import parse
-from headrace.server.chat import ChatMessage, turn_of
 from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted
 from headrace.server.errors import ApiError
-from headrace.server.wire import Stop, Wire
+from headrace.server.messages import Messages, turns_of
+from headrace.server.tools import Overrides, TemplateVariables, ToolChoice, Tools, tool_overrides
+from headrace.server.wire import JsonSchema, Stop, Wire
 
 __all__ = ["MAX_FRAME", "PLAIN_ID", "Action", "Cancel", "Generate", "Proceed", "Reply", "Session", "Start", "is_plain"]
 
@@ -30,7 +31,10 @@ _MAX_ID = 128  # characters
 _MAX_LIVE = 1024  # streams of one socket, those whose tokens wait for an ack included
 _MAX_REMEMBERED = 256  # streams that have ended, whose acks and cancels may still be on their way
 
-_SETTINGS = frozenset(field.name for field in dataclasses.fields(StreamConfig))
+# Prices are the server's.
+_SETTINGS = frozenset(field.name for field in dataclasses.fields(StreamConfig)) - {"pricing"}
+# What only a chat has.
+_CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
 
 
 # What a client says.
@@ -52,19 +56,31 @@ class Generate(Wire):
     id: str = Field(min_length=1, max_length=_MAX_ID)
     model: str | None = Field(default=None, max_length=512)
     prompt: str | Annotated[list[int], Field(fail_fast=True)] | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000, fail_fast=True)] | None = None
+    messages: Messages | None = None
     system_prompt: str | None = None
     stop: Stop | None = None
+    json_schema: JsonSchema | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
+    template_kwargs: TemplateVariables | None = None
     window: int | None = Field(default=None, ge=1)
 
     @property
     def names(self) -> Mapping[str, str]:
         """What this frame calls the settings of StreamConfig, where it is something else."""
-        return {} if self.stop is None else {"stop_sequences": "stop"}
+        return self._tools.names if self.stop is None else {**self._tools.names, "stop_sequences": "stop"}
+
+    @property
+    def _tools(self) -> Overrides:
+        return tool_overrides(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     def settings(self) -> dict[str, Any]:
         """The fields of StreamConfig that were given."""
         given = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        if self.json_schema is not None:
+            given["json_schema"] = self.json_schema
         if self.stop is not None:
             given["stop_sequences"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         return given
@@ -82,7 +98,10 @@ class Generate(Wire):
         if self.system_prompt is not None:
             changes = {**changes, "system_prompt": self.system_prompt}
         if self.messages is not None:
-            return lane.chat_job([turn_of(message) for message in self.messages], None, changes)
+            options = {**self._tools.settings, "template_kwargs": self.template_kwargs}
+            if self.continue_final_message:
+                options["continue_final_message"] = True
+            return lane.chat_job(turns_of(self.messages), None, {**changes, **options})
         assert self.prompt is not None
         return lane.job(self.prompt, None, changes)
 
@@ -96,6 +115,11 @@ class Generate(Wire):
             given = "neither prompt nor messages are" if self.prompt is None else "both prompt and messages are"
             code = "missing_required_parameter" if self.prompt is None else "invalid_value"
             raise ApiError(400, f"{given} given; allowed: one of the two", param="prompt", code=code)
+        for name in _CHAT_OPTIONS:
+            if self.messages is None and getattr(self, name) is not None:
+                message = f"{name} is given with a prompt; allowed: with messages"
+                raise ApiError(400, message, param=name, code="invalid_value")
+        _ = self._tools  # raises
         if self.stop is not None and (self.model_extra or {}).get("stop_sequences") is not None:
             message = "stop and stop_sequences are the same thing; allowed: one of the two"
             raise ApiError(400, message, param="stop", code="invalid_value")
@@ -289,10 +313,11 @@ class Session:
             if token.index != live.num_sent:
                 raise RuntimeError(f"token {token.index} of the stream {id!r} comes where {live.num_sent} belongs")
             live.num_sent += 1
-            tail = "}"
+            more = _more(token.tool_call, token.rest)
             if live.logprobs is not None:
                 entries = [{"index": one.index, **logprob_entry(one)} for one in live.logprobs.feed([token])]
-                tail = f',"logprobs":{dumps(entries)}}}'
+                more["logprobs"] = entries
+            tail = f",{dumps(more)[1:]}" if more else "}"
             text = quoted(token.text)
             frames.append(f'{live.before_text}{text},"index":{token.index},"kind":"{token.kind}"{tail}')
         return frames
@@ -305,7 +330,8 @@ class Session:
         usage = {**dataclasses.asdict(result.usage), "total_tokens": result.usage.total_tokens}
         metrics = {name: _rounded(value) for name, value in dataclasses.asdict(result.metrics).items()}
         reason = {"finish_reason": result.finish_reason, "stop_sequence": result.stop_sequence}
-        return dumps({"type": "done", "id": id, **reason, "usage": usage, "metrics": metrics})
+        calls = [dataclasses.asdict(call) for call in result.tool_calls]
+        return dumps({"type": "done", "id": id, **reason, "tool_calls": calls, "usage": usage, "metrics": metrics})
 
     def failed(self, id: str, error: ApiError) -> str:
         """A stream is over, or could not be started."""
@@ -339,6 +365,14 @@ class Session:
 def is_plain(frame: str) -> bool:
     """Whether a text frame is a prompt as it stands, and no JSON object."""
     return not frame.lstrip().startswith("{")
+
+
+def _more(call: ToolCallDelta | None, rest: Sequence[Part]) -> dict[str, Any]:
+    """What a token may have besides a text: a call that this is a piece of, and what is left at the stream's end."""
+    more: dict[str, Any] = {} if call is None else {"tool_call": dataclasses.asdict(call)}
+    if rest:
+        more["rest"] = [{"text": one.text, "kind": one.kind, **_more(one.tool_call, ())} for one in rest]
+    return more
 
 
 def _rounded(value: float | None) -> float | None:

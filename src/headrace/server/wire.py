@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-__all__ = ["MAX_CHOICES", "Ignored", "Only", "Sampling", "Stop", "StreamOptions", "Wire"]
+__all__ = [
+    "MAX_CHOICES",
+    "MAX_VALUES",
+    "Ignored",
+    "JsonSchema",
+    "Only",
+    "Sampling",
+    "Stop",
+    "StreamOptions",
+    "Wire",
+    "check_size",
+]
 
 # Choices that one request may ask for; prompts times n.
 MAX_CHOICES = 128
+# Values in a JSON schema, or in all that a request has: more, and looking through them would be felt by others.
+MAX_VALUES = 20_000
 
 
 class Wire(BaseModel):
@@ -60,6 +82,36 @@ StopSequence = Annotated[str, Field(max_length=256)]
 Stop = StopSequence | Annotated[list[StopSequence], Field(max_length=64, fail_fast=True)]
 
 
+def check_size(value: object, most: int, what: str) -> None:
+    """Raise PydanticCustomError where there are more values in a value than that.
+
+    Args:
+        value: of JSON's kinds.
+        most: how many there may be, with the keys of objects.
+        what: what the error calls it.
+    """
+    pending, count = [value], 0
+    while pending:
+        one = pending.pop()
+        values: Collection[object] = ()
+        if isinstance(one, dict):
+            values = cast("dict[str, object]", one).values()
+        elif isinstance(one, list):
+            values = cast("list[object]", one)
+        count += len(values)
+        if count > most:
+            raise PydanticCustomError("too_many", "{what} may have {most} values", {"what": what, "most": most})
+        pending += values
+
+
+def _check_schema(schema: Any) -> Any:
+    check_size(schema, MAX_VALUES, "a schema")
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any] | bool, AfterValidator(_check_schema)]
+
+
 class Sampling(Wire):
     """The settings of StreamConfig under the names that the field uses for them, and what all requests carry."""
 
@@ -76,6 +128,12 @@ class Sampling(Wire):
     logit_bias: dict[str, float] | None = Field(default=None, max_length=4096)
     stop: Stop | None = None
     ignore_eos: bool | None = None
+    json_schema: JsonSchema | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    thinking: Literal["split", "hide", "raw"] | None = None
+    thinking_budget: int | None = None
+    thinking_tags: tuple[str, str] | None = None
     resumable: bool | None = None
     user: Ignored = None
     metadata: Ignored = None
@@ -104,4 +162,10 @@ _SAME_NAMES = (
     "repeat_penalty",
     "logit_bias",
     "ignore_eos",
+    "json_schema",
+    "regex",
+    "grammar",
+    "thinking",
+    "thinking_budget",
+    "thinking_tags",
 )

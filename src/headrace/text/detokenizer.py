@@ -41,6 +41,10 @@ class Detokenizer:
         self._held = held
         return text
 
+    def peek(self, piece: bytes) -> str:
+        """What `feed` would return, without feeding."""
+        return utf_8_decode(self._held + piece, "replace", False)[0]
+
     def flush(self) -> str:
         """Ends the text: drops an incomplete last character and returns "", the rest having been returned already."""
         self._held = b""

@@ -1,0 +1,70 @@
+"""Early stopping: four ways to end a generation before `max_tokens`. Each takes effect within a step of the model.
+
+Run it: `python examples/early_stopping.py [model]`
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from headrace import Model, StreamConfig, Token
+
+# A plain prompt is continued, where a chat would be answered.
+PROMPT = "Rivers of Europe:\n- the Rhine\n- the Danube\n"
+
+
+def after_three_items(model: Model) -> str:
+    """Leave the loop: that ends the generation, and frees its memory."""
+    text = ""
+    for token in model.generate_stream(PROMPT):
+        text += token.text
+        # Look at all of the text and not at the token: what you wait for may lie across two of them.
+        if len(re.findall(r"^- .*\n", text, re.MULTILINE)) == 3:
+            break
+    return text
+
+
+def after_the_first_sentence(model: Model) -> str:
+    """Return False from the callback of `generate_streaming`, which gives a result with counts and times as well."""
+    text = ""
+
+    def goes_on(token: Token) -> bool:
+        nonlocal text
+        text += token.text
+        return not re.search(r"[.!?]\s", text)
+
+    result = model.generate_streaming("The sea is", 200, goes_on)
+    print(f"[{result.finish_reason} after {result.metrics.latency_ms:.0f} ms]")
+    return result.text
+
+
+def before_a_string(model: Model) -> str:
+    """Where it is only a string to stop at, the engine looks for it, and emits no character of it."""
+    prompt = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
+    result = model.generate(prompt, stop_sequences=["\n", "Q:"])
+    print(f"[{result.finish_reason}: {result.stop_sequence!r}]")
+    return result.text
+
+
+def when_told_to(model: Model) -> str:
+    """Call `cancel()`, from any thread. The loop still gets what was generated until then; it ends without an error."""
+    text = ""
+    stream = model.generate_stream("Once upon a time", buffer_size=4)
+    for token in stream:
+        text += token.text
+        if token.index == 20:
+            stream.cancel()
+    print(f"[{stream.finish_reason}: {stream.tokens_generated()} tokens]")
+    return text
+
+
+def main(ref: str = "smollm2") -> None:
+    with Model.load(ref, config=StreamConfig(max_tokens=200, temperature=0)) as model:
+        for example in (after_three_items, after_the_first_sentence, before_a_string, when_told_to):
+            print(f"--- {example.__name__}")
+            print(example(model).strip(), end="\n\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,208 @@
+"""Keeps a stream to its outline: which tokens may come next, and which must."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.engine.output import Output
+from headrace.outline import Matcher, Outline
+from headrace.text.thinking import Phase
+
+__all__ = ["Guide"]
+
+_BANNED = -np.inf
+
+
+class _Mode(Enum):
+    FREE = "free"  # a thought, or an answer of any form
+    CHOICE = "choice"  # the answer begins, and what it has to be is known; a thought or a call may come instead
+    MATCH = "match"  # a grammar is followed
+    BETWEEN = "between"  # a call is complete: another one, or the end
+    DONE = "done"  # nothing may follow
+
+
+class Guide:
+    """Says what may be sampled next, from what was sampled.
+
+    Before each token `restrict` bans what may not come, and `refuses` looks at what was chosen all the same; afterwards
+    comes `accept`, once the output has read the token.
+
+    A thought is free; a token that closes it, or that triggers a call, may have nothing but white space behind the tag,
+    so that what follows begins with a token of its own and can be restricted.
+
+    Args:
+        outline: what to keep it to.
+        output: what reads the stream.
+        piece: the bytes of a token.
+        eog_tokens: the tokens that end a generation.
+    """
+
+    def __init__(
+        self, outline: Outline, output: Output, piece: Callable[[int], bytes], eog_tokens: frozenset[int]
+    ) -> None:
+        self._outline = outline
+        self._output = output
+        self._piece = piece
+        self._eog = np.fromiter(sorted(eog_tokens), np.intp, len(eog_tokens))
+        self._forced: deque[int] = deque()
+        self._matcher: Matcher | None = None
+        self._is_in_call = False
+        self._has_calls = False
+        self._num_thought = int(outline.is_thinking)  # tokens of the thought behind its opening tag, the next included
+        self._is_constrained = outline.answer is not None or outline.is_required
+        self._minds_tags = self._is_constrained or outline.call is not None
+        self._choices: tuple[tuple[int, ...], ...] = ()
+        self._mode = _Mode.FREE
+        if self._is_constrained and not outline.is_thinking:
+            self._begin_answer(may_think=True)
+        elif outline.is_thinking and outline.budget == 0:
+            self._forced.extend(outline.closing)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow: the answer's grammar has come to its end, or the calls have."""
+        return self._mode is _Mode.DONE and not self._forced
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether there is an answer that, as it is, fits its grammar as a whole."""
+        if self._is_in_call or self._has_calls:
+            return False
+        return self._mode is _Mode.DONE or (self._matcher is not None and self._matcher.is_accepting)
+
+    def restrict(self, row: NDArray[np.float32]) -> None:
+        """Ban, in a row of logits, what may not come next."""
+        if self._forced:
+            _keep(row, np.array([self._forced[0]]))
+        elif self._mode is _Mode.MATCH:
+            assert self._matcher is not None
+            _keep_where(row, self._matcher.allowed())
+        elif self._mode is _Mode.CHOICE:
+            self._restrict_to_choices(row)
+        elif self._mode is _Mode.BETWEEN:
+            ends = self._eog if not self._outline.finishing else np.array(self._outline.finishing[:1])
+            _keep(row, np.append(ends, self._outline.going_on[:1]))
+        elif self._is_constrained:
+            row[self._eog] = _BANNED  # a thought is not the answer that was asked for
+
+    def refuses(self, token: int) -> bool:
+        """Whether a token cannot be taken, although it was not banned."""
+        if self._mode is not _Mode.FREE or self._forced or not self._minds_tags:
+            return False
+        piece = self._outline.texts.get(token) or self._piece(token)  # as the output will read it
+        return self._output.overshoots(piece)
+
+    def accept(self, token: int) -> None:
+        """Note what was sampled."""
+        if self._forced:
+            self._forced.popleft()
+        elif self._mode is _Mode.MATCH:
+            self._follow(token)
+        elif self._mode is _Mode.CHOICE:
+            self._choose(token)
+        elif self._mode is _Mode.BETWEEN:
+            self._go_on(token)
+        if not self._forced:
+            self._look_at_output()
+
+    def _begin_answer(self, *, may_think: bool) -> None:
+        """The answer may begin: with what it has to be, with a call, or with a thought."""
+        outline = self._outline
+        choices = [outline.opening] if may_think and outline.opening and outline.budget != 0 else []
+        if outline.tools is not None:
+            choices.append(outline.calling)
+        self._choices = tuple(choices)
+        self._matcher = outline.answer.start() if outline.answer is not None else None
+        if self._matcher is None and len(choices) == 1:
+            self._mode = _Mode.FREE
+            self._forced.extend(choices[0])
+        else:
+            self._mode = _Mode.CHOICE
+
+    def _restrict_to_choices(self, row: NDArray[np.float32]) -> None:
+        firsts = np.array([choice[0] for choice in self._choices], np.intp)
+        if self._matcher is None:
+            _keep(row, firsts)
+            return
+        kept = row[firsts]
+        _keep_where(row, self._matcher.allowed())
+        row[firsts] = kept
+
+    def _choose(self, token: int) -> None:
+        matcher = self._matcher
+        if matcher is not None and matcher.allowed()[token]:
+            self._mode = _Mode.MATCH
+            self._follow(token)
+            return
+        self._matcher = None
+        # A thought and a call may begin alike.
+        self._choices = tuple(choice[1:] for choice in self._choices if choice[0] == token)
+        if len(self._choices) == 1 or not all(self._choices):
+            self._mode = _Mode.FREE
+            self._forced.extend(min(self._choices, key=len))
+
+    def _follow(self, token: int) -> None:
+        assert self._matcher is not None
+        self._matcher.accept(token)
+        if not self._matcher.is_stopped:
+            return
+        self._matcher = None
+        if self._is_in_call:
+            self._is_in_call = False
+            self._has_calls = True
+            self._mode = _Mode.BETWEEN
+            self._forced.extend(self._outline.after_call)
+        else:
+            self._mode = _Mode.DONE
+
+    def _go_on(self, token: int) -> None:
+        outline = self._outline
+        if outline.going_on and token == outline.going_on[0]:
+            self._forced.extend(outline.going_on[1:])
+            self._mode = _Mode.FREE
+        elif outline.finishing and token == outline.finishing[0]:
+            self._forced.extend(outline.finishing[1:])
+            self._mode = _Mode.DONE
+
+    def _look_at_output(self) -> None:
+        if self._mode is not _Mode.FREE:
+            return
+        outline, output = self._outline, self._output
+        if output.is_thinking:
+            if outline.budget is not None and self._num_thought >= outline.budget:
+                self._forced.extend(outline.closing)
+            self._num_thought += 1
+        elif output.is_calling:
+            grammar = outline.next_call if self._has_calls else outline.call
+            if grammar is not None:
+                self._is_in_call = True
+                self._matcher = grammar.start()
+                self._mode = _Mode.MATCH
+        elif self._is_constrained and output.phase is Phase.ANSWER and not self._has_calls:
+            self._begin_answer(may_think=False)
+
+
+def _keep(row: NDArray[np.float32], tokens: NDArray[Any]) -> None:
+    """Ban all but these."""
+    kept = row[tokens]
+    row.fill(_BANNED)
+    # A token must be possible even where the model itself, or a bias, makes it impossible.
+    row[tokens] = np.maximum(kept, np.finfo(np.float32).min)
+
+
+def _keep_where(row: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
+    """Ban all that are not allowed; the way that touches fewer is the faster one."""
+    banned = ~allowed
+    if np.count_nonzero(banned) * 2 < row.size:
+        row[banned] = _BANNED
+        return
+    tokens = np.flatnonzero(allowed)
+    kept = row[tokens]
+    row.fill(_BANNED)
+    row[tokens] = kept

@@ -1,0 +1,236 @@
+"""The output of one stream: from the bytes of its tokens to text, thought and tool calls."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from headrace.config import StreamConfig
+from headrace.outline import Outline
+from headrace.results import Kind, Part, ToolCall, ToolCallDelta
+from headrace.text.detokenizer import Detokenizer
+from headrace.text.stops import StopMatcher
+from headrace.text.thinking import Phase, ThoughtSplitter
+from headrace.text.tools import CallReader
+
+__all__ = ["Output"]
+
+
+class Output:
+    """Reads what a stream writes, token by token: `feed` each, and `take` what goes with it.
+
+    Stop sequences are looked for in the answer, not in thoughts and calls. With each token goes text of one kind: where
+    a token completes text of two kinds, the second waits for the next token.
+
+    Args:
+        config: the stream's settings.
+        outline: what the output consists of.
+
+    Attributes:
+        answer_start: where in the text the answer starts: a raw thought comes before it.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_calls",
+        "_detokenizer",
+        "_hides",
+        "_is_plain",
+        "_is_raw",
+        "_pending",
+        "_stops",
+        "_texts",
+        "_thought",
+        "_thoughts",
+        "answer_start",
+    )
+
+    def __init__(self, config: StreamConfig, outline: Outline) -> None:
+        self.answer_start = 0
+        self._detokenizer = Detokenizer()
+        self._stops = StopMatcher(config.stop_sequences) if config.stop_sequences else None
+        self._hides = outline.thinking == "hide"
+        self._is_raw = outline.thinking == "raw"
+        self._thought = (
+            ThoughtSplitter(outline.tags, is_open=outline.is_thinking, raw=self._is_raw) if outline.tags else None
+        )
+        self._calls = CallReader(outline.tools) if outline.tools is not None else None
+        self._is_plain = self._thought is None and self._calls is None
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._arguments: list[list[str]] = []  # of each call
+        self._pending: deque[Part] = deque()
+
+    # What is known of it so far.
+
+    @property
+    def text(self) -> str:
+        """Everything taken of kind "text"."""
+        return "".join(self._texts)
+
+    @property
+    def thinking(self) -> str | None:
+        """What was taken of the thought; None where there is none, or it is not kept apart."""
+        return "".join(self._thoughts) if self.has_thought and not self._is_raw and not self._hides else None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """What was taken of the calls; the last may be incomplete."""
+        calls = self._calls.calls if self._calls is not None else ()
+        taken = map("".join, self._arguments)
+        return tuple(
+            replace(call, arguments=arguments, is_complete=call.is_complete and arguments == call.arguments)
+            for call, arguments in zip(calls, taken, strict=False)
+        )
+
+    @property
+    def num_calls(self) -> int:
+        """How many calls are complete."""
+        return self._calls.num_complete if self._calls is not None else 0
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """Which stop sequence matched."""
+        return self._stops.matched if self._stops is not None else None
+
+    @property
+    def phase(self) -> Phase:
+        """Whether it has begun, and is a thought or an answer."""
+        return self._thought.phase if self._thought is not None else Phase.ANSWER
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether it is inside a tool call."""
+        return self._calls is not None and self._calls.is_calling
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether there is or was a thought."""
+        return self._thought is not None and self._thought.has_thought
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the answer has begun."""
+        return self.phase is Phase.ANSWER
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether a thought has begun, and not ended."""
+        return self.has_thought and not self.is_answer
+
+    @property
+    def kind(self) -> Kind:
+        """What a token is that shows nothing."""
+        if self.is_thinking and not self._is_raw:
+            return "thinking"
+        return "tool_call" if self._calls is not None and self._calls.is_in_calls else "text"
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether what comes now may be part of a thought that is to be hidden."""
+        return self._hides and not self.is_answer
+
+    def overshoots(self, piece: bytes) -> bool:
+        """Whether these bytes would complete a tag or a trigger, and go on with more than white space."""
+        if self._is_plain:
+            return False
+        text = self._detokenizer.peek(piece)
+        if self._thought is not None and not self._thought.is_over:
+            return self._thought.overshoots(text)
+        return self._calls is not None and self._calls.overshoots(text)
+
+    # The way through it.
+
+    def feed(self, piece: bytes) -> None:
+        """Read a token's bytes."""
+        text = self._detokenizer.feed(piece)
+        if not text:
+            return
+        if self._thought is not None and not self._thought.is_over:
+            thought, text = self._thought.feed(text)
+            self._note(thought)
+            if self._thought.is_over:
+                self._begin_answer()
+        elif self._thought is not None:
+            text = self._thought.feed(text)[1]
+        if text:
+            self._answer(text)
+
+    def flush(self) -> None:
+        """Read to the end: what was held back is no beginning of anything."""
+        text = self._detokenizer.flush()
+        if self._thought is not None:
+            thought, text = self._thought.flush()
+            self._note(thought)
+        if text:
+            self._answer(text)
+        for part in self._calls.flush() if self._calls is not None else ():
+            self._put(part)
+        if self._stops is not None and self._stops.matched is None:
+            self._show(self._stops.flush())
+
+    def take(self) -> Part | None:
+        """What goes with this token, of one kind; None where there is nothing."""
+        pending = self._pending
+        if not pending:
+            return None
+        part = pending.popleft()
+        while pending and (joined := _joined(part, pending[0])) is not None:
+            part = joined
+            pending.popleft()
+        if part.kind == "text":
+            self._texts.append(part.text)
+        elif part.kind == "thinking":
+            self._thoughts.append(part.text)
+        elif part.tool_call is not None:
+            if part.tool_call.index == len(self._arguments):
+                self._arguments.append([])
+            self._arguments[-1].append(part.text)
+        return part
+
+    def take_rest(self) -> tuple[Part, ...]:
+        """All that is left, where there is no next token."""
+        return tuple(iter(self.take, None))
+
+    def _note(self, thought: str) -> None:
+        if self._is_raw:
+            self._show(thought)
+        elif thought and not self._hides:
+            self._pending.append(Part("thinking", thought))
+
+    def _begin_answer(self) -> None:
+        pending = sum(len(part.text) for part in self._pending if part.kind == "text")
+        self.answer_start = sum(map(len, self._texts)) + pending
+
+    def _answer(self, text: str) -> None:
+        if self._calls is None:
+            self._put(Part("text", text))
+        else:
+            for part in self._calls.feed(text):
+                self._put(part)
+
+    def _put(self, part: Part) -> None:
+        if self._stops is None:
+            self._pending.append(part)
+        elif self._stops.matched is None:
+            if part.kind == "text":
+                self._show(self._stops.feed(part.text))
+            else:
+                self._show(self._stops.flush())  # no stop sequence reaches into a call
+                if self._stops.matched is None:
+                    self._pending.append(part)
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._pending.append(Part("text", text))
+
+
+def _joined(part: Part, other: Part) -> Part | None:
+    """Two parts as one; None where they are of different kinds, or of different calls."""
+    one, two = part.tool_call, other.tool_call
+    if one is not None and two is not None:
+        if two.index != one.index:
+            return None
+        joined = ToolCallDelta(one.index, one.id, one.name, one.arguments + two.arguments)
+        return Part(part.kind, joined.arguments, joined)
+    return Part(part.kind, part.text + other.text) if part.kind == other.kind else None

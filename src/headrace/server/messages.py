@@ -1,0 +1,149 @@
+"""The messages of a chat: as pydantic types, and as chat templates have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from headrace.server.common import role_of
+from headrace.server.errors import ApiError
+from headrace.server.wire import Ignored, Only, Wire
+
+__all__ = ["CalledTool", "ChatMessage", "Messages", "turns_of"]
+
+
+class TextPart(Wire):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(Wire):
+    """What an assistant said instead of an answer."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _kind_of_content(value: Any) -> str:
+    return "=parts" if isinstance(value, list) else "=text"
+
+
+def _kind_of_part(value: Any) -> str:
+    return "=refusal" if isinstance(value, dict) and "refusal" in value else "=text"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("=text")] | Annotated[RefusalPart, Tag("=refusal")],
+    Discriminator(_kind_of_part),
+]
+Content = Annotated[
+    Annotated[str, Tag("=text")]
+    | Annotated[list[Part], Tag("=parts"), Field(min_length=1, max_length=1024, fail_fast=True)],
+    Discriminator(_kind_of_content),
+]
+
+
+class CalledFunction(Wire):
+    """What was called, and with what."""
+
+    name: str = Field(max_length=512)
+    arguments: str
+    parsed_arguments: Ignored = None  # OpenAI's libraries add it to the calls that they hand out
+
+
+class CalledTool(Wire):
+    """A call that the assistant asked for."""
+
+    id: str = Field(max_length=512)
+    type: Literal["function"]
+    function: CalledFunction
+    index: Ignored = None  # of a stream's delta
+
+
+class ChatMessage(Wire):
+    """A turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = None
+    name: str | None = Field(default=None, max_length=256)
+    refusal: str | None = None
+    annotations: Annotated[Any, Only([])] = None
+    audio: Annotated[Any, Only()] = None
+    tool_calls: list[CalledTool] | None = Field(default=None, max_length=1024)
+    tool_call_id: str | None = Field(default=None, max_length=512)
+    function_call: Annotated[Any, Only()] = None
+    reasoning_content: str | None = None
+    parsed: Ignored = None  # OpenAI's libraries add it to the messages that they hand out
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000, fail_fast=True)]
+# What only messages of one role can have.
+_OF_ROLE = {
+    "tool_calls": "assistant",
+    "refusal": "assistant",
+    "reasoning_content": "assistant",
+    "tool_call_id": "tool",
+}
+
+
+def turns_of(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:
+    """Messages as chat templates have them.
+
+    Args:
+        messages: what a request has.
+        place: what errors call it.
+
+    Raises:
+        ApiError: a message has what its role cannot have, or not what it must have.
+    """
+    return [_turn_of(message, f"{place}[{i}]") for i, message in enumerate(messages)]
+
+
+def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
+    for name, role in _OF_ROLE.items():
+        if getattr(message, name) and message.role != role:
+            text = f"{place}.{name}: only messages of the role {role} have it; this one is of the role {message.role}"
+            raise ApiError(400, text, param=f"{place}.{name}", code="invalid_value")
+    content = _content_of(message, place)
+    turn: dict[str, Any] = {"role": role_of(message.role), "content": content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.reasoning_content:
+        turn["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        turn["tool_calls"] = [_call_of(call) for call in message.tool_calls]
+    if message.role == "tool":
+        if message.tool_call_id is None:
+            raise _missing(f"{place}.tool_call_id")
+        turn["tool_call_id"] = message.tool_call_id
+    if message.role == "function" and message.name is None:
+        raise _missing(f"{place}.name")
+    return turn
+
+
+def _content_of(message: ChatMessage, place: str) -> str | None:
+    if message.content is None:
+        if message.tool_calls:
+            return None
+        if not message.refusal:
+            raise _missing(f"{place}.content")
+        return message.refusal
+    if message.refusal:
+        text = f"{place}.refusal is given beside content; allowed: one of the two"
+        raise ApiError(400, text, param=f"{place}.refusal", code="invalid_value")
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in message.content)
+
+
+def _call_of(call: CalledTool) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _missing(place: str) -> ApiError:
+    return ApiError(400, f"{place}: it is missing", param=place, code="missing_required_parameter")

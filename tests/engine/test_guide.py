@@ -1,0 +1,390 @@
+"""What may be sampled next: forced tokens, choices, grammars, and where a thought or a call ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import BYTES, Scripted, ids, scripted, within
+from numpy.typing import NDArray
+
+from headrace import StreamConfig
+from headrace.engine.guide import Guide
+from headrace.engine.output import Output
+from headrace.engine.scripted import ScriptedVocabulary
+from headrace.outline import Outline, Tags
+from headrace.prompts import Prompts
+from headrace.text.tools import HERMES, format_of
+
+END = 0
+PIECES = {
+    END: b"",
+    1: b"<think>",
+    2: b"</think>",
+    3: b"<tool_call>",
+    4: b"\n</tool_call>",
+    5: b'{"name": "f',
+    6: b'", "arguments": ',
+    7: b"{}",
+    8: b"}",
+    9: b"a",
+    10: b"\n",
+    11: b"</think>a",
+    12: b"<tool_call>{",
+    13: b"<",
+    14: b"think>",
+    15: b"tool_call>",
+    16: b"{",
+    17: b"]",
+}
+SIZE = len(PIECES)
+CALL = (5, 6, 7, 8)
+
+
+@dataclass
+class Fixed:
+    """A grammar that lets one sequence of tokens through; `many` is what may come before it, any number of times."""
+
+    tokens: tuple[int, ...]
+    many: int | None = None
+
+    def start(self) -> FixedMatcher:
+        return FixedMatcher(self)
+
+
+class FixedMatcher:
+    def __init__(self, grammar: Fixed) -> None:
+        self.grammar = grammar
+        self.at = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.at == len(self.grammar.tokens)
+
+    @property
+    def is_accepting(self) -> bool:
+        return self.is_stopped or (self.grammar.many is not None and self.at == 0)
+
+    def allowed(self) -> NDArray[np.bool_]:
+        allowed = np.zeros(SIZE, np.bool_)
+        if not self.is_stopped:
+            allowed[self.grammar.tokens[self.at]] = True
+        if self.at == 0 and self.grammar.many is not None:
+            allowed[self.grammar.many] = True
+        if self.is_accepting:
+            allowed[END] = True
+        return allowed
+
+    def accept(self, token: int) -> None:
+        assert self.allowed()[token]
+        self.at += token == self.grammar.tokens[self.at]
+
+
+class Guided:
+    """A guide with its output, driven by hand."""
+
+    def __init__(self, outline: Outline, pieces: Mapping[int, bytes] = PIECES) -> None:
+        self.pieces = pieces
+        self.outline = outline
+        self.output = Output(StreamConfig(), outline)
+        self.guide = Guide(outline, self.output, pieces.__getitem__, frozenset({END}))
+
+    def allowed(self) -> set[int]:
+        row = np.zeros(SIZE, np.float32)
+        self.guide.restrict(row)
+        assert set(row.tolist()) <= {0.0, -np.inf}
+        return {int(token) for token in np.flatnonzero(row == 0) if not self.guide.refuses(int(token))}
+
+    def take(self, *tokens: int) -> Guided:
+        for token in tokens:
+            assert token in self.allowed(), f"{token} is none of {self.allowed()}"
+            self.output.feed(self.outline.texts.get(token, self.pieces[token]))
+            self.guide.accept(token)
+        return self
+
+
+EVERYTHING = set(range(SIZE))
+TAGS = Tags("<think>", "</think>")
+THINKING = Outline(tags=TAGS, opening=(1,), closing=(2,))
+CALLING = Outline(
+    tools=HERMES,
+    call=Fixed(CALL),
+    next_call=Fixed(CALL),
+    calling=(3,),
+    after_call=(4,),
+    going_on=(10, 3),
+)
+ANSWER = Outline(answer=Fixed((9, 9)))
+
+
+def test_only_what_restricts_something_is_guided() -> None:
+    assert not Outline().is_guided
+    assert not THINKING.is_guided
+    assert replace(THINKING, budget=0).is_guided
+    assert CALLING.is_guided
+    assert ANSWER.is_guided
+
+
+def test_an_answer_follows_its_grammar_to_the_end() -> None:
+    guided = Guided(ANSWER)
+    assert guided.allowed() == {9}
+    guided.take(9)
+    assert not guided.guide.is_over
+    assert not guided.guide.is_accepting
+    guided.take(9)
+    assert guided.guide.is_over
+    assert guided.guide.is_accepting
+
+
+def test_an_answer_may_end_where_its_grammar_may() -> None:
+    guided = Guided(Outline(answer=Fixed((10,), many=9)))
+    assert guided.allowed() == {END, 9, 10}
+    assert guided.guide.is_accepting
+    guided.take(9, 9)
+    assert guided.guide.is_accepting
+    assert not guided.guide.is_over
+    assert guided.allowed() == {END, 9, 10}
+
+
+def test_a_thought_may_come_before_a_constrained_answer_and_is_free() -> None:
+    guided = Guided(replace(THINKING, answer=Fixed((9, 9))))
+    assert guided.allowed() == {1, 9}
+    guided.take(1)
+    # Everything but the end, and what closes it and goes on at once.
+    assert guided.allowed() == EVERYTHING - {END, 11}
+    guided.take(17, 3, 2)
+    assert guided.allowed() == {9}
+    assert guided.take(9, 9).guide.is_over
+
+
+def test_without_a_thought_the_answer_begins_at_once() -> None:
+    guided = Guided(replace(THINKING, answer=Fixed((9, 9))))
+    guided.take(9)
+    assert guided.allowed() == {9}
+
+
+def test_a_thought_that_the_prompt_has_opened_is_free_from_the_start() -> None:
+    guided = Guided(replace(THINKING, answer=Fixed((9, 9)), is_thinking=True))
+    assert guided.allowed() == EVERYTHING - {END, 11}
+    assert guided.take(9, 2).allowed() == {9}
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_budget_counts_the_tokens_behind_the_opening_tag(budget: int, is_open: bool) -> None:
+    guided = Guided(replace(THINKING, budget=budget, is_thinking=is_open))
+    guided.take(*([] if is_open else [1]), *[9] * budget)
+    assert guided.allowed() == {2}
+    assert guided.take(2).allowed() == EVERYTHING
+
+
+def test_no_budget_at_all_forbids_a_thought_before_a_constrained_answer() -> None:
+    assert Guided(replace(THINKING, budget=0, answer=Fixed((9, 9)))).allowed() == {9}
+
+
+def test_a_call_is_free_until_its_trigger_and_follows_its_grammar_from_there() -> None:
+    guided = Guided(CALLING)
+    assert guided.allowed() == EVERYTHING - {12}
+    guided.take(9, 3)
+    for token in (*CALL, 4):
+        assert guided.allowed() == {token}
+        guided.take(token)
+    assert guided.allowed() == {END, 10}
+    assert not guided.guide.is_over
+    assert not guided.guide.is_accepting
+
+
+def test_another_call_follows_its_grammar_too() -> None:
+    other = (5, 6, 7, 8, 8)
+    guided = Guided(replace(CALLING, next_call=Fixed(other)))
+    guided.take(3, *CALL, 4, 10, 3)
+    for token in (*other, 4):
+        assert guided.allowed() == {token}
+        guided.take(token)
+    assert guided.allowed() == {END, 10}
+    assert guided.take(10, 3).allowed() == {5}
+
+
+def test_a_format_with_a_mark_behind_the_last_call_ends_with_it() -> None:
+    guided = Guided(replace(CALLING, after_call=(), finishing=(4, 17)))
+    guided.take(3, *CALL)
+    assert guided.allowed() == {4, 10}
+    guided.take(4)
+    assert not guided.guide.is_over
+    assert guided.allowed() == {17}
+    guided.take(17)
+    assert guided.guide.is_over
+    assert not guided.guide.is_accepting, "a call is not the answer"
+
+
+def test_a_required_call_has_its_trigger_forced() -> None:
+    guided = Guided(replace(CALLING, is_required=True, calling=(13, 15)))
+    assert guided.allowed() == {13}
+    assert guided.take(13).allowed() == {15}
+    assert guided.take(15).allowed() == {5}
+
+
+def test_a_required_call_may_come_behind_a_thought() -> None:
+    outline = replace(CALLING, is_required=True, tags=TAGS, opening=(1,), closing=(2,))
+    guided = Guided(outline)
+    assert guided.allowed() == {1, 3}
+    guided.take(1, 9, 2)
+    assert guided.allowed() == {3}
+    assert Guided(outline).take(3).allowed() == {5}
+
+
+def test_a_thought_and_a_call_that_begin_alike_can_both_be_had() -> None:
+    outline = replace(CALLING, is_required=True, tags=TAGS, opening=(13, 14), closing=(2,), calling=(13, 15))
+    guided = Guided(outline)
+    assert guided.allowed() == {13}
+    assert guided.take(13).allowed() == {14, 15}
+    assert guided.take(15).allowed() == {5}
+    guided = Guided(outline).take(13, 14)
+    assert guided.allowed() == EVERYTHING - {END, 11}
+    assert guided.take(9, 2).allowed() == {13}
+
+
+def test_an_answer_a_call_or_a_thought() -> None:
+    outline = replace(CALLING, answer=Fixed((9, 9)), tags=TAGS, opening=(1,), closing=(2,))
+    assert Guided(outline).allowed() == {1, 3, 9}
+    assert Guided(outline).take(9).allowed() == {9}
+    assert Guided(outline).take(3).allowed() == {5}
+    guided = Guided(outline).take(1, 9, 2)
+    assert guided.allowed() == {3, 9}
+    guided.take(3, *CALL, 4)
+    assert guided.allowed() == {END, 10}
+    assert not guided.guide.is_accepting
+
+
+def test_a_trigger_in_a_thought_triggers_nothing() -> None:
+    guided = Guided(replace(CALLING, tags=TAGS))
+    guided.take(1, 3)
+    assert guided.allowed() == EVERYTHING - {11}
+    guided.take(12, 2)
+    assert guided.allowed() == EVERYTHING - {12}
+
+
+def test_what_must_come_can_come_whatever_the_model_and_the_settings_say() -> None:
+    guided = Guided(replace(CALLING, is_required=True))
+    row = np.full(SIZE, -np.inf, np.float32)
+    guided.guide.restrict(row)
+    assert np.isfinite(row[3])
+    assert np.flatnonzero(np.isfinite(row)).tolist() == [3]
+
+
+@pytest.mark.parametrize("allowed", [(9,), tuple(range(1, SIZE))])
+def test_the_logits_of_what_may_come_stay_as_they_are(allowed: tuple[int, ...]) -> None:
+    class Set(FixedMatcher):
+        def allowed(self) -> NDArray[np.bool_]:
+            return np.isin(np.arange(SIZE), allowed)
+
+    grammar = Fixed((9,))
+    guided = Guided(Outline(answer=grammar))
+    guided.guide._matcher = Set(grammar)  # the guide has started the other one already
+    row = np.arange(SIZE, dtype=np.float32)
+    guided.guide.restrict(row)
+    assert {token: row[token] for token in allowed} == {token: float(token) for token in allowed}
+    assert all(row[token] == -np.inf for token in EVERYTHING - set(allowed))
+
+
+# Tags and triggers that are control tokens, which the vocabulary shows as nothing.
+
+CONTROL = {300: "<think>", 301: "</think>", 302: "[TOOL_CALLS]", 303: "[ARGS]", 304: "◁think▷", 305: "◁/think▷"}
+ARGS_TEMPLATE = "{% if tools %}[TOOL_CALLS]name[ARGS]{}{% endif %}{{ messages[-1].content }}{# </think> #}"
+LIST_TEMPLATE = "{% if tools %}[TOOL_CALLS][]{% endif %}{{ messages[-1].content }}{# </think> #}"
+
+
+class ControlVocabulary(ScriptedVocabulary):
+    """Knows control tokens, where it is asked to parse them."""
+
+    special_tokens: Mapping[int, str] = {**ScriptedVocabulary.special_tokens, **CONTROL}
+    special_texts: tuple[str, ...] = tuple(special_tokens.values())
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        for token, mark in CONTROL.items():
+            if parse_special and mark in text:
+                parts = text.split(mark)
+                tokens = [
+                    super(ControlVocabulary, self).tokenize(part, add_special=add_special, parse_special=False)
+                    for part in parts
+                ]
+                return [id for part in tokens for id in (token, *part)][1:]
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+
+@contextmanager
+def controlled(script: Sequence[int] | Callable[..., Any], template: str = ARGS_TEMPLATE) -> Iterator[Scripted]:
+    pieces = {**BYTES, **dict.fromkeys(CONTROL, b"")}
+    with scripted(script, pieces=pieces, chat_template=template) as made:
+        vocabulary = ControlVocabulary(pieces, chat_template=template)
+        made.core.prompts = Prompts(vocabulary, made.engine.max_length, "scripted")
+        yield made
+
+
+MESSAGES = [{"role": "user", "content": "p"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}},
+}
+
+
+@pytest.mark.parametrize("mode", ["split", "hide", "raw"])
+@pytest.mark.parametrize(("opener", "closer"), [(300, 301), (304, 305)])
+def test_tags_that_are_control_tokens(opener: int, closer: int, mode: str) -> None:
+    tags = (CONTROL[opener], CONTROL[closer])
+    with controlled([opener, *ids("a"), closer, *ids("\nb")]) as made:
+        stream = made.model.chat_stream(MESSAGES, thinking=mode, thinking_tags=tags)
+        tokens, result = within(list, stream), within(stream.result)
+    assert result.thinking == ("a" if mode == "split" else None)
+    assert result.text == (f"{tags[0]}a{tags[1]}\nb" if mode == "raw" else "b")
+    assert "".join(token.text for token in tokens if token.kind == "text") == result.text
+    assert result.usage.thinking_tokens == 3
+
+
+@pytest.mark.parametrize("budget", [0, 1])
+def test_a_budget_closes_with_the_control_token(budget: int) -> None:
+    with controlled([300, *ids("a" * budget), *ids("b")]) as made:
+        result = within(made.model.chat, MESSAGES, thinking_budget=budget)
+    assert (result.thinking, result.text) == ("a" * budget, "b")
+    assert result.usage.thinking_tokens == 2 + budget
+
+
+def test_control_tokens_that_are_no_tags_show_as_nothing() -> None:
+    with controlled([*ids("a"), 302, 304, *ids("b")]) as made:
+        assert within(made.model.chat, MESSAGES).text == "ab"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_triggers_that_are_control_tokens(choice: str) -> None:
+    one = [302, *ids("f"), 303, *ids("{}")]
+    with controlled([*one, *one]) as made:
+        result = within(made.model.chat, MESSAGES, tools=[TOOL], tool_choice=choice)
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", "{}"), ("f", "{}")]
+    assert (result.text, result.finish_reason) == ("", "tool_calls")
+    assert result.usage.completion_tokens == 2 * len(one) + 1
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_list_of_calls_behind_a_control_token(choice: str) -> None:
+    call = '{"name": "f", "arguments": {}}'
+    with controlled([302, *ids(f"[{call}, {call}]")], LIST_TEMPLATE) as made:
+        result = within(made.model.chat, MESSAGES, tools=[TOOL], tool_choice=choice)
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", "{}"), ("f", "{}")]
+    assert (result.text, result.finish_reason) == ("", "tool_calls")
+
+
+def test_a_thought_then_an_answer_by_a_regex() -> None:
+    with controlled([300, *ids("a"), 301, *ids("yes")]) as made:
+        result = within(made.model.chat, MESSAGES, regex="yes|no")
+    assert (result.thinking, result.text, result.finish_reason) == ("a", "yes", "stop")
+
+
+def test_the_formats_of_these_templates() -> None:
+    for template in (ARGS_TEMPLATE, LIST_TEMPLATE):
+        format = format_of(template)
+        assert format is not None
+        assert format.trigger == "[TOOL_CALLS]"

@@ -1,0 +1,542 @@
+"""Functions, classes and OpenAI's dicts become tools; what is chosen among them, and what comes of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import enum
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+import jsonschema
+import pytest
+from pydantic import BaseModel, Field
+
+from headrace.errors import InvalidRequestError
+from headrace.toolbox import Tool, ToolChoice, result_text, tool_choice_of, tools_of
+
+if TYPE_CHECKING:
+    from nowhere import OnlyForTypeCheckers  # pyright: ignore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Unit(enum.Enum):
+    CELSIUS = "c"
+    FAHRENHEIT = "f"
+
+
+class Place(BaseModel):
+    """Somewhere on earth."""
+
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    leaf: str
+    branches: list[Tree] = []
+
+
+@dataclasses.dataclass
+class Pair:
+    left: int
+    right: int = 2
+
+
+def forecast(
+    place: Place,
+    day: datetime.date,
+    unit: Unit = Unit.CELSIUS,
+    note: Annotated[str, Field(description="Its own words.", max_length=5)] = "",
+    anything=None,
+) -> OnlyForTypeCheckers:
+    """Tell the weather.
+
+    It is always right.
+
+    Args:
+        place: Where,
+            to the degree.
+        day (date): When.
+        note: Not these words.
+
+    Returns:
+        What the weather will be.
+    """
+    return place, day, unit, note, anything
+
+
+async def later(count: int) -> int:
+    """Count."""
+    return count + 1
+
+
+def positional(first: int, second: str = "b", /, third: float = 0.5, *, fourth: bool) -> tuple[Any, ...]:
+    return first, second, third, fourth
+
+
+def shadowing(schema: int, json: int, model_config: int, copy: int, self: int, _hidden: int = 6) -> tuple[int, ...]:
+    """Names that a model could not have as fields."""
+    return schema, json, model_config, copy, self, _hidden
+
+
+def aliased(from_: Annotated[str, Field(alias="from")], to: int = Field(default=3, ge=1)) -> str:
+    return f"{from_} {to}"
+
+
+class Counter:
+    """Counts up."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, by: int = 1) -> int:
+        self.count += by
+        return self.count
+
+    def up(self, by: int) -> int:
+        """Count up."""
+        return self(by)
+
+    @classmethod
+    def made(cls, name: str) -> str:
+        return cls.__name__ + name
+
+    @staticmethod
+    def plain(name: str) -> str:
+        return name
+
+
+@functools.cache
+def cached(number: int) -> int:
+    """Remembers."""
+    return number
+
+
+class AsyncCallable:
+    async def __call__(self, a: int) -> int:
+        return a
+
+
+def logged(function: F) -> F:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return cast("F", wrapper)
+
+
+DICT = {
+    "type": "function",
+    "function": {
+        "name": "given",
+        "description": "As a dict.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        "strict": True,
+    },
+}
+FLAT = {"type": "function", "name": "flat", "parameters": {"properties": {"a": {}}}, "strict": None}
+
+
+def test_a_function_is_described_by_its_signature_and_docstring() -> None:
+    tool = Tool.of(forecast, "tools[0]")
+    description = "Tell the weather.\n\nIt is always right.\n\nReturns:\n    What the weather will be."
+    parameters = {
+        "type": "object",
+        "properties": {
+            "place": {"$ref": "#/$defs/Place", "description": "Where, to the degree."},
+            "day": {"type": "string", "format": "date", "description": "When."},
+            "unit": {"$ref": "#/$defs/Unit", "default": "c"},
+            "note": {"type": "string", "maxLength": 5, "default": "", "description": "Its own words."},
+            "anything": {"default": None},
+        },
+        "required": ["place", "day"],
+        "additionalProperties": False,
+        "$defs": {
+            "Place": {
+                "title": "Place",
+                "description": "Somewhere on earth.",
+                "type": "object",
+                "properties": {
+                    "latitude": {"type": "number", "minimum": -90, "maximum": 90},
+                    "longitude": {"type": "number"},
+                },
+                "required": ["latitude", "longitude"],
+                "additionalProperties": False,
+            },
+            "Unit": {"title": "Unit", "type": "string", "enum": ["c", "f"]},
+        },
+    }
+    assert tool.as_openai() == {
+        "type": "function",
+        "function": {"name": "forecast", "description": description, "parameters": parameters},
+    }
+    tool.as_openai()["function"]["parameters"].clear()
+    assert tool.parameters == parameters
+
+
+def test_arguments_become_what_the_signature_asks_for() -> None:
+    arguments = '{"unit": "f", "day": "2024-02-29", "place": {"latitude": 1, "longitude": 2}, "anything": [1]}'
+    wanted = (Place(latitude=1, longitude=2), datetime.date(2024, 2, 29), Unit.FAHRENHEIT, "", [1])
+    assert Tool.of(forecast, "t").run(arguments) == wanted
+
+
+counter = Counter()
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "description", "properties", "arguments", "result"),
+    [
+        (
+            positional,
+            "positional",
+            None,
+            "first second third fourth",
+            '{"fourth": true, "first": 1}',
+            (1, "b", 0.5, True),
+        ),
+        (
+            shadowing,
+            "shadowing",
+            "Names that a model could not have as fields.",
+            "schema json model_config copy self _hidden",
+            '{"schema": 1, "json": 2, "model_config": 3, "copy": 4, "self": 5}',
+            (1, 2, 3, 4, 5, 6),
+        ),
+        (aliased, "aliased", None, "from to", '{"from": "here"}', "here 3"),
+        (Counter(), "Counter", "Counts up.", "by", '{"by": 3}', 3),
+        (Counter().up, "up", "Count up.", "by", '{"by": 4}', 4),
+        (Counter.made, "made", None, "name", '{"name": "s"}', "Counters"),
+        (Counter.plain, "plain", None, "name", '{"name": "s"}', "s"),
+        (cached, "cached", "Remembers.", "number", '{"number": 5}', 5),
+        (logged(aliased), "aliased", None, "from to", '{"from": "a", "to": 1}', "a 1"),
+        (
+            functools.partial(positional, 5, third=1.5),
+            "positional",
+            None,
+            "second fourth",
+            '{"fourth": false}',
+            (5, "b", 1.5, False),
+        ),
+        (functools.partial(Counter().up, by=7), "up", "Count up.", "", "{}", 7),
+        (
+            Place,
+            "Place",
+            "Somewhere on earth.",
+            "latitude longitude",
+            '{"latitude": 1, "longitude": 2}',
+            Place(latitude=1, longitude=2),
+        ),
+        (
+            Tree,
+            "Tree",
+            "A tree.",
+            "leaf branches",
+            '{"leaf": "a", "branches": [{"leaf": "b"}]}',
+            Tree(leaf="a", branches=[Tree(leaf="b")]),
+        ),
+        (Pair, "Pair", None, "left right", '{"left": 1}', Pair(1, 2)),
+    ],
+    ids=str,
+)
+def test_what_may_be_a_tool(
+    function: Any, name: str, description: str | None, properties: str, arguments: str, result: object
+) -> None:
+    tool = Tool.of(function, "tools[0]")
+    assert (tool.name, tool.description, tool.function) == (name, description, function)
+    assert list(tool.parameters["properties"]) == properties.split()
+    assert tool.parameters["type"] == "object"
+    assert "title" not in tool.parameters
+    jsonschema.validate(json.loads(arguments), tool.parameters)
+    assert tool.run(arguments) == result
+    assert Tool.of(tool, "tools[0]") is tool
+
+
+def test_a_partials_bound_arguments_are_not_the_models_to_change() -> None:
+    tool = Tool.of(functools.partial(forecast, unit=Unit.FAHRENHEIT), "t")
+    place = '"day": "2024-01-01", "place": {"latitude": 1, "longitude": 2}'
+    assert tool.run(f"{{{place}}}")[2] is Unit.FAHRENHEIT
+    with pytest.raises(InvalidRequestError, match="unit: Unknown"):
+        tool.run(f'{{{place}, "unit": "c"}}')
+    assert tool.parameters["properties"]["day"]["description"] == "When."
+
+
+@pytest.mark.parametrize("function", [later, functools.partial(later), AsyncCallable(), logged(later)])
+def test_an_async_function_gives_an_awaitable(function: Any) -> None:
+    tool = Tool.of(function, "t")
+    assert tool.is_async == (function in (later,) or isinstance(function, (AsyncCallable, functools.partial)))
+
+    async def run() -> object:
+        (name,) = tool.parameters["properties"]
+        return await cast("Awaitable[object]", tool.run(f'{{"{name}": 5}}'))
+
+    assert asyncio.run(run()) in (5, 6)
+    assert not Tool.of(forecast, "t").is_async
+    assert not Tool.of(Place, "t").is_async
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "line 1"),
+        ('{"place": ', "line 1"),
+        ("[]", "place: Missing; day: Missing"),
+        ('{"day": "2024-01-01"}', "place: Missing$"),
+        ('{"day": "soon", "place": {"latitude": 100, "longitude": 2}}', "place.latitude: .* 90; day: .*date"),
+        ('{"day": "2024-01-01", "place": {"latitude": 1, "longitude": 1}, "more": 1}', "more: Unknown"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told(arguments: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        Tool.of(forecast, "t").run(arguments)
+    assert (caught.value.field, caught.value.value) == ("arguments", arguments)
+    assert str(caught.value).startswith("the arguments of forecast do not fit: ")
+
+
+def test_an_error_of_the_function_is_its_own() -> None:
+    def fails(a: int) -> None:
+        Place.model_validate({})
+
+    with pytest.raises(ValueError, match="validation errors for Place"):
+        Tool.of(fails, "t").run('{"a": 1}')
+
+
+def test_docstrings_without_use() -> None:
+    def other(a: int) -> None:
+        """Does it.
+
+        Args:
+            b: who is that?
+        """
+
+    def loose(a: int) -> None:
+        """Does it.
+
+        Args:
+          no colon here
+        """
+
+    def typed(a: int, b: list[str]) -> None:
+        """Args:
+            a (int, optional): one: two
+            b:
+                On its own line.
+        Raises:
+            Nothing.
+        """
+
+    assert Tool.of(other, "t").description == "Does it.\n\nArgs:\n    b: who is that?"
+    assert Tool.of(loose, "t").description == "Does it.\n\nArgs:\n  no colon here"
+    tool = Tool.of(typed, "t")
+    assert tool.description == "Raises:\n    Nothing."
+    assert {name: one["description"] for name, one in tool.parameters["properties"].items()} == {
+        "a": "one: two",
+        "b": "On its own line.",
+    }
+
+
+def test_openais_dicts() -> None:
+    given, flat, bare = tools_of([DICT, FLAT, {"type": "function", "function": {"name": "bare", "parameters": None}}])
+    function = {key: value for key, value in DICT["function"].items() if key != "strict"}  # pyright: ignore
+    assert given.as_openai() == {"type": "function", "function": function}
+    assert given.function is None
+    assert flat.parameters == {"type": "object", "properties": {"a": {}}}
+    assert flat.as_openai() == {"type": "function", "function": {"name": "flat", "parameters": flat.parameters}}
+    assert bare.parameters == {"type": "object", "properties": {}, "additionalProperties": False}
+    with pytest.raises(InvalidRequestError, match="given as a function"):
+        given.run('{"a": 1}')
+
+
+class Sloppy:
+    pass
+
+
+def untyped(*names: str) -> None: ...
+
+
+def unknown(a: int) -> None: ...
+
+
+unknown.__annotations__["a"] = "Nowhere"
+
+
+def unserializable(a: Sloppy) -> None: ...
+
+
+def dict_of(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f"} | fields}
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "message"),
+    [
+        (5, "tools[2]", "5; allowed: a function, a Pydantic model"),
+        (None, "tools[2]", "None"),
+        ("forecast", "tools[2]", "forecast"),
+        (lambda a: a, "tools[2]", "<lambda>.* 64"),
+        (untyped, "tools[2]", r"\*names.*without \* and \*\*"),
+        (unknown, "tools[2]", "annotation .*Nowhere"),
+        (unserializable, "tools[2]", "Sloppy"),
+        (max, "tools[2]", "max"),
+        (Sloppy, "tools[2]", "Sloppy"),
+        (int, "tools[2]", "objects"),
+        (Unit, "tools[2]", "objects"),
+        ({}, "tools[2].type", '"function"'),
+        ({"type": "web_search"}, "tools[2].type", '"function"'),
+        ({"type": "function"}, "tools[2].function", "mapping with name"),
+        ({"type": "function", "function": "f"}, "tools[2].function", "mapping with name"),
+        ({"type": "function", "function": {}}, "tools[2].function.name", "64"),
+        (dict_of(name="a b"), "tools[2].function.name", "a b"),
+        (dict_of(name="é"), "tools[2].function.name", "ASCII"),
+        (dict_of(name="a" * 65), "tools[2].function.name", "64"),
+        (dict_of(name="a\n"), "tools[2].function.name", "64"),
+        (dict_of(description=5), "tools[2].function.description", "text"),
+        (dict_of(strict="yes"), "tools[2].function.strict", "True or False"),
+        (dict_of(more=1), "tools[2].function.more", "name, description, parameters, strict"),
+        (dict_of() | {"name": "f"}, "tools[2].name", "type, function"),
+        (dict_of(parameters=[]), "tools[2].function.parameters", "mapping"),
+        (dict_of(parameters="{}"), "tools[2].function.parameters", "mapping"),
+        (dict_of(parameters=Place), "tools[2].function.parameters", "mapping"),
+        (dict_of(parameters={"type": "array"}), "tools[2].function.parameters.type", '"object"'),
+        (dict_of(parameters={"enum": {1}}), "tools[2].function.parameters.enum", "JSON can hold"),
+        ({"type": "function", "name": ""}, "tools[2].name", "64"),
+        ({"type": "function", "name": "f", "more": 1}, "tools[2].more", "type, name"),
+        (dict_of(name="given"), "tools[2].function.name", "no other tool"),
+        ({"type": "function", "name": "given"}, "tools[2].name", "no other tool"),
+        (forecast, "tools[2]", "no other tool"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_tool_is_refused_by_its_place(value: object, place: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        tools_of([DICT, forecast, value])
+    assert caught.value.field == place
+
+
+@pytest.mark.parametrize("value", ["f", {}, DICT, {forecast}, forecast, 5])
+def test_tools_are_a_list(value: object) -> None:
+    with pytest.raises(InvalidRequestError, match="a list") as caught:
+        tools_of(value)
+    assert caught.value.field == "tools"
+
+
+def test_no_tools() -> None:
+    assert tools_of(None) == tools_of([]) == tools_of(()) == ()
+
+
+# Choosing.
+
+
+def auto(a: int) -> int:
+    """A tool that is called like a word of tool_choice."""
+    return a
+
+
+counted = Counter()
+TOOLS = tools_of([auto, forecast, counted.up, Place, DICT, FLAT])
+
+
+@pytest.mark.parametrize(
+    ("value", "mode", "name"),
+    [
+        (None, "auto", None),
+        ("auto", "auto", None),
+        ("none", "none", None),
+        ("required", "required", None),
+        ("forecast", "required", "forecast"),
+        (forecast, "required", "forecast"),
+        (auto, "required", "auto"),
+        (counted.up, "required", "up"),
+        (Place, "required", "Place"),
+        (TOOLS[4], "required", "given"),
+        ({"type": "function", "function": {"name": "auto"}}, "required", "auto"),
+        ({"type": "function", "name": "auto"}, "required", "auto"),
+        ({"type": "function", "name": "flat"}, "required", "flat"),
+    ],
+    ids=str,
+)
+def test_a_choice(value: object, mode: str, name: str | None) -> None:
+    choice = tool_choice_of(value, TOOLS)
+    assert (choice.mode, choice.name) == (mode, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "message"),
+    [
+        ("nothing", "tool_choice", '"auto", "none", "required", or one of the tools: auto, forecast, up'),
+        ("Auto", "tool_choice", "Auto"),
+        (later, "tool_choice", "later"),
+        (Counter().up, "tool_choice", "up"),
+        (5, "tool_choice", "5"),
+        (True, "tool_choice", "True"),
+        ({}, "tool_choice.type", '"function"'),
+        ({"type": "auto"}, "tool_choice.type", "as a word"),
+        ({"type": "allowed_tools", "mode": "auto"}, "tool_choice.type", "allowed_tools"),
+        ({"type": "function"}, "tool_choice.function", "name"),
+        ({"type": "function", "function": {}}, "tool_choice.function.name", "auto"),
+        ({"type": "function", "function": {"name": "later"}}, "tool_choice.function.name", "later"),
+        ({"type": "function", "function": {"name": 5}}, "tool_choice.function.name", "auto"),
+        ({"type": "function", "name": "later"}, "tool_choice.name", "later"),
+        ({"type": "function", "name": "auto", "more": 1}, "tool_choice.more", "name"),
+    ],
+    ids=repr,
+)
+def test_what_chooses_no_tool_is_refused(value: object, place: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        tool_choice_of(value, TOOLS)
+    assert caught.value.field == place
+
+
+def test_choices_without_tools() -> None:
+    assert tool_choice_of("auto", ()) == tool_choice_of(None, ()) == ToolChoice()
+    assert tool_choice_of("none", ()) == ToolChoice("none")
+    for value in ("required", "forecast", forecast):
+        with pytest.raises(InvalidRequestError, match="tool_choice"):
+            tool_choice_of(value, ())
+
+
+# Results.
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("as it is", "as it is"),
+        ("", ""),
+        ("a\ud800b", "a\ufffdb"),
+        (None, "null"),
+        (5, "5"),
+        (float("inf"), '"Infinity"'),
+        ({"a": [1, "é", Unit.CELSIUS]}, '{"a":[1,"é","c"]}'),
+        (Place(latitude=1, longitude=2), '{"latitude":1.0,"longitude":2.0}'),
+        (Pair(1, 2), '{"left":1,"right":2}'),
+        (datetime.date(2024, 1, 2), '"2024-01-02"'),
+        ((number for number in (1, 2)), "[1,2]"),
+        (ValueError("no é"), '{"error": "ValueError: no é"}'),
+        (KeyError("x"), '{"error": "KeyError: \'x\'"}'),
+        (ValueError(), '{"error": "ValueError"}'),
+        (NoText(), '{"error": "NoText"}'),
+    ],
+    ids=repr,
+)
+def test_results_as_text(value: object, text: str) -> None:
+    assert result_text(value) == text
+
+
+def test_a_result_that_json_cannot_hold_is_an_error() -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    for value in (object(), circle, b"\xff"):
+        with pytest.raises(ValueError, match=r"serialize|Circular|utf-8"):
+            result_text(value)
