@@ -1,8 +1,6 @@
 """Tools: the model asks for Python functions to be called, and answers with what they return.
 
-Run it: `python examples/tools.py [model]`
-
-It takes a model that was trained for tools. SmolLM2, which is not, may answer without them.
+Run it: `python examples/tools.py [model]`, best with a model that was trained for tools, as SmolLM2 was not.
 """
 
 from __future__ import annotations
@@ -11,36 +9,47 @@ import asyncio
 import sys
 from typing import Literal
 
-from headrace import Model
+from headrace import Model, Token
 
 TEMPERATURES = {"Oslo": 4, "Lima": 19, "Cairo": 31}
 
 
-def temperature(city: Literal["Oslo", "Lima", "Cairo"]) -> int:
-    """The temperature in a city, in degrees Celsius."""
-    print(f"[temperature of {city}]")
-    return TEMPERATURES[city]
+def temperature(city: Literal["Oslo", "Lima", "Cairo"]) -> str:
+    """Tells the temperature in a city, in degrees Celsius."""
+    print(f"[temperature in {city}]")
+    return f"{TEMPERATURES[city]} degrees Celsius"
 
 
-async def convert(value: float, unit: Literal["fahrenheit", "kelvin"]) -> float:
+async def convert(celsius: float, unit: Literal["fahrenheit", "kelvin"]) -> str:
     """Converts degrees Celsius to another unit."""
-    print(f"[{value} degrees in {unit}]")
-    await asyncio.sleep(0)  # as one would wait for a database, or for another server
-    return value * 9 / 5 + 32 if unit == "fahrenheit" else value + 273.15
+    print(f"[{celsius} degrees in {unit}]")
+    await asyncio.sleep(0)  # where a real one would wait for another server
+    return f"{celsius * 9 / 5 + 32:.1f} Fahrenheit" if unit == "fahrenheit" else f"{celsius + 273.15:.1f} kelvin"
 
 
-def main(ref: str = "smollm2", question: str = "How warm is it in Cairo, in Fahrenheit?") -> None:
+def show(token: Token) -> None:
+    """Shows an answer while it is written; calls have tokens of their own kind."""
+    if token.kind == "text":
+        print(token.text, end="", flush=True)
+
+
+def main(ref: str = "smollm2") -> None:
     with Model.load(ref) as model:
-        # Name, docstring and signature become what the model is told of a function. The arguments that it writes are
-        # constrained to the signature, checked, and converted. What a function raises is told to the model.
+        # Name, docstring and signature are what the model is told of a function. The arguments that it writes fit the
+        # signature, and have been converted to its types. What a function raises is told to the model.
         run = model.run_tools(
-            [{"role": "user", "content": question}],
+            [{"role": "user", "content": "How warm is it in Cairo?"}],
             [temperature, convert],
-            max_rounds=5,
-            max_tokens=200,
+            system_prompt="You are a helpful assistant who answers in one sentence.",
+            tool_choice="required",  # of the first answer; "auto", the default, leaves it to the model from the start
+            parallel_tool_calls=False,  # one call at a time
+            max_rounds=3,
+            max_tokens=100,
+            temperature=0,
+            callback=show,
         )
-        print(run.text)
-        print(f"[{run.rounds} rounds, {len(run.messages)} messages]")
+    # run.result is the last answer, run.messages the whole conversation, calls and results included.
+    print(f"\n[{run.rounds} rounds, {len(run.messages)} messages]")
 
 
 if __name__ == "__main__":

@@ -163,6 +163,18 @@ class Lane:
         conversation = self.conversation(messages, system_prompt)
         return Job(settings, partial(self.core.prompts.prepare_chat, conversation, settings, options, schema), parse)
 
+    def rendering(self, messages: Messages, options: Mapping[str, Any]) -> tuple[list[Any], ChatOptions]:
+        """What a chat of these messages is made of: the messages, and what there is besides.
+
+        Raises:
+            TypeError: an option that has no meaning for a prompt.
+            InvalidRequestError: see `conversation`.
+        """
+        chosen, others = _chat_options(options)
+        if others:
+            raise TypeError(f"unknown option {next(iter(others))!r}; there are {', '.join(_CHAT_OPTIONS)}")
+        return self.conversation(messages), chosen
+
     def conversation(self, messages: Messages, system_prompt: object = _LANES_OWN) -> list[Any]:
         """A copy of the messages, checked, behind a system prompt where one is given or this lane has one.
 

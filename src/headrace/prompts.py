@@ -291,6 +291,12 @@ class Prompts:
     def _outline(
         self, config: StreamConfig, tags: Tags | None, options: ChatOptions, schema: object, *, is_thinking: bool
     ) -> Outline:
+        if tags is None and config.thinking_budget is not None:
+            raise InvalidRequestError(
+                "thinking_budget",
+                config.thinking_budget,
+                f"None, as the chat template of {self._name!r} shows no thoughts; or say thinking_tags, too",
+            )
         tools = options.offered
         answer = self._answer_grammar(config, schema)
         if tags is None and not tools and answer is None:

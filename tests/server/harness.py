@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from harness import PATIENCE, Scripted, scripted
 
 from headrace.server import Settings, create_app
+from headrace.server.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
 from headrace.server.service import Service
 
 # Shows the messages as they were, and is easy to predict.
@@ -283,6 +284,18 @@ async def busy_prompt_workers(server: Server) -> AsyncIterator[None]:
         release.set()
         for one in busy:
             await asyncio.wrap_future(one)
+
+
+def checked(answer: Answer) -> Answer:
+    """A chat's or completion's answer, held to the types that the documentation shows."""
+    if answer.status == 200:
+        is_chat = b'"chat.completion' in answer.body
+        if answer.headers["content-type"] == "application/json":
+            (ChatCompletion if is_chat else TextCompletion).model_validate_json(answer.body)
+        else:
+            for chunk in answer.chunks:
+                (ChatChunk if is_chat else TextChunk).model_validate(chunk)
+    return answer
 
 
 def content_of(chunks: list[dict[str, Any]], choice: int = 0) -> str:

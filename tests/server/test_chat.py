@@ -11,20 +11,10 @@ from harness import Gate, echo, ids, run_async
 
 from headrace import StreamConfig
 from headrace.request import Request
-from headrace.server.answers import ChatChunk, ChatCompletion, Model, ModelList
-from server.harness import MODEL, USER, Answer, content_of, running, serving
+from headrace.server.answers import Model, ModelList
+from server.harness import MODEL, USER, Answer, checked, content_of, running, serving
 
 TEXT = 'Blue 🌊 é\n\u2028 "quoted" \\ back\t</s>'
-
-
-def checked(answer: Answer) -> Answer:
-    """The answer, held to the types that the documentation shows."""
-    if answer.status == 200 and answer.headers["content-type"] == "application/json":
-        ChatCompletion.model_validate_json(answer.body)
-    elif answer.status == 200:
-        for chunk in answer.chunks:
-            ChatChunk.model_validate(chunk)
-    return answer
 
 
 def ask(script: Any = TEXT, settings: dict[str, Any] | None = None, **body: Any) -> Answer:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from harness import echo, ids, run_async
 
-from headrace.server.answers import TextChunk, TextCompletion
 from server.harness import MODEL, Answer, running
 
 TEXT = "né🌊\nend"
@@ -18,13 +17,7 @@ def ask(script: Any = TEXT, prompt: Any = "hi", **body: Any) -> Answer:
 
     async def run() -> Answer:
         async with running(script) as server:
-            answer = await server.complete(prompt, **body)
-            if answer.status == 200 and answer.headers["content-type"] == "application/json":
-                TextCompletion.model_validate_json(answer.body)
-            elif answer.status == 200:
-                for chunk in answer.chunks:
-                    TextChunk.model_validate(chunk)
-            return answer
+            return checked(await server.complete(prompt, **body))
 
     return run_async(run())
 

@@ -10,7 +10,7 @@ import pytest
 from harness import Gate, echo, run_async
 
 from headrace.text.grammar import Grammars
-from server.harness import Answer, busy_prompt_workers, content_of, running
+from server.harness import Answer, busy_prompt_workers, checked, content_of, running
 
 PERSON = {
     "type": "object",
@@ -28,7 +28,7 @@ LARK = 'start: "yes" | "no"'
 def ask(script: Any, path: str = "chat", settings: dict[str, Any] | None = None, **body: Any) -> Answer:
     async def run() -> Answer:
         async with running(script, **(settings or {})) as server:
-            answer = await (server.chat(**body) if path == "chat" else server.complete(**body))
+            answer = checked(await (server.chat(**body) if path == "chat" else server.complete(**body)))
             assert answer.status == 200, answer.body
             return answer
 
@@ -206,4 +206,3 @@ def test_others_are_served_while_a_grammar_waits_to_be_compiled() -> None:
             await waiting.until_over()
 
     run_async(run())
-

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness import BYTES, ids, run_async
 
-from server.harness import TEMPLATE, USER, Answer, content_of, running
+from server.harness import TEMPLATE, USER, Answer, checked, content_of, running
 
 # Its words tell that the template knows tools; it shows all that it is given.
 KNOWS_TOOLS = '{# <tool_call> "arguments" #}{{ messages | tojson }}|{{ tools | tojson }}'
@@ -35,7 +35,7 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
 def ask(script: Any, settings: dict[str, Any] | None = None, **body: Any) -> Answer:
     async def run() -> Answer:
         async with running(script, **(settings or {})) as server:
-            answer = await server.chat(**{"tools": TOOLS, **body})
+            answer = checked(await server.chat(**{"tools": TOOLS, **body}))
             assert answer.status == 200, answer.body
             return answer
 
@@ -94,8 +94,10 @@ def test_a_call_streams() -> None:
 @pytest.mark.parametrize("cut", range(1, len(TRIGGER) + 1))
 def test_no_split_of_the_trigger_shows(cut: int) -> None:
     pieces = BYTES | {300: TRIGGER[:cut]} | ({301: TRIGGER[cut:]} if TRIGGER[cut:] else {})
-    script = [token for token in pieces if token >= 300] + ids(CALL.encode()[len(TRIGGER) :])
-    answer = ask(script, {"pieces": pieces}, stream=True, tool_choice="auto", max_tokens=70)
+    # What closes a call is not left to the model, and so not to the script.
+    rest = CALL.encode()[len(TRIGGER) :].removesuffix(b"\n</tool_call>")
+    script = [token for token in pieces if token >= 300] + ids(rest)
+    answer = ask(script, {"pieces": pieces}, stream=True)
     assert without_ids(calls_of(answer.chunks)) == [("weather", ARGUMENTS)]
     assert content_of(answer.chunks) == ""
 

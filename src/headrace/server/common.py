@@ -110,7 +110,6 @@ class HeldLogprobs:
 
     def __init__(self) -> None:
         self._held: list[tuple[int, Token]] = []  # with the end of each in what was sampled, in characters
-        self._is_first = True
         self._begin()
 
     def _begin(self) -> None:
@@ -128,7 +127,6 @@ class HeldLogprobs:
             text = text_of(token)
             if token.kind != "text":
                 self._begin()
-                self._is_first = False
             if token.kind == "text" or text:
                 self._take(token, text)
                 ready += self._ready()
@@ -149,14 +147,13 @@ class HeldLogprobs:
         self._num_sent += len(text)
 
     def _place(self, text: str) -> int:
-        """Where in what was sampled the first text begins: behind what closes a thought, and white space."""
+        """Where in what was sampled the first text begins: behind white space, and what closes a thought."""
         begun = self._begun
-        if self._is_first and begun.startswith(text):
-            return 0
-        place = begun.find(text, self._held[0][0]) if self._held else -1
-        if place < 0:
-            place = begun.rfind(text)
-        return place if place >= 0 else len(begun) - len(text)
+        for place in (0, len(begun) - len(begun.lstrip())):
+            if begun.startswith(text, place):
+                return place
+        place = begun.rfind(text)
+        return place if place >= 0 else len(begun) - len(text)  # some of it came with the last token of the thought
 
     def _ready(self) -> list[Token]:
         if self._num_sent is None:

@@ -45,7 +45,16 @@ _SLICES = (
 
 
 _NUM_PROBED = 3  # tokens
-_NOTHING = "nothing fits it"
+# What llguidance says with excerpts that no user wrote, or with its own options: in other words.
+_WORDS = {
+    "EngineClosedError": "the model was closed",
+    "panic": "llguidance failed, which is a fault of its own",
+    "NoExtension": "nothing fits it",
+    "Regex is empty": "pattern: no text that is long or short enough fits all of them",
+    "patternProperty": "patternProperties: more than one could match a key",
+    "oneOf constraints": "oneOf: more than one of its schemas could fit a value",
+    "regex is empty": "pattern: it takes too long to find out whether any text fits",
+}
 _JSON_IN_LARK = re.compile(r"%json\s*")
 
 
@@ -386,7 +395,6 @@ def _readable(message: str) -> str:
         (line.index("^") - 4 for line in lines if line.startswith("    ") and set(line.strip()) == {"^"}), None
     )
     text = re.sub(r"#/\$defs/\d+", "a $ref", text.replace(" <non-verbose/>", ""))
-    text = text.partition(": (")[0]  # a regular expression as it was parsed
-    text = _NOTHING if "NoExtension" in text else text
+    text = next((words for sign, words in _WORDS.items() if sign in text), text)
     text = text if len(text) <= 200 else f"{text[:197]}..."
     return text if place is None else f"{text} (at character {place})"

@@ -7,6 +7,7 @@ an order that does not matter to it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, cast
@@ -56,6 +57,7 @@ _MOST_KEY_PATTERNS = 64  # each pair of them is compared
 # What two schemas say of one value is one automaton for both. It doubles with each; 40 patterns took minutes.
 _MOST_COMBINED = 12
 _LARGEST_DIVISOR = 1000  # a state of the lexer for each remainder
+_FRACTIONS = 1024  # the smallest divisor is one of so many parts of 1
 _LARGEST = 2**53  # up to here whole numbers are exact, whoever reads them
 _SMALLEST = 1e-9  # written out without an exponent
 
@@ -262,7 +264,7 @@ class _Reader:
     def _divisor(self, value: Any, place: str) -> float:
         number = self._number(value, place)
         # 0.01 is no binary fraction, so that readers who divide in binary find 0.29 not to be a multiple of it.
-        if not 0 < number <= _LARGEST_DIVISOR or not float(number * 1024).is_integer():
+        if not 0 < number <= _LARGEST_DIVISOR or not float(number * _FRACTIONS).is_integer():
             self._refuse(place, "not every reader would agree", value, f"1 to {_LARGEST_DIVISOR}, or a binary fraction")
         return number
 
@@ -339,14 +341,17 @@ class _Reader:
             for part in _parts(members):
                 self._check_combinations(part)
             return
-        found, has_reference = _patterns(members)
-        if has_reference:
-            found.update(*(_patterns(definition)[0] for definition in self._definitions.values()))
-        if len(found) > _MOST_COMBINED:
-            allowed = (
-                f"at most {_MOST_COMBINED} where schemas are combined by allOf, anyOf, oneOf or what is beside a $ref"
-            )
-            self._refuse("#", "too many patterns", self._root, allowed)
+        patterns, divisors, has_reference = _conditions(members)
+        for definition in self._definitions.values() if has_reference else ():
+            more = _conditions(definition)
+            patterns |= more[0]
+            divisors |= more[1]
+        where = "where schemas are combined by allOf, anyOf, oneOf or what is beside a $ref"
+        if len(patterns) > _MOST_COMBINED:
+            self._refuse("#", "too many patterns", self._root, f"at most {_MOST_COMBINED} {where}")
+        if math.lcm(*divisors) > _LARGEST_DIVISOR * _FRACTIONS:
+            allowed = f"a least common multiple of {_LARGEST_DIVISOR} at most, {where}"
+            self._refuse("#", "multipleOf is too large", self._root, allowed)
 
     def _check_size(self) -> None:
         """Bound the work, and the depth that everything below may recurse to."""
@@ -407,19 +412,21 @@ def _num_combined(schema: dict[str, Any]) -> int:
     return single + len(schema.get("allOf", ())) + any(keyword not in _COMBINING for keyword in schema)
 
 
-def _patterns(schema: Any) -> tuple[set[str], bool]:
-    """The regular expressions in a schema, and whether it refers to others."""
+def _conditions(schema: Any) -> tuple[set[str], set[int], bool]:
+    """The regular expressions in a schema, its divisors in the smallest fraction, and whether it refers to others."""
     if not isinstance(schema, dict):
-        return set(), False
+        return set(), set(), False
     members = cast("dict[str, Any]", schema)
-    found = {members[keyword] for keyword in ("format", "pattern") if keyword in members}
-    found.update(members.get("patternProperties", ()))
+    patterns = {members[keyword] for keyword in ("format", "pattern") if keyword in members}
+    patterns.update(members.get("patternProperties", ()))
+    divisors = {int(members["multipleOf"] * _FRACTIONS)} if "multipleOf" in members else set[int]()
     has_reference = "$ref" in members
     for part in _parts(members):
-        inner, refers = _patterns(part)
-        found |= inner
-        has_reference |= refers
-    return found, has_reference
+        inner = _conditions(part)
+        patterns |= inner[0]
+        divisors |= inner[1]
+        has_reference |= inner[2]
+    return patterns, divisors, has_reference
 
 
 def _can_end(schema: Any, ending: set[str]) -> bool:

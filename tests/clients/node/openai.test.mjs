@@ -178,6 +178,44 @@ test('responses: stream helper', async () => {
   assert.deepEqual(cut.incomplete_details, { reason: 'max_output_tokens' });
 });
 
+test('responses: the helper puts a thought together', async () => {
+  const thinking = { thinking_tags: ['<think>', '</think>'], regex: '<think>[a-z ]{5,9}</think>Yes[.]' };
+  const stream = client.responses.stream({ ...response, ...thinking });
+  let thought = '';
+  stream.on('response.reasoning_text.delta', (event) => (thought += event.delta));
+  const { output, output_text, usage } = await stream.finalResponse();
+  assert.deepEqual(
+    output.map((item) => item.type),
+    ['reasoning', 'message'],
+  );
+  assert.deepEqual(output[0].content, [{ type: 'reasoning_text', text: thought }]);
+  assert.equal(output_text, 'Yes.');
+  assert(usage.output_tokens_details.reasoning_tokens > 0);
+});
+
+test('responses: the helper puts a call together', async () => {
+  const digit = { type: 'integer', minimum: 0, maximum: 9 };
+  const parameters = {
+    type: 'object',
+    properties: { a: digit },
+    required: ['a'],
+    additionalProperties: false,
+  };
+  const tools = [{ type: 'function', name: 'count', parameters, strict: true }];
+  const called = { ...response, tools, tool_choice: 'required', parallel_tool_calls: false };
+  const stream = client.responses.stream(called);
+  let snapshot = '';
+  stream.on('response.function_call_arguments.delta', (event) => ({ snapshot } = event));
+  const { output, status } = await stream.finalResponse();
+  assert.equal(status, 'completed');
+  assert.equal(output.length, 1);
+  assert.equal(output[0].name, 'count');
+  assert.equal(output[0].arguments, snapshot);
+  assert(JSON.parse(snapshot).a >= 0);
+  const input = [...output, { type: 'function_call_output', call_id: output[0].call_id, output: '5' }];
+  assert.equal((await client.responses.create({ ...response, input })).status, 'completed');
+});
+
 test('responses: abort of the helper', async () => {
   const settings = { ...response, max_output_tokens: 1900, ignore_eos: true };
   const stream = client.responses.stream(settings, { headers: { 'X-Request-Id': 'node-response' } });

@@ -1,4 +1,4 @@
-"""openai-python against /v1/responses: create, typed events, the stream helper, async, abort."""
+"""openai-python against /v1/responses: create, typed events, the helpers, forms, tools, thoughts, async, abort."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from serving import Server
 
 MODEL = "smollm2"
@@ -132,6 +132,74 @@ def test_logprobs(client: openai.OpenAI, text: str) -> None:
     assert "".join(entry.token for delta in deltas for entry in delta.logprobs) == text
 
 
+class Place(BaseModel):
+    """A place, small enough for a small model."""
+
+    name: str = Field(pattern="^[A-Za-z ]{1,20}$")
+    visitors: int = Field(ge=0, le=99)
+
+
+class Add(BaseModel):
+    """Add two digits."""
+
+    a: int = Field(ge=0, le=9)
+    b: int = Field(ge=0, le=9)
+
+
+def test_parse(client: openai.OpenAI) -> None:
+    response = client.responses.parse(**SETTINGS, text_format=Place)
+    assert response.status == "completed"
+    assert response.output_parsed == Place.model_validate_json(response.output_text)
+    assert response.text.format.name == "Place"
+    assert response.text.format.schema_["properties"].keys() == {"name", "visitors"}
+
+
+def test_stream_of_a_form(client: openai.OpenAI) -> None:
+    with client.responses.stream(**SETTINGS, text_format=Place) as stream:
+        (done,) = [event for event in stream if event.type == "response.output_text.done"]
+        response = stream.get_final_response()
+    assert isinstance(response.output_parsed, Place)
+    assert done.parsed == response.output_parsed
+
+
+def test_tools(client: openai.OpenAI) -> None:
+    settings = SETTINGS | {"input": "Add 2 and 3.", "tools": [openai.pydantic_function_tool(Add)]}
+    settings |= {"tool_choice": "required", "parallel_tool_calls": False}
+    parsed = client.responses.parse(**settings)
+    with client.responses.stream(**settings) as stream:
+        events = list(stream)
+        response = stream.get_final_response()
+    for one in (parsed, response):
+        (call,) = one.output
+        assert (call.type, call.name, call.status) == ("function_call", "Add", "completed")
+        assert call.parsed_arguments == Add.model_validate_json(call.arguments)
+        assert (one.tools[0].name, one.tool_choice, one.parallel_tool_calls) == ("Add", "required", False)
+    deltas = [event for event in events if event.type == "response.function_call_arguments.delta"]
+    assert "".join(event.delta for event in deltas) == deltas[-1].snapshot == response.output[0].arguments
+    result = {"type": "function_call_output", "call_id": response.output[0].call_id, "output": "5"}
+    turns = [{"role": "user", "content": "Add 2 and 3."}, *response.output, result]
+    assert client.responses.create(**SETTINGS | {"input": turns}).output_text
+
+
+def test_typed_events_of_a_thought_and_a_call(client: openai.OpenAI) -> None:
+    thought = {"thinking_tags": ["<think>", "</think>"], "regex": "<think>[a-z ]{5,9}</think>Yes[.]", "seed": 1}
+    tool = {"type": "function", "name": "add", "parameters": Add.model_json_schema(), "strict": True}
+    called = {"tools": [tool], "tool_choice": {"type": "function", "name": "add"}}
+    for kind, settings in (("reasoning", {"extra_body": thought}), ("function_call", called)):
+        with client.responses.with_streaming_response.create(**SETTINGS | settings, stream=True) as response:
+            lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+        events = [ANY_EVENT.validate_json(line) for line in lines]
+        for event, line in zip(events, lines, strict=True):
+            assert json.loads(line).keys() - {"name"} <= type(event).model_fields.keys(), "the type knows all of it"
+        response = events[-1].response
+        assert response.status == "completed"
+        assert response.output[0].type == kind
+        if kind == "reasoning":
+            assert len(response.output[0].content[0].text) <= 9
+            assert response.output_text == "Yes."
+            assert response.usage.output_tokens_details.reasoning_tokens > 0
+
+
 def test_async(server: Server, text: str) -> None:
     async def main() -> None:
         async with openai.AsyncOpenAI(base_url=server.api, api_key="unused", max_retries=0) as client:
@@ -154,8 +222,8 @@ def test_breaking_off_cancels(server: Server, client: openai.OpenAI) -> None:
     [
         ("previous_response_id", "resp_1"),
         ("background", True),
-        ("tools", [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}]),
-        ("text", {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}),
+        ("tools", [{"type": "web_search"}]),
+        ("max_tool_calls", 1),
         ("truncation", "auto"),
     ],
 )
