@@ -21,6 +21,7 @@ from headrace.errors import GenerationError, InvalidRequestError
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve
 from headrace.text.grammar import Grammars, Matcher, make_tokenizer
+from headrace.text.json_schema import checked_schema
 from headrace.text.pattern import PatternError, portable
 
 GRAMMARS = grammars()
@@ -427,3 +428,21 @@ def test_a_real_model_writes_by_its_own_tokens() -> None:
         assert control
         assert not anything[control].any()
         assert all(model.piece(int(token)) for token in np.flatnonzero(anything) if token not in model.eog_tokens)
+
+
+def test_a_discriminated_union_is_behind_references() -> None:
+    kinds = {
+        name: {
+            "type": "object",
+            "properties": {"kind": {"const": name}, name: {"type": "integer"}},
+            "required": ["kind", name],
+            "additionalProperties": False,
+        }
+        for name in ("a", "b")
+    }
+    union = {"$defs": kinds, "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+    assert "anyOf" in checked_schema(union, "json_schema")
+    open_kind = {"$defs": kinds | {"b": {**kinds["b"], "required": ["b"]}}, "oneOf": union["oneOf"]}
+    assert "oneOf" in checked_schema(open_kind, "json_schema"), (
+        "a value without a kind would fit both, but for its keys"
+    )

@@ -18,8 +18,9 @@ from headrace.errors import InvalidRequestError
 from headrace.text.grammar import Grammar
 from json_schema.walk import accepts, grammars, sample
 
-# The set-up unpacks it there, out of the source package of the jsonschema that is installed.
-SUITE = Path(__file__).parents[2] / ".venv" / "json-schema" / "json" / "tests" / "draft2020-12"
+ROOT = Path(__file__).parents[2]
+# The set-up unpacks the suite there, out of the source package of the jsonschema that is installed.
+SUITE = ROOT / ".venv" / "json-schema" / "json" / "tests" / "draft2020-12"
 FILES = sorted(str(path.relative_to(SUITE)) for path in SUITE.rglob("*.json"))
 # As README.md has it. A change of these is news.
 NUM_SCHEMAS, NUM_ACCEPTED = 438, 186
@@ -111,6 +112,10 @@ def test_the_share_that_is_accepted() -> None:
     every = [case for file in FILES for case in cases(file)]
     accepted = [(case, made) for case in every if isinstance(made := compiled(case), Grammar)]
     assert (len(every), len(accepted)) == (NUM_SCHEMAS, NUM_ACCEPTED)
+    for page in ("README.md", "docs/output.md"):
+        said = re.search(r"(\d+) of (?:the|its) (\d+) schemas", (ROOT / page).read_text())
+        assert said is not None
+        assert said.groups() == (str(NUM_ACCEPTED), str(NUM_SCHEMAS)), page
     # Not all that fits can be written: keys come in the order of the schema, for one. It must not become little.
     valid = [(made, test["data"]) for case, made in accepted for test in case.tests if test["valid"]]
     written = sum(any(accepts(made, text) for text in spellings(value)) for made, value in valid)

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote
 
 from headrace.errors import InvalidRequestError, shortened
 from headrace.text.pattern import PatternError, portable
+from headrace.text.schema_parts import (
+    FRACTIONS,
+    TYPES,
+    can_end,
+    conditions,
+    in_place,
+    num_combined,
+    parts,
+    texts,
+)
 
 __all__ = ["checked_schema"]
 
-_TYPES = ("null", "boolean", "object", "array", "number", "string", "integer")
 # Keywords that say something about a value, but do not restrict it. `x-...` are such, too, by custom.
 _REMARKS_ON_VALUES = {"contentEncoding", "contentMediaType", "contentSchema", "default", "example", "examples"}
 _REMARKS_ON_USE = {"deprecated", "discriminator", "externalDocs", "readOnly", "writeOnly", "xml"}
@@ -30,7 +40,6 @@ _DRAFTS = (
     "http://json-schema.org/draft-07/schema",
     "http://json-schema.org/draft-06/schema",
 )
-_COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
 # What llguidance makes sure of in a string; but it takes every year for a leap year, and every minute for one with a
 # leap second, so that these three are written out here. Years have four digits, and do not begin with 0.
 _LEAP_YEAR = "(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
@@ -39,10 +48,15 @@ _DATE = (
     f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
 )
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-_PATTERNS = {"date": f"^{_DATE}$", "date-time": f"^{_DATE}T{_TIME}$", "time": f"^{_TIME}$"}
+# Pydantic's formats for one version of them.
+_UUIDS = {
+    f"uuid{version}": f"^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{version}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
+    for version in (1, 3, 4, 5, 6, 7, 8)
+}
+_PATTERNS = {"date": f"^{_DATE}$", "date-time": f"^{_DATE}T{_TIME}$", "time": f"^{_TIME}$", **_UUIDS}
 _FORMATS = frozenset(("duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"))
-# What is a remark to people or programs, in OpenAPI's registry of formats.
-_REMARKS = frozenset(("double", "float", "int32", "int64", "password"))
+# What is a remark to people or programs: in OpenAPI's registry of formats, and what Pydantic says of bytes and paths.
+_REMARKS = frozenset(("binary", "double", "float", "int32", "int64", "password", "path"))
 
 # No token spells these in a string, since they would need \uXXXX.
 _UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f\ud800-\udfff]")
@@ -54,10 +68,11 @@ _MOST_CHARACTERS = 100_000
 _MOST_PROPERTIES = 500  # of one object: each that may be left out adds some rules that are looked at in one step
 _MOST_DEFINITIONS = 1000
 _MOST_KEY_PATTERNS = 64  # each pair of them is compared
+_MOST_CHOICES = 64  # each pair of them is compared, too,
+_DEEPEST_CHOICE = 3  # by what tells them apart, at most so far inside
 # What two schemas say of one value is one automaton for both. It doubles with each; 40 patterns took minutes.
 _MOST_COMBINED = 12
 _LARGEST_DIVISOR = 1000  # a state of the lexer for each remainder
-_FRACTIONS = 1024  # the smallest divisor is one of so many parts of 1
 _LARGEST = 2**53  # up to here whole numbers are exact, whoever reads them
 _SMALLEST = 1e-9  # written out without an exponent
 
@@ -74,6 +89,9 @@ def checked_schema(schema: object, field: str) -> dict[str, Any]:
             place are named.
     """
     return _Reader(schema, field).read()
+
+
+_MISSING: Any = object()
 
 
 class _Reader:
@@ -123,6 +141,7 @@ class _Reader:
         self._check_end(schema)
         for part in (schema, *self._definitions.values()):
             self._check_combinations(part)
+            self._settle_choices(part)
         read: dict[str, Any] = {} if schema is True else schema
         return read | ({"$defs": self._definitions} if self._definitions else {})
 
@@ -222,10 +241,10 @@ class _Reader:
         return list(dict.fromkeys(self._text(name, place) for name in self._list(value, place, "a list of names")))
 
     def _type(self, value: Any, place: str) -> list[str]:
-        types = [value] if isinstance(value, str) else self._list(value, place, f"of {', '.join(_TYPES)}")
+        types = [value] if isinstance(value, str) else self._list(value, place, f"of {', '.join(TYPES)}")
         for one in types:
-            if one not in _TYPES:
-                self._refuse(place, "there is no such type", one, f"of {', '.join(_TYPES)}")
+            if one not in TYPES:
+                self._refuse(place, "there is no such type", one, f"of {', '.join(TYPES)}")
         return list(types)
 
     def _enum(self, value: Any, place: str) -> list[Any]:
@@ -264,7 +283,7 @@ class _Reader:
     def _divisor(self, value: Any, place: str) -> float:
         number = self._number(value, place)
         # 0.01 is no binary fraction, so that readers who divide in binary find 0.29 not to be a multiple of it.
-        if not 0 < number <= _LARGEST_DIVISOR or not float(number * _FRACTIONS).is_integer():
+        if not 0 < number <= _LARGEST_DIVISOR or not float(number * FRACTIONS).is_integer():
             self._refuse(place, "not every reader would agree", value, f"1 to {_LARGEST_DIVISOR}, or a binary fraction")
         return number
 
@@ -314,7 +333,7 @@ class _Reader:
     def _check_circles(self) -> None:
         """Refuse a schema that is defined by itself, with nothing between."""
         pointers = {f"#/$defs/{name}": pointer for pointer, name in self._names.items()}
-        inner = {ref: set(_in_place(self._definitions[self._names[pointer]])) for ref, pointer in pointers.items()}
+        inner = {ref: set(in_place(self._definitions[self._names[pointer]])) for ref, pointer in pointers.items()}
         while leaves := [ref for ref, refs in inner.items() if not refs & inner.keys()]:
             for ref in leaves:
                 del inner[ref]
@@ -327,31 +346,68 @@ class _Reader:
         while more := {
             ref
             for name, definition in self._definitions.items()
-            if (ref := f"#/$defs/{name}") not in ending and _can_end(definition, ending)
+            if (ref := f"#/$defs/{name}") not in ending and can_end(definition, ending)
         }:
             ending |= more
-        if not _can_end(schema, ending):
+        if not can_end(schema, ending):
             self._refuse("#", "nothing fits it", self._root, "a schema that some value fits")
 
     def _check_combinations(self, schema: Any) -> None:
         if not isinstance(schema, dict):
             return
         members = cast("dict[str, Any]", schema)
-        if _num_combined(members) < 2:
-            for part in _parts(members):
+        if num_combined(members) < 2:
+            for part in parts(members):
                 self._check_combinations(part)
             return
-        patterns, divisors, has_reference = _conditions(members)
+        patterns, divisors, has_reference = conditions(members)
         for definition in self._definitions.values() if has_reference else ():
-            more = _conditions(definition)
+            more = conditions(definition)
             patterns |= more[0]
             divisors |= more[1]
         where = "where schemas are combined by allOf, anyOf, oneOf or what is beside a $ref"
         if len(patterns) > _MOST_COMBINED:
             self._refuse("#", "too many patterns", self._root, f"at most {_MOST_COMBINED} {where}")
-        if math.lcm(*divisors) > _LARGEST_DIVISOR * _FRACTIONS:
+        if math.lcm(*divisors) > _LARGEST_DIVISOR * FRACTIONS:
             allowed = f"a least common multiple of {_LARGEST_DIVISOR} at most, {where}"
             self._refuse("#", "multipleOf is too large", self._root, allowed)
+
+    def _settle_choices(self, schema: Any) -> None:
+        """Where no value can fit two of them, one of several is any of them.
+
+        llguidance finds that out by itself, but not behind references, as Pydantic writes its discriminated unions.
+        """
+        if not isinstance(schema, dict):
+            return
+        members = cast("dict[str, Any]", schema)
+        for part in parts(members):
+            self._settle_choices(part)
+        choices = members.get("oneOf", ())
+        if "anyOf" in members or not 0 < len(choices) <= _MOST_CHOICES:
+            return
+        if all(self._exclude(one, other) for one, other in combinations(choices, 2)):
+            members["anyOf"] = members.pop("oneOf")
+
+    def _exclude(self, one: Any, other: Any, depth: int = 0) -> bool:
+        """Whether it is plain that no value fits both."""
+        one, other = self._behind(one), self._behind(other)
+        if depth == _DEEPEST_CHOICE or not isinstance(one, dict) or not isinstance(other, dict):
+            return False
+        first, second = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
+        these, those = texts(first), texts(second)
+        if these is not None and those is not None:
+            return not these & those
+        if first.get("type") != ["object"] or second.get("type") != ["object"]:
+            return False
+        required = set(first.get("required", ())) & set(second.get("required", ()))
+        named = [(first.get("properties", {}).get(name), second.get("properties", {}).get(name)) for name in required]
+        return any(self._exclude(*pair, depth + 1) for pair in named)
+
+    def _behind(self, schema: Any) -> Any:
+        """What a reference stands for, if there is nothing beside it."""
+        while isinstance(schema, dict) and list(members := cast("dict[str, Any]", schema)) == ["$ref"]:
+            schema = self._definitions[members["$ref"].removeprefix("#/$defs/")]
+        return cast("Any", schema)
 
     def _check_size(self) -> None:
         """Bound the work, and the depth that everything below may recurse to."""
@@ -379,72 +435,3 @@ class _Reader:
         where = place if len(place) <= 80 else f"{place[:77]}..."
         message = f"{self._field} cannot be used: {why} (at {where}): {shortened(value)}; allowed: {allowed}"
         raise InvalidRequestError(self._field, value, allowed, message)
-
-
-_MISSING: Any = object()
-
-
-def _in_place(schema: Any) -> Iterator[str]:
-    """The references that stand for the whole of a value, not for a part of it."""
-    if isinstance(schema, dict):
-        members = cast("dict[str, Any]", schema)
-        if "$ref" in members:
-            yield members["$ref"]
-        for keyword in ("allOf", "anyOf", "oneOf"):
-            for one in members.get(keyword, ()):
-                yield from _in_place(one)
-
-
-def _parts(schema: dict[str, Any]) -> Iterator[Any]:
-    """The schemas that a schema is made of."""
-    for keyword, setting in schema.items():
-        if keyword in ("additionalProperties", "items"):
-            yield setting
-        elif keyword in ("properties", "patternProperties"):
-            yield from setting.values()
-        elif keyword in ("allOf", "anyOf", "oneOf", "prefixItems"):
-            yield from setting
-
-
-def _num_combined(schema: dict[str, Any]) -> int:
-    """How many conditions, each a schema of its own, a value has to fit."""
-    single = sum(keyword in schema for keyword in ("$ref", "anyOf", "oneOf"))
-    return single + len(schema.get("allOf", ())) + any(keyword not in _COMBINING for keyword in schema)
-
-
-def _conditions(schema: Any) -> tuple[set[str], set[int], bool]:
-    """The regular expressions in a schema, its divisors in the smallest fraction, and whether it refers to others."""
-    if not isinstance(schema, dict):
-        return set(), set(), False
-    members = cast("dict[str, Any]", schema)
-    patterns = {members[keyword] for keyword in ("format", "pattern") if keyword in members}
-    patterns.update(members.get("patternProperties", ()))
-    divisors = {int(members["multipleOf"] * _FRACTIONS)} if "multipleOf" in members else set[int]()
-    has_reference = "$ref" in members
-    for part in _parts(members):
-        inner = _conditions(part)
-        patterns |= inner[0]
-        divisors |= inner[1]
-        has_reference |= inner[2]
-    return patterns, divisors, has_reference
-
-
-def _can_end(schema: Any, ending: set[str]) -> bool:
-    """Whether a value of finite length can fit a schema, as far as its references and what it requires tell."""
-    if isinstance(schema, bool):
-        return schema
-    if "$ref" in schema and schema["$ref"] not in ending:
-        return False
-    if not all(_can_end(one, ending) for one in schema.get("allOf", ())):
-        return False
-    for keyword in ("anyOf", "oneOf"):
-        if keyword in schema and not any(_can_end(one, ending) for one in schema[keyword]):
-            return False
-    types = schema.get("type", _TYPES)
-    if "const" in schema or "enum" in schema or set(types) - {"array", "object"}:
-        return True
-    members = (schema.get("properties", {}).get(name, True) for name in schema.get("required", ()))
-    items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
-    return ("object" in types and all(_can_end(one, ending) for one in members)) or (
-        "array" in types and all(_can_end(one, ending) for one in items)
-    )
