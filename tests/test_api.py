@@ -37,6 +37,7 @@ from headrace import (
     Model,
     ModelLoadError,
     ModelNotFoundError,
+    Pricing,
     QueueFullError,
     StreamConfig,
     StreamResult,
@@ -177,9 +178,9 @@ def nested(depth: int) -> list[Any]:
 )
 def test_a_value_in_a_message_is_short_and_never_in_the_way(value: object) -> None:
     assert 0 < len(shortened(value)) <= 80
-    for field in ("max_tokens", "temperature", "logit_bias", "ignore_eos", "regex", "thinking"):
-        if field == "max_tokens" and isinstance(value, int):
-            continue  # any whole number will do
+    for field in ("max_tokens", "temperature", "logit_bias", "ignore_eos", "regex", "thinking", "pricing"):
+        if (field == "max_tokens" and isinstance(value, int)) or (field == "regex" and isinstance(value, str)):
+            continue  # any whole number will do, and any text
         with pytest.raises(InvalidRequestError, match=f"^{field} (is|has) "):
             StreamConfig(**{field: value})
 
@@ -293,6 +294,7 @@ def test_the_faces_are_on_par(sync: type, asynchronous: type, renamed: dict[str,
         "load",
         "read",
         "result",
+        "run_tools",
         "wait_end",
     }
     assert {"generate", "generate_streaming", "chat", "close"} <= awaited or {"aclose", "result"} <= awaited
@@ -350,7 +352,10 @@ def test_the_defaults_of_the_documentation() -> None:
         "json_schema": None,
         "regex": None,
         "grammar": None,
-        "thinking": "raw",
+        "thinking": "split",
+        "thinking_budget": None,
+        "thinking_tags": None,
+        "pricing": None,
     }
 
 
@@ -370,6 +375,7 @@ class Word(str, Enum):  # noqa: UP042
     STOP = "stop here"
 
 
+NONE_IS_GOOD = ("seed", "logprobs", "thinking_budget")
 NEVER_NUMBERS = [True, np.True_, "1", b"1", [1], math.nan, math.inf, -math.inf, 1j, np.array([1, 2]), Broken()]
 WHOLE = {
     "max_tokens": ([1, 2, 10**9], [0, -1]),
@@ -377,6 +383,7 @@ WHOLE = {
     "seed": ([None, 0, 2**64 - 1], [-1, 2**64]),
     "penalty_last_n": ([0, 10**6], [-1]),
     "logprobs": ([None, 0, 128], [-1, 129]),
+    "thinking_budget": ([None, 0, 1, 10**9], [-1, 2**31]),
     "buffer_size": ([1, 10**6], [0, -1]),
 }
 REAL = {
@@ -405,10 +412,15 @@ OTHER: dict[str, tuple[list[object], list[object]]] = {
         [(), [], ("a",), ["a", "🙂"], ["a\0"], np.array(["a"])],
         ["a", None, 1, [""], ["a", ""], [b"a"], b"a", [None], ["a\ud800"], {"a": 1}, np.array("a")],
     ),
-    "json_schema": ([None], [{}, "{}"]),
-    "regex": ([None], [".*"]),
-    "grammar": ([None], ["root ::= x"]),
-    "thinking": (["raw"], ["split", "hide", "loud", None, np.array(["raw", "raw"])]),
+    "json_schema": ([None, {}, "{}", True, dict, list[int]], []),  # what it is shows when a stream is started
+    "regex": ([None, ".*"], ["", b"a", 1, ["a"]]),
+    "grammar": ([None, "root ::= x"], ["", b"a", 1, ["a"]]),
+    "thinking": (["split", "hide", "raw"], ["loud", "", None, True, np.array(["raw", "raw"])]),
+    "thinking_tags": (
+        [None, ("<a>", "</a>"), ["<a>", "</a>"], ("x", "x")],
+        ["<a>", ("<a>",), ("<a>", "b", "c"), ("<a>", " "), ("", "a"), ("<a>", None), (b"<a>", b"</a>"), 1, {"a": "b"}],
+    ),
+    "pricing": ([None, Pricing(), Pricing(1, 2, 3)], [1.0, {"prompt": 1}, "free", Pricing]),
 }
 
 
@@ -422,7 +434,7 @@ def cases() -> list[tuple[str, object, bool]]:
         rows += [(name, 1.5, False), (name, 2.0, False), (name, Whole(3), True), (name, np.int64(3), True)]
     rows += [(name, np.float32(0.5), True) for name in REAL]
     rows += [(name, 10**400, False) for name in REAL]
-    rows += [(name, None, False) for name in (*WHOLE, *REAL) if name not in ("seed", "logprobs")]
+    rows += [(name, None, False) for name in (*WHOLE, *REAL) if name not in NONE_IS_GOOD]
     return rows
 
 
@@ -443,6 +455,13 @@ def test_every_setting_is_checked(name: str, value: object, is_good: bool) -> No
 
 def test_every_setting_is_covered_by_the_test_above() -> None:
     assert {*WHOLE, *REAL, *OTHER} == {field.name for field in dataclasses.fields(StreamConfig)}
+
+
+def test_only_one_grammar_may_be_given() -> None:
+    for first, second in (("json_schema", "regex"), ("json_schema", "grammar"), ("regex", "grammar")):
+        with pytest.raises(InvalidRequestError) as caught:
+            StreamConfig(**{first: "{}", second: "x"})
+        assert (caught.value.field, caught.value.allowed) == (second, f"None where {first} is given")
 
 
 def test_unknown_settings_are_type_errors() -> None:

@@ -16,7 +16,10 @@ LAYERS = {
     0: ["errors", "checks", "config", "outline", "pricing", "request", "events", "results"],
     1: ["text", "llama", "store"],
     2: ["engine"],
-    3: ["calls", "conversation", "lane", "model", "prompts", "schema", "stream", "tee", "tool_loop", "toolbox", "views"],
+    3: [
+        *("calls", "conversation", "lane", "model", "prompts", "schema", "stream", "tee", "tool_loop", "toolbox"),
+        "views",
+    ],
     4: ["__main__", "cli", "scale", "server", "web"],
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

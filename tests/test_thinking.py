@@ -486,7 +486,11 @@ def test_a_budget_together_with_a_schema(budget: int) -> None:
         schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
         schema["additionalProperties"] = False
         result = within(
-            made.model.chat, [{"role": "user", "content": "p"}], thinking_budget=budget, json_schema=schema, max_tokens=99
+            made.model.chat,
+            [{"role": "user", "content": "p"}],
+            thinking_budget=budget,
+            json_schema=schema,
+            max_tokens=99,
         )
     assert result.text == '{"x":1}'
     assert result.parsed == {"x": 1}

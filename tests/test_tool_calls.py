@@ -224,7 +224,17 @@ def reference(kind: str, trigger: str, text: str) -> tuple[str, list[Call]]:
 
 
 _ATOMS = {
-    "hermes": ["<tool_call>", "</tool_call>", '{"name": "', "f", '", "arguments": ', '{"x": [1, "}"]}', "{}", "}", "\n"],
+    "hermes": [
+        "<tool_call>",
+        "</tool_call>",
+        '{"name": "',
+        "f",
+        '", "arguments": ',
+        '{"x": [1, "}"]}',
+        "{}",
+        "}",
+        "\n",
+    ],
     "args": ["[TOOL_CALLS]", "f", " g", "[ARGS]", '{"x": "]"}', "{}", "\n", "[", "!"],
 }
 _WHOLE = {
@@ -322,7 +332,6 @@ def test_tools_in_words() -> None:
         "Be brief.\n\n"
     )
     assert [turn["role"] for turn in instructed(messages, [])] == ["user", "assistant", "user", "assistant"]
-
 
 
 # The whole way through an engine.

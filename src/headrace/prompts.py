@@ -302,7 +302,7 @@ class Prompts:
         if tags is None and not tools and answer is None:
             return PLAIN
         format = (self.tool_format or HERMES) if tools else None
-        first, following = self._call_grammars(tools, format) if format is not None else (None, None)
+        first, following = self._call_grammars(options, format) if format is not None else (None, None)
         after, going_on, finishing = self._around_calls(format) if format is not None else ((), (), ())
         return Outline(
             tags=tags,
@@ -333,11 +333,12 @@ class Prompts:
             return self.grammars.regex(config.regex)
         return self.grammars.grammar(config.grammar) if config.grammar is not None else None
 
-    def _call_grammars(self, tools: Sequence[Tool], format: ToolFormat) -> tuple[Grammar, Grammar]:
+    def _call_grammars(self, options: ChatOptions, format: ToolFormat) -> tuple[Grammar, Grammar]:
         """What the first call of a turn has to fit, and what any other."""
         grammars = self.grammars
-        rules = [f"call: {' | '.join(f'call_{number}' for number in range(len(tools)))}"]
-        for number, tool in enumerate(tools):
+        numbered = [(number, tool) for number, tool in enumerate(options.tools) if tool in options.offered]
+        rules = [f"call: {' | '.join(f'call_{number}' for number, _ in numbered)}"]
+        for number, tool in numbered:
             begin = f"{self._in_lark(format.head + tool.name)} {self._in_lark(format.middle)}"
             rules.append(f"call_{number}: {begin} arguments_{number} {self._in_lark(format.tail)}")
             schema = grammars.json_schema_in_lark(tool.parameters, f"tools[{number}].function.parameters")
@@ -420,7 +421,7 @@ def _parsed_call(call: object) -> object:
         return call
     try:
         return {**fields, "function": {**called, "arguments": json.loads(arguments)}}
-    except ValueError:  # a call that was cut off
+    except (ValueError, RecursionError):  # a call that was cut off, or is no sensible one
         return call
 
 

@@ -242,4 +242,3 @@ def test_what_reaches_over_a_tag_or_a_trigger() -> None:
     output.feed(b"b <tool_call")
     assert output.overshoots(b">{")
     assert not output.overshoots(b">\n")
-

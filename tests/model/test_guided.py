@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jsonschema
 import pytest
-from harness import PATIENCE
+from harness import PATIENCE as A_WHILE
 from pydantic import BaseModel
 
 from headrace import GenerationResult, Model, StreamTimeoutError, Token
 
+from .conftest import GREEDY
 from .ties import NEAR, assert_greedy, read
 
+PATIENCE = 10 * A_WHILE  # many tokens, on a machine that may have other things to do
 SEEDS = range(20)
 HOT = 1.5
 PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "name": {"type": "string", "maxLength": 20},
+        "name": {"type": "string", "maxLength": 8},
         "age": {"type": "integer", "minimum": 0, "maximum": 150},
         "mood": {"enum": ["good", "bad"]},
-        "tags": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 3},
     },
-    "required": ["name", "age", "mood", "tags"],
+    "required": ["name", "age", "mood"],
     "additionalProperties": False,
 }
 ASK = [{"role": "user", "content": "Describe Bob, a 42 year old builder, as JSON."}]
@@ -45,6 +47,21 @@ def add(a: int, b: int) -> int:
 
 
 TOOLS = [get_weather, add]
+
+
+# In place of the ones of conftest.py: one thread each, since masks are not made in the model's threads.
+
+
+@pytest.fixture(scope="module")
+def loaded_model() -> Iterator[Model]:
+    with Model.load("smollm2", n_ctx=4096, n_threads=1, config=GREEDY) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def loaded_small_model() -> Iterator[Model]:
+    with Model.load("smollm2", n_ctx=256, n_threads=1, max_streams=8, config=GREEDY) as model:
+        yield model
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -101,7 +118,7 @@ def test_output_fits_the_schema_whatever_is_sampled(model: Model) -> None:
 
 
 def test_calls_fit_their_tools_whatever_is_sampled(model: Model) -> None:
-    settings: dict[str, Any] = {"temperature": HOT, "max_tokens": 100, "tools": TOOLS, "tool_choice": "required"}
+    settings: dict[str, Any] = {"temperature": HOT, "max_tokens": 70, "tools": TOOLS, "tool_choice": "required"}
     streams = [model.chat_stream(ASK_WEATHER, seed=seed, **settings) for seed in SEEDS]
     for stream in streams:
         result = stream.result(PATIENCE)
@@ -133,7 +150,7 @@ def test_without_parallel_calls_there_is_one(model: Model) -> None:
             max_tokens=100,
             ignore_eos=bool(seed % 2),
         )
-        for seed in range(6)
+        for seed in range(4)
     ]
     for stream in streams:
         result = stream.result(PATIENCE)
@@ -178,7 +195,7 @@ def test_a_thought_and_an_answer(model: Model, mode: str) -> None:
     end = whole.index(TAGS[1]) + len(TAGS[1])
     assert result.usage.thinking_tokens == next(at for at, length in enumerate(counted, 1) if length >= end)
     if mode == "hide":
-        assert b"".join(token.bytes for token in tokens).decode() == found[2]
+        assert b"".join(token.bytes for token in tokens).decode().lstrip() == found[2]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5])
@@ -196,7 +213,7 @@ def test_a_thought_is_closed_where_its_budget_ends(model: Model, budget: int) ->
 
 @pytest.mark.parametrize("budget", [0, 1, 5, None])
 def test_a_schema_behind_a_thought(model: Model, budget: int | None) -> None:
-    # "The" and "," stand for tags, since this model, left alone, writes such an opener and no other.
+    # Where nothing closes it, the model's own full stop does.
     result = model.generate(
         "Some JSON about Bob. <think>",
         json_schema=PERSON,
@@ -213,8 +230,7 @@ def test_a_schema_behind_a_thought(model: Model, budget: int | None) -> None:
 
 
 def test_a_required_call_behind_a_thought(model: Model) -> None:
-    found: set[bool] = set()
-    for seed in range(6):
+    for seed in range(3):
         tokens, result = read(
             model.chat_stream(
                 ASK_WEATHER,
@@ -231,9 +247,10 @@ def test_a_required_call_behind_a_thought(model: Model) -> None:
         check(tokens, result)
         assert result.finish_reason == "tool_calls"
         check_calls(result)
-        found.add(result.thinking is not None)
-    # Both begin with "<" here; which one it is is the model's choice.
-    assert found <= {True, False}
+        # Both begin with "<" here; which one it is is the model's choice.
+        most = len(model.tokenize(TAGS[0])) + 4 + len(model.tokenize(TAGS[1]))
+        assert result.usage.thinking_tokens <= most
+        assert (result.thinking is None) == (result.usage.thinking_tokens == 0)
 
 
 class Person(BaseModel):
@@ -293,7 +310,7 @@ def test_a_bias_chooses_only_among_what_may_come(model: Model) -> None:
         result = model.chat(ASK, regex="good|bad", logit_bias={wanted: 50, other: -50, brace: 100})
         assert result.text == model.detokenize([wanted])
     # What must come comes, however unwanted it is.
-    result = model.chat(ASK, regex="good", logit_bias={token: -1e30 for token in range(0, 2000)})
+    result = model.chat(ASK, regex="good", logit_bias=dict.fromkeys(range(2000), -1e30))
     assert result.text == "good"
 
 
@@ -329,8 +346,12 @@ def test_guided_streams_that_outgrow_the_memory_go_on_where_they_were(small_mode
     words = "(one|two|three|four)"
     streams = [
         small_model.generate_stream(
-            f"{number}. Count at random:", regex=f"( {words}){{40}}", seed=number, temperature=HOT, max_tokens=60,
-            buffer_size=100,
+            f"{number}. Count at random:",
+            regex=f"( {words}){{32}}",
+            seed=number,
+            temperature=HOT,
+            max_tokens=160,
+            buffer_size=160,
         )
         for number in range(8)
     ]
@@ -338,7 +359,7 @@ def test_guided_streams_that_outgrow_the_memory_go_on_where_they_were(small_mode
         result = stream.result(PATIENCE)
         check(list(stream), result)
         assert result.finish_reason == "stop"
-        assert re.fullmatch(f"( {words}){{40}}", result.text)
+        assert re.fullmatch(f"( {words}){{32}}", result.text)
     assert small_model.metrics.preemptions > before
 
 
@@ -382,11 +403,10 @@ def test_the_partial_of_a_guided_stream_that_stalls(model: Model) -> None:
     stream = model.chat_stream(
         ASK_WEATHER, tools=TOOLS, tool_choice="add", max_tokens=200, buffer_size=20, stall_timeout_ms=1
     )
-    stream.wait_end(PATIENCE)
-    tokens: list[Token] = []
+    assert stream.wait_end(PATIENCE)
+    tokens = stream.read()
     with pytest.raises(StreamTimeoutError) as caught:
-        for token in stream:
-            tokens.append(token)
+        stream.read()
     assert caught.value.partial is not None
     check(tokens, caught.value.partial)
     assert caught.value.partial.tool_calls[0].name == "add"

@@ -7,7 +7,7 @@ import math
 import pytest
 from harness import PATIENCE
 
-from headrace import ContextOverflowError, HeadraceError, InvalidRequestError, Message, Model
+from headrace import ContextOverflowError, HeadraceError, InvalidRequestError, Message, Model, StreamConfig
 
 TEXTS = (
     "Hello, world!",

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness import run_async
 
+from headrace.server.responses_answers import ResponseObject
 from server.harness import MODEL, Answer, Server, Socket, running
 
 PATH = "/v1/responses"
@@ -57,6 +58,7 @@ def ask(script: Any, settings: dict[str, Any] | None = None, **body: Any) -> Ans
 def said(answer: Answer) -> str:
     """The text of a response that was not streamed."""
     assert answer.status == 200, answer.body
+    ResponseObject.model_validate_json(answer.body)
     return "".join(
         part["text"] for item in answer.json["output"] if item["type"] == "message" for part in item["content"]
     )
@@ -79,6 +81,7 @@ def checked(answer: Answer) -> list[dict[str, Any]]:
     assert {response["id"] for response in responses} == {"resp_r1"}
     assert len({response["created_at"] for response in responses}) == 1
     for response in responses:
+        ResponseObject.model_validate_json(json.dumps(response))
         assert set(response) >= REQUIRED
         assert response["model"] == MODEL
     for response in responses[:2]:

@@ -227,8 +227,8 @@ def test_what_has_no_effect_is_accepted() -> None:
     assert answer.status == 200, answer.body
 
 
-TOO_DEEP = '{"model":"scripted","messages":' + "[" * 100_000 + "]" * 100_000 + "}"
-MILLION = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","content":"x"}'] * 100_001) + "]}"
+TOO_DEEP = '{"model":"scripted","messages":' + "[" * 50_000 + "]" * 50_000 + "}"
+MANY = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","content":"x"}'] * 50_001) + "]}"
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,8 @@ MILLION = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","conten
         (b"[1]", None, "object"),
         (b"null", None, "object"),
         (TOO_DEEP.encode(), None, "recursion limit"),
-        (MILLION.encode(), "messages", "10000"),
+        (MANY.encode(), "messages", "10000"),
+        ({"model": MODEL, "messages": USER, "json_schema": {"enum": [[]] * 100_000}}, None, "objects and lists"),
         ({"messages": USER}, "model", "missing"),
         ({"model": MODEL}, "messages", "missing"),
         ({"model": 5, "messages": USER}, "model", "string"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness import echo, ids, run_async
 
-from server.harness import MODEL, Answer, running
+from server.harness import MODEL, Answer, checked, running
 
 TEXT = "né🌊\nend"
 

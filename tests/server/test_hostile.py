@@ -60,9 +60,9 @@ def test_a_prompt_of_many_choices_is_made_once() -> None:
         async with running(echo) as server:
             render, rendered = server.scripted.core.prompts.render, []
 
-            def count(messages: Any) -> Any:
+            def count(messages: Any, *options: Any) -> Any:
                 rendered.append(messages)
-                return render(messages)
+                return render(messages, *options)
 
             server.scripted.core.prompts.render = count  # type: ignore[method-assign]
             answer = await server.chat(n=20, seed=2**64 - 1)

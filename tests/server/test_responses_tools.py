@@ -15,6 +15,7 @@ from headrace.engine.output import Output
 from headrace.outline import Outline, Tags
 from headrace.results import Part, Token
 from headrace.server import Settings, create_app
+from headrace.server.responses_answers import ResponseObject
 from headrace.server.responses_items import Items
 from headrace.text.tools import HERMES
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running
@@ -71,6 +72,7 @@ async def both_of(server: Server, **body: Any) -> dict[str, Any]:
     streamed = checked(await open_response(server, "r1", stream=True, **body).until_over())[-1]["response"]
     await server.settled()
     response = whole.json
+    ResponseObject.model_validate_json(whole.body)
     assert shapes(response["output"]) == shapes(streamed["output"])
     assert response["usage"]["output_tokens_details"] == streamed["usage"]["output_tokens_details"]
     volatile = dict.fromkeys(("created_at", "completed_at", "timings", "output", "usage"))
@@ -356,6 +358,34 @@ def test_a_real_model_thinks_answers_and_calls() -> None:
                 assert (details["reasoning_tokens"] > 0) == (body is thought)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("place", "kinds"),
+    [
+        ("<think>", []),
+        ("<think>\nhm", ["reasoning"]),
+        (OUTPUT[: OUTPUT.index(ANSWER) + 2], ["reasoning", "message"]),
+        (OUTPUT[: OUTPUT.index(ADD) + 5], ["reasoning", "message", "function_call"]),
+        (OUTPUT[: OUTPUT.index(NAME) + 2], ["reasoning", "message", "function_call", "function_call"]),
+    ],
+)
+def test_a_failure_in_every_item(place: str, kinds: list[str]) -> None:
+    left = len(place.encode())
+
+    def fail(part: Any, sample: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("broken")
+
+    events = checked(ask(OUTPUT, on_sample=fail, chat_template=THINKS, tools=TOOLS, stream=True))
+    response = events[-1]["response"]
+    assert (response["status"], response["usage"]) == ("failed", None)
+    assert [item["type"] for item in response["output"]] == kinds
+    assert [item["status"] for item in response["output"]] == [*["completed"] * (len(kinds) - 1), "incomplete"][
+        : len(kinds)
+    ]
 
 
 # Forms

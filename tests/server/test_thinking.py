@@ -68,6 +68,18 @@ def test_no_split_shows(cut: int, mode: str) -> None:
     assert answer.chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("has_logprobs", [False, True])
+@pytest.mark.parametrize("cut", [3, 9, 14, 18, 23, 24, 28])
+def test_the_last_token_may_complete_all_of_it(cut: int, has_logprobs: bool) -> None:
+    text = OUTPUT.encode()
+    pieces = BYTES | {300: text[:cut], 301: text[cut:]}
+    answer = ask([300, 301], settings={"pieces": pieces}, stream=True, max_tokens=2, logprobs=has_logprobs)
+    assert (thought_of(answer.chunks), content_of(answer.chunks)) == (THOUGHT, ANSWER)
+    assert answer.chunks[-1]["choices"][0]["finish_reason"] == "length"
+    entries = [bytes(entry["bytes"]) for entry in entries_of(answer, stream=True)]
+    assert entries == ([text[cut:]] if has_logprobs else [])
+
+
 @pytest.mark.parametrize("mode", ["split", "hide"])
 @pytest.mark.parametrize("cut", range(1, len(OUTPUT.encode())))
 def test_no_split_shows_in_log_probabilities(cut: int, mode: str) -> None:
@@ -215,7 +227,6 @@ def test_a_completion_is_one_text(stream: bool) -> None:
         ("chat", {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "taken"),
         ("chat", {"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs", "taken"),
         ("chat", {"chat_template_kwargs": {"x": [0] * 20_001}}, "chat_template_kwargs", "20000"),
-        ("chat", {"chat_template_kwargs": {"x": "\0"}}, "x", "NUL"),
         ("chat", {"continue_final_message": True}, "messages[0]", "assistant"),
         ("chat", {"add_generation_prompt": False}, "add_generation_prompt", "continue_final_message"),
         (

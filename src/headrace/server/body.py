@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any, TypeVar, cast
 
@@ -18,7 +19,10 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 # Keys that a JSON object may have; the largest that means something is a logit_bias.
 _MAX_KEYS = 4096
+# Objects and lists that a body may have: two seconds go by until a million of them are made.
+_MAX_CONTAINERS = 100_000
 _LARGE = 65_536  # bytes from which on a body is looked at before it is parsed
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # What pydantic puts into an error's place for the branches of a union; these are no names of fields. Tags of the wire's
 # own begin with "=".
 _BRANCHES = ("str", "int", "float", "bool", "list", "dict")
@@ -69,6 +73,7 @@ def parse(kind: type[_Model], body: bytes | str, what: str = "the body") -> _Mod
         ApiError: 400, with the name of the first parameter that is wrong.
     """
     if len(body) > _LARGE:
+        _check_count(body.encode(errors="replace") if isinstance(body, str) else body, what)
         try:
             _check_size(from_json(body), what)
         except ValueError as error:
@@ -77,6 +82,14 @@ def parse(kind: type[_Model], body: bytes | str, what: str = "the body") -> _Mod
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise _as_api_error(error, what) from None
+
+
+def _check_count(body: bytes, what: str) -> None:
+    """Refuse more objects and lists than anybody needs, before any of them is made."""
+    bare = _STRING.sub(b"", body)
+    if (count := bare.count(b"{") + bare.count(b"[")) > _MAX_CONTAINERS:
+        message = f"{what} has {count} objects and lists; allowed: {_MAX_CONTAINERS}"
+        raise ApiError(400, message, code="invalid_value")
 
 
 def _check_size(value: object, what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
@@ -143,26 +143,25 @@ class Chat(Choices):
         head = f"{self._before_index}{choice}"
         for token in tokens:
             if token.rest or token.tool_call is not None:
-                chunks += self._parts(choice, token.parts)
+                chunks += [chunk for part in token.parts for chunk in self._part(choice, part)]
             elif token.text:
                 chunks.append(f"{head}{self._before[token.kind]}{quoted(token.text)}{self._after_text}".encode())
         return chunks
 
-    def _parts(self, choice: int, parts: Iterable[Part], **extra: Any) -> list[bytes]:
-        return [self._chunk({"index": choice, "delta": delta, **extra}) for part in parts for delta in _deltas(part)]
+    def _part(self, choice: int, part: Part, logprobs: dict[str, Any] | None = None) -> list[bytes]:
+        return [self._chunk({"index": choice, "delta": delta, "logprobs": logprobs}) for delta in _deltas(part)]
 
     def _tokens_with_logprobs(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         chunks: list[bytes] = []
         for token in tokens:
-            parts = token.parts
+            parts, logprobs = list(token.parts), None
             if ready := self._held[choice].feed([token]):
-                # They belong to text of the answer; where that was sent before, they have a chunk without any.
-                texts = [part for part in parts if part.kind == "text"]
-                parts = [part for part in parts if part.kind != "text"]
                 logprobs = {"content": [logprob_entry(one) for one in ready], "refusal": None}
-                text = Part("text", "".join(part.text for part in texts))
-                chunks += self._parts(choice, [text], logprobs=logprobs)
-            chunks += self._parts(choice, parts)
+                if not any(part.kind == "text" for part in parts):
+                    parts.append(Part("text", ""))  # theirs was sent before
+            last = max((at for at, part in enumerate(parts) if part.kind == "text"), default=None)
+            for at, part in enumerate(parts):
+                chunks += self._part(choice, part, logprobs if at == last else None)
         return chunks
 
     # Whole.

@@ -42,7 +42,7 @@ Part = Annotated[
 ]
 Content = Annotated[
     Annotated[str, Tag("=text")]
-    | Annotated[list[Part], Tag("=parts"), Field(min_length=1, max_length=1024, fail_fast=True)],
+    | Annotated[list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True)],
     Discriminator(_kind_of_content),
 ]
 
@@ -126,7 +126,7 @@ def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
 
 
 def _content_of(message: ChatMessage, place: str) -> str | None:
-    if message.content is None:
+    if message.content is None or message.content == []:  # instructor writes the latter beside calls
         if message.tool_calls:
             return None
         if not message.refusal:

@@ -10,11 +10,13 @@ from fastapi import APIRouter, Request, Response
 
 from headrace.lane import Job, Lane
 from headrace.results import GenerationResult, Part, Token
+from headrace.server.answers import answer_of
 from headrace.server.body import request_body
 from headrace.server.common import HeldLogprobs, logprob_entry, timings_of
 from headrace.server.endpoint import generate, router_of
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generated
+from headrace.server.responses_answers import ResponseObject
 from headrace.server.responses_input import Conversation
 from headrace.server.responses_items import Items
 from headrace.server.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
@@ -227,7 +229,9 @@ def responses_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
     router = router_of(service, "OpenAI")
 
-    @router.post("/v1/responses", openapi_extra=request_body(ResponseRequest))
+    shape = answer_of(ResponseObject)
+
+    @router.post("/v1/responses", openapi_extra=request_body(ResponseRequest), responses=shape)
     async def responses(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer a text or a conversation."""
         return await generate(service, request, ResponseRequest, ResponseExchange)

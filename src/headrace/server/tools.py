@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from headrace.errors import shortened
@@ -277,7 +278,7 @@ class UnknownFormat(Wire):
 
 
 _Plain = Annotated[TextFormat, Tag("=text")] | Annotated[ObjectFormat, Tag("=json_object")]
-_Other = Annotated[UnknownFormat, Tag("=other")]
+_Other = Annotated[SkipJsonSchema[UnknownFormat], Tag("=other")]  # it is there to be refused
 Format = Annotated[
     _Plain | Annotated[SchemaFormat, Tag("=json_schema")] | _Other,
     Discriminator(_kind_of_format),

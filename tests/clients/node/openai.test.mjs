@@ -243,9 +243,9 @@ test('errors before the first byte', async () => {
     return true;
   });
   await assert.rejects(refused({ no_such_thing: 1 }), { status: 400, param: 'no_such_thing' });
-  await assert.rejects(refused({ tools: [{ type: 'function', function: { name: 'f', parameters: {} } }] }), {
+  await assert.rejects(refused({ tools: [{ type: 'web_search' }] }), {
     status: 400,
-    param: 'tools',
+    param: 'tools[0].type',
   });
   await assert.rejects(refused({ messages: [{ role: 'user', content: 'word '.repeat(3000) }] }), {
     status: 400,

@@ -63,8 +63,10 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
         ("messages", "Hello!"),
         ("messages", [{"role": "king", "content": "Hello!"}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]),
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {"type": "thing"}}}]),
+        ("tools", [{"type": "custom", "custom": {"name": "f"}}]),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),  # without tools
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "n", "schema": {"mood": 1}}}),
         ("no_such_thing", 1),
     ],
 )

@@ -1,0 +1,172 @@
+"""The answer of `/v1/responses` as types: for the OpenAPI document, and for tests that hold us to it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from headrace.server.answers import Answer, Logprob, Timings
+from headrace.server.tools import Effort
+
+__all__ = ["ResponseObject"]
+
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputText(Answer):
+    """What was said."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any] = Field(max_length=0)
+    logprobs: list[Logprob] = Field(description="of its tokens, where `include` asks for them")
+
+
+class OutputMessage(Answer):
+    """The answer, or a part of it that a call separates from the rest."""
+
+    id: str
+    type: Literal["message"]
+    status: Status
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ReasoningText(Answer):
+    """What was thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class OutputThought(Answer):
+    """What the model thought before its answer."""
+
+    id: str
+    type: Literal["reasoning"]
+    status: Status
+    summary: list[Any] = Field(max_length=0)
+    content: list[ReasoningText]
+
+
+class OutputCall(Answer):
+    """A call that the model asks for; where its status is "incomplete", its arguments are cut off."""
+
+    id: str
+    type: Literal["function_call"]
+    status: Status
+    call_id: str
+    name: str
+    arguments: str = Field(description="JSON")
+
+
+class InputTokensDetails(Answer):
+    """More about the input's tokens."""
+
+    cached_tokens: int = Field(description="tokens that were not computed, because their KV was there already")
+    cache_write_tokens: Literal[0]
+
+
+class OutputTokensDetails(Answer):
+    """More about the output's tokens."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(Answer):
+    """Exact counts, in tokens, and what they cost where the server knows a price."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+    cost: float | None = None
+    cost_currency: str | None = None
+
+
+class Incomplete(Answer):
+    """Why it was cut off."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class Failure(Answer):
+    """Why it failed."""
+
+    code: Literal["server_error"]
+    message: str
+    type: str
+    param: str | None
+
+
+class ShownTool(Answer):
+    """What the model may call."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+    strict: bool
+
+
+class ShownFormat(Answer):
+    """What the text is like; a schema has a name."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ShownText(Answer):
+    """What the text is like."""
+
+    format: ShownFormat
+
+
+class ShownReasoning(Answer):
+    """How much was to be thought."""
+
+    effort: Effort | None
+    summary: None
+
+
+class ResponseObject(Answer):
+    """A response, at any moment of its life."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    error: Failure | None
+    incomplete_details: Incomplete | None
+    model: str
+    output: list[OutputThought | OutputMessage | OutputCall]
+    usage: ResponseUsage | None
+    timings: Timings | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    temperature: float
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    top_logprobs: int
+    text: ShownText
+    reasoning: ShownReasoning | None
+    truncation: Literal["disabled"]
+    tools: list[ShownTool]
+    tool_choice: str | dict[str, Any]
+    parallel_tool_calls: bool
+    max_tool_calls: None
+    previous_response_id: None
+    background: Literal[False]
+    store: Literal[False]
+    service_tier: Literal["default"]
+    metadata: dict[str, str]
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
