@@ -194,13 +194,16 @@ def _key_of_json(key: object) -> object:
 
 
 def _checked_tags(value: object) -> tuple[str, str]:
-    allowed = "two strings, what opens and what closes a thought, neither blank"
-    if not isinstance(value, (list, tuple)):
-        raise InvalidRequestError("thinking_tags", value, allowed)
-    tags = tuple(cast("Iterable[object]", value))
-    if len(tags) != 2 or not all(isinstance(tag, str) and tag.strip() for tag in tags):
-        raise InvalidRequestError("thinking_tags", tags, allowed)
-    return cast("tuple[str, str]", tags)
+    allowed = "two strings, what opens and what closes a thought, neither blank, of characters but NUL"
+    tags = tuple(cast("Iterable[object]", value)) if isinstance(value, (list, tuple)) else ()
+    if len(tags) != 2 or not all(isinstance(tag, str) and tag.strip() and "\0" not in tag for tag in tags):
+        raise InvalidRequestError("thinking_tags", cast("object", value), allowed)
+    try:
+        opener, closer = (str.__str__(cast("str", tag)) for tag in tags)
+        (opener + closer).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError("thinking_tags", cast("object", value), allowed) from None
+    return opener, closer
 
 
 def _checked_stops(value: object) -> tuple[str, ...]:
