@@ -4,7 +4,6 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run test test-clients bench bench-server lint lock clean
 
 PYTHON ?= python3
 PROMPT ?= Why is the sky blue? Answer in three sentences.
@@ -20,11 +19,14 @@ STAMP := .venv/.set-up
 # Those in Python each have an environment of their own, so that their pins and ours cannot clash.
 CLIENTS := python instructor pydantic-ai
 CLIENTS_STAMPS := $(CLIENTS:%=.venv-clients/%/.set-up)
+CLIENTS_TESTS := $(CLIENTS:%=test-clients-%)
 NODE_STAMP := tests/clients/node/node_modules/.set-up
 # The JSON Schema Test Suite, of the version that is locked, is only in the source package of jsonschema.
 SUITE := .venv/json-schema
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.PHONY: help run test test-clients $(CLIENTS_TESTS) bench bench-server lint lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -35,11 +37,10 @@ run: $(STAMP)  ## stream an answer of SmolLM2; make run PROMPT='Tell me a story.
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
 
-test-clients: $(STAMP) $(CLIENTS_STAMPS) $(NODE_STAMP)  ## the clients of others against a running server
-	@for clients in $(CLIENTS); do \
-		echo "tests/clients/$$clients"; \
-		.venv-clients/$$clients/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients/$$clients || exit; \
-	done
+test-clients: $(CLIENTS_TESTS)  ## the clients of others against a running server; add -j2 on 2 cores
+
+$(CLIENTS_TESTS): test-clients-%: .venv-clients/%/.set-up $(STAMP) $(NODE_STAMP)
+	.venv-clients/$*/bin/python -m pytest --config-file tests/clients/pytest.ini tests/clients/$*
 
 bench: $(STAMP)  ## tokens per second against a bare decode loop
 	$(BIN)/python bench/decode.py
@@ -73,7 +74,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(BIN)/pyright --version
 	@touch $@
 
-$(CLIENTS_STAMPS): .venv-clients/%/.set-up: tests/clients/%/requirements.txt
+$(CLIENTS_STAMPS): .venv-clients/%/.set-up: tests/clients/%/requirements.txt | $(STAMP)
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r $<
 	@touch $@

@@ -418,8 +418,10 @@ OTHER: dict[str, tuple[list[object], list[object]]] = {
     "thinking": (["split", "hide", "raw"], ["loud", "", None, True, np.array(["raw", "raw"])]),
     "thinking_tags": (
         [None, ("<a>", "</a>"), ["<a>", "</a>"], ("x", "x")],
-        ["<a>", ("<a>",), ("<a>", "b", "c"), ("<a>", " "), ("", "a"), ("<a>", None), (b"<a>", b"</a>"), 1, {"a": "b"}]
-        + [("<a>", "\ud800"), ("a\0", "b")],
+        [
+            *("<a>", ("<a>",), ("<a>", "b", "c"), ("<a>", " "), ("", "a"), ("<a>", None), (b"<a>", b"</a>"), 1),
+            *({"a": "b"}, ("<a>", "\ud800"), ("a\0", "b")),
+        ],
     ),
     "pricing": ([None, Pricing(), Pricing(1, 2, 3)], [1.0, {"prompt": 1}, "free", Pricing]),
 }

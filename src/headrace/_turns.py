@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from headrace.config import StreamConfig
@@ -204,14 +205,14 @@ def _as_openai(call: ToolCall) -> dict[str, Any]:
 def _read(parts: Iterable[Part]) -> tuple[str, str, list[ToolCall]]:
     """Text, thought and calls of what was shown; the last call may be cut off."""
     texts: dict[str, list[str]] = {"text": [], "thinking": [], "tool_call": []}
-    calls: list[ToolCall] = []
-    for part in parts:
-        texts[part.kind].append(part.text)
-        delta = part.tool_call
-        if delta is not None and delta.index == len(calls):
-            calls = [*(ToolCall(call.id, call.name, call.arguments) for call in calls), ToolCall("", "", "", False)]
-        if delta is not None:
-            last = calls[-1]
-            name, id = delta.name or last.name, delta.id or last.id
-            calls[-1] = ToolCall(id, name, last.arguments + delta.arguments, False)
-    return "".join(texts["text"]), "".join(texts["thinking"]), calls
+    calls: list[tuple[str, str, list[str]]] = []  # id, name, pieces of the arguments
+    for kind, text, delta in parts:
+        if delta is None:
+            texts[kind].append(text)
+            continue
+        if delta.index == len(calls):
+            calls.append((delta.id or "", delta.name or "", []))
+        calls[-1][2].append(delta.arguments)
+    read = [ToolCall(id, name, "".join(pieces)) for id, name, pieces in calls]
+    read[-1:] = [replace(call, is_complete=False) for call in read[-1:]]
+    return "".join(texts["text"]), "".join(texts["thinking"]), read

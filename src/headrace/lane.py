@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from headrace._observer import Observer
 from headrace.checks import as_float, as_int, as_token_ids
@@ -30,8 +30,20 @@ from headrace.text.template import checked_messages
 
 __all__ = ["Core", "Job", "Lane", "checked_config", "load_core"]
 
+_Face = TypeVar("_Face", TokenStream, AsyncTokenStream)
+
 _CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
 _NO_OPTIONS = ChatOptions()
+# What a chat template gets from elsewhere.
+_NOT_IN_TEMPLATE_KWARGS = (
+    "add_generation_prompt",
+    "bos_token",
+    "continue_final_message",
+    "eos_token",
+    "messages",
+    "self",
+    "tools",
+)
 # Stands for "not said": None says that there shall be no system prompt.
 _LANES_OWN: Any = object()
 # The default of n_ctx takes at most this share of the memory that is free.
@@ -194,9 +206,7 @@ class Lane:
 
     def start(self, job: Job, *, closing_token: bool = False, observer: Observer | None = None) -> TokenStream:
         """Start a stream; errors are raised here."""
-        names: dict[str, Any] = {**self._names(job), "closing_token": closing_token, "observer": observer}
-        stream = TokenStream(self.core.engine, self.core, job.config, **names)
-        self._remember(stream)
+        stream = self._stream(TokenStream, job, closing_token=closing_token, observer=observer)
         stream.submit(job.prepare())
         return stream
 
@@ -204,9 +214,7 @@ class Lane:
         self, job: Job, *, closing_token: bool = False, observer: Observer | None = None
     ) -> AsyncTokenStream:
         """Start a stream without blocking; errors come with its first token."""
-        names: dict[str, Any] = {**self._names(job), "closing_token": closing_token, "observer": observer}
-        stream = AsyncTokenStream(self.core.engine, self.core, job.config, **names)
-        self._remember(stream)
+        stream = self._stream(AsyncTokenStream, job, closing_token=closing_token, observer=observer)
         try:
             self.core.workers.submit(stream.submit_later, job.prepare)
         except RuntimeError as error:  # the pool was shut down, since the model or the interpreter is closing
@@ -220,9 +228,7 @@ class Lane:
             job: what to generate.
             id: name of the stream, which no live stream of this engine may have.
         """
-        names: dict[str, Any] = {**self._names(job), "id": id}
-        stream = AsyncTokenStream(self.core.engine, self.core, job.config, **names, closing_token=False)
-        self._remember(stream)
+        stream = self._stream(AsyncTokenStream, job, id=id)
         try:
             stream.submit(await asyncio.get_running_loop().run_in_executor(self.core.workers, job.prepare))
         except BaseException as error:
@@ -254,19 +260,31 @@ class Lane:
             system_prompt = _checked_system_prompt(system_prompt)
         return checked_config(config, self.defaults).replace(**changes), system_prompt
 
-    def _remember(self, stream: TokenStream | AsyncTokenStream) -> None:
-        id, streams = stream.id, self._streams
+    def _stream(
+        self,
+        face: type[_Face],
+        job: Job,
+        *,
+        id: str | None = None,
+        closing_token: bool = False,
+        observer: Observer | None = None,
+    ) -> _Face:
+        core, streams = self.core, self._streams
+        id = core.new_id() if id is None else id
+        stream = face(
+            core.engine,
+            core,
+            job.config,
+            id=id,
+            model=core.name,
+            lane=self._turn,
+            closing_token=closing_token,
+            parse=job.parse,
+            pricing=core.config.pricing,
+            observer=observer,
+        )
         streams[id] = weakref.ref(stream, lambda _: streams.pop(id, None))
-
-    def _names(self, job: Job) -> dict[str, Any]:
-        core = self.core
-        return {
-            "id": core.new_id(),
-            "model": core.name,
-            "lane": self._turn,
-            "parse": job.parse,
-            "pricing": core.config.pricing,
-        }
+        return stream
 
 
 def checked_config(config: StreamConfig | None, default: StreamConfig) -> StreamConfig:
@@ -290,6 +308,10 @@ def _chat_options(overrides: Mapping[str, Any]) -> tuple[ChatOptions, dict[str, 
     template_kwargs = cast("object", given.get("template_kwargs"))
     if not isinstance(template_kwargs, (Mapping, NoneType)):
         raise InvalidRequestError("template_kwargs", template_kwargs, "a mapping from names to values, or None")
+    for name in cast("Mapping[object, object]", template_kwargs or {}):
+        if not isinstance(name, str) or name in _NOT_IN_TEMPLATE_KWARGS:
+            allowed = f"names of variables, but {', '.join(_NOT_IN_TEMPLATE_KWARGS)}"
+            raise InvalidRequestError("a name in template_kwargs", name, allowed)
     options = ChatOptions(
         is_parallel=given.get("parallel_tool_calls", True),
         continues=given.get("continue_final_message", False),

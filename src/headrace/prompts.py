@@ -13,7 +13,7 @@ from headrace.errors import ContextOverflowError, InvalidRequestError
 from headrace.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
 from headrace.text.template import ChatTemplate, Segment
 from headrace.text.thinking import tags_of
-from headrace.text.tools import HERMES, format_of, instructed
+from headrace.text.tools import HERMES, check_calls, format_of, instructed
 
 if TYPE_CHECKING:
     from headrace.text.grammar import Grammars
@@ -200,7 +200,7 @@ class Prompts:
         self._check_length(sum(len((message["content"] or "").encode(errors="replace")) for message in messages))
         tags = self._tags(config)
         segments = self.render(messages, options)
-        is_thinking = tags is not None and _opens_thought(tags, segments, messages[-1], options)
+        is_thinking = tags is not None and self._opens_thought(tags, segments, messages, options)
         tokens = self._encode_segments(segments, self._max_length, messages)
         return Prepared(tokens, self._outline(config, tags, options, schema, is_thinking=is_thinking))
 
@@ -219,13 +219,14 @@ class Prompts:
         Raises:
             InvalidRequestError: messages that are none, or a model that has no chat template.
         """
+        check_calls(messages)
         tools = [tool.as_openai() for tool in options.offered]
         if self.tool_format is None:
             if tools or any(message["role"] in ("tool", "function") or "tool_calls" in message for message in messages):
                 messages = instructed(list(messages), tools)
             tools = []
         else:
-            messages = [_with_parsed_arguments(message) for message in messages]
+            messages = [_as_templates_want(message) for message in messages]
         return self.template.render(
             messages,
             tools=tools or None,
@@ -287,6 +288,21 @@ class Prompts:
         if config.thinking_tags is not None:
             return Tags(*config.thinking_tags)
         return tags_of(self._vocabulary.chat_template or "")
+
+    def _opens_thought(self, tags: Tags, segments: list[Segment], messages: Messages, options: ChatOptions) -> bool:
+        """Whether the answer begins inside a thought: the template has opened one, or the last message has."""
+        *others, last = messages
+        content = (last["content"] or "").strip()
+        if options.continues:
+            return content.startswith(tags.opener) and tags.closer not in content
+        text = "".join(segment.text for segment in segments[-2:])
+        if not text.rstrip().endswith(tags.opener):
+            return False
+        if not content.endswith(tags.opener):
+            return True
+        # Is it the template's tag, or are these the last words of the user, behind which it writes nothing?
+        other = [*others, {**last, "content": "x"}]
+        return self._opens_thought(tags, self.render(other, options), other, options)
 
     def _outline(
         self, config: StreamConfig, tags: Tags | None, options: ChatOptions, schema: object, *, is_thinking: bool
@@ -397,21 +413,16 @@ def check_text(field: str, text: str) -> None:
         ) from None
 
 
-def _opens_thought(tags: Tags, segments: list[Segment], last: Mapping[str, Any], options: ChatOptions) -> bool:
-    """Whether the answer begins inside a thought: the template has opened one, or the last message has."""
-    content = last["content"] or ""
-    if options.continues:
-        return content.rfind(tags.opener) > content.rfind(tags.closer)
-    text = "".join(segment.text for segment in segments[-2:])
-    return text.rstrip().endswith(tags.opener) and not content.rstrip().endswith(tags.opener)
+def _as_templates_want(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with calls: OpenAI has their arguments as a string of JSON, which would be quoted once more.
 
-
-def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as templates want them: OpenAI has them as a string of JSON, which would be quoted once more."""
+    And where there is nothing but calls, OpenAI has no content, which many templates fail at.
+    """
     calls: object = message.get("tool_calls")
     if not isinstance(calls, list):
         return message
-    return {**message, "tool_calls": [_parsed_call(call) for call in cast("list[object]", calls)]}
+    parsed = [_parsed_call(call) for call in cast("list[object]", calls)]
+    return {**message, "content": message["content"] or "", "tool_calls": parsed}
 
 
 def _parsed_call(call: object) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
@@ -231,7 +230,7 @@ class _Stream(Readership):
 
     def _outcome(self, end: End) -> GenerationResult:
         if self._observer is not None:
-            self._observer.ended(end, tuple(iter(map(self._source.peek, itertools.count()).__next__, None)))
+            self._observer.ended(end, self._source.unread())
         if self._is_failure(end):
             self._raise(end)
         return self._result(end, self._parsed(end))

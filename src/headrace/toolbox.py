@@ -193,8 +193,8 @@ def result_text(value: object) -> str:
         text = str.__str__(value)
     else:
         return to_json(value, inf_nan_mode="strings").decode()
-    # Lone surrogates, as in file names, are no characters, and no prompt can hold them.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    # Lone surrogates, as in file names, are no characters, and no prompt can hold them; nor NUL, as in any binary file.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 
 def _reason(kind: str, message: str, place: Sequence[object]) -> str:

@@ -30,6 +30,7 @@ OPERATIONS = [
     ("/v1/streams/{id}", "GET"),
     ("/v1/streams/{id}", "DELETE"),
 ]
+NEEDED = ("model", "messages", "prompt", "input")
 WITHOUT_INPUT = [
     ("/v1/models", "GET"),
     ("/health", "GET"),
@@ -57,6 +58,10 @@ def test_no_request_makes_the_server_fail(
             case.body["model"] = MODEL  # any other is refused before the rest is looked at
         response = case.call_and_validate(checks=[not_a_server_error])
         statuses.add(response.status_code)
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            # Few of the settings go together with all others, as a schema does not say. What must be there does.
+            case.body = {name: value for name, value in case.body.items() if name in NEEDED}
+            statuses.add(case.call().status_code)
 
     check()
     if mode is GenerationMode.POSITIVE and method == "POST":

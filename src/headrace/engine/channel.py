@@ -140,6 +140,10 @@ class Channel:
         except IndexError:
             return None
 
+    def unread(self) -> tuple[TokenEvent, ...]:
+        """All unread tokens, without taking them."""
+        return tuple(self._tokens.copy())  # the copy is a single step; going through it would not be
+
     def get(self, timeout: float | None = None, look: _Look | None = None) -> TokenEvent | End:
         """The next event; waits for it.
 

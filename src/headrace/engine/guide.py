@@ -49,7 +49,9 @@ class Guide:
         self._outline = outline
         self._output = output
         self._piece = piece
-        self._eog = np.fromiter(sorted(eog_tokens), np.intp, len(eog_tokens))
+        self._eog = np.array(sorted(eog_tokens), np.intp)
+        ends = outline.finishing[:1] or sorted(eog_tokens)
+        self._behind_call = np.array([*ends, *outline.going_on[:1]], np.intp)
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
         self._is_in_call = False
@@ -86,8 +88,7 @@ class Guide:
         elif self._mode is _Mode.CHOICE:
             self._restrict_to_choices(row)
         elif self._mode is _Mode.BETWEEN:
-            ends = self._eog if not self._outline.finishing else np.array(self._outline.finishing[:1])
-            _keep(row, np.append(ends, self._outline.going_on[:1]))
+            _keep(row, self._behind_call)
         elif self._is_constrained:
             row[self._eog] = _BANNED  # a thought is not the answer that was asked for
 
@@ -118,7 +119,7 @@ class Guide:
         if outline.tools is not None:
             choices.append(outline.calling)
         self._choices = tuple(choices)
-        self._matcher = outline.answer.start() if outline.answer is not None else None
+        self._matcher = outline.answer.start() if outline.answer is not None and not outline.is_required else None
         if self._matcher is None and len(choices) == 1:
             self._mode = _Mode.FREE
             self._forced.extend(choices[0])

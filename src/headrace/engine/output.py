@@ -28,6 +28,7 @@ class Output:
 
     Attributes:
         answer_start: where in the text the answer starts: a raw thought comes before it.
+        is_plain: whether it can be nothing but text.
     """
 
     __slots__ = (
@@ -35,7 +36,6 @@ class Output:
         "_calls",
         "_detokenizer",
         "_hides",
-        "_is_plain",
         "_is_raw",
         "_pending",
         "_stops",
@@ -43,6 +43,7 @@ class Output:
         "_thought",
         "_thoughts",
         "answer_start",
+        "is_plain",
     )
 
     def __init__(self, config: StreamConfig, outline: Outline) -> None:
@@ -55,7 +56,7 @@ class Output:
             ThoughtSplitter(outline.tags, is_open=outline.is_thinking, raw=self._is_raw) if outline.tags else None
         )
         self._calls = CallReader(outline.tools) if outline.tools is not None else None
-        self._is_plain = self._thought is None and self._calls is None
+        self.is_plain = self._thought is None and self._calls is None
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._arguments: list[list[str]] = []  # of each call
@@ -111,7 +112,7 @@ class Output:
     @property
     def is_answer(self) -> bool:
         """Whether the answer has begun."""
-        return self.phase is Phase.ANSWER
+        return self._thought is None or self._thought.phase is Phase.ANSWER
 
     @property
     def is_thinking(self) -> bool:
@@ -132,7 +133,7 @@ class Output:
 
     def overshoots(self, piece: bytes) -> bool:
         """Whether these bytes would complete a tag or a trigger, and go on with more than white space."""
-        if self._is_plain:
+        if self.is_plain:
             return False
         text = self._detokenizer.peek(piece)
         if self._thought is not None and not self._thought.is_over:
@@ -140,6 +141,15 @@ class Output:
         return self._calls is not None and self._calls.overshoots(text)
 
     # The way through it.
+
+    def pass_on(self, piece: bytes) -> str:
+        """`feed` and `take` at once, where it `is_plain`: most streams are, and this is done for every token."""
+        text = self._detokenizer.feed(piece)
+        if self._stops is not None:
+            text = self._stops.feed(text)
+        if text:
+            self._texts.append(text)
+        return text
 
     def feed(self, piece: bytes) -> None:
         """Read a token's bytes."""

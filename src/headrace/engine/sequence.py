@@ -111,34 +111,42 @@ class Sequence:
             logprob: its log probability.
             top: the most likely tokens.
         """
-        output, outline, stats = self.output, self.request.outline, self.stats
+        output, stats = self.output, self.stats
         number = stats.completion_tokens
         self.tokens.append(token)
         stats.note_token(now)
-        piece = outline.texts.get(token, piece)
-        was_answer, was_thinking, was_hidden = output.is_answer, output.kind == "thinking", output.is_hidden
-        output.feed(piece)
-        if output.has_thought and not was_answer and not ends:
-            stats.thinking_tokens = stats.completion_tokens
+        text, was_thinking, was_hidden = "", False, False
+        if output.is_plain:
+            text = output.pass_on(piece)
+        else:
+            was_answer = output.is_answer
+            was_thinking = not was_answer and output.kind == "thinking"
+            was_hidden = not was_answer and output.is_hidden
+            piece = self.request.outline.texts.get(token, piece)
+            output.feed(piece)
+            if not was_answer and output.has_thought and not ends:
+                stats.thinking_tokens = stats.completion_tokens
         if self.guide is not None and not ends:
             self.guide.accept(token)
         reason = self._finish_reason(ends, max_length)
+        if output.is_plain and reason is None:
+            return TokenEvent(text, token, number, timestamp, piece, logprob, top), None
         if reason is not None and reason != "stop_sequence":
             output.flush()
             if output.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
                 reason, self.is_complete = "stop_sequence", False
-        part = output.take() or Part("thinking" if was_thinking else output.kind, "")
+        kind, more, tool_call = output.take() or Part("thinking" if was_thinking else output.kind, "")
+        text += more
         rest = () if reason is None else output.take_rest()
         if was_hidden:  # neither the bytes nor what else was likely may tell what is not to be seen
-            piece, logprob, top = part.text.encode(), None, None
-        kind, text, tool_call = part
+            piece, logprob, top = text.encode(), None, None
         return TokenEvent(text, token, number, timestamp, piece, logprob, top, kind, tool_call, rest), reason
 
     def _finish_reason(self, ends: bool, max_length: int) -> FinishReason | None:
         output, outline = self.output, self.request.outline
         if output.stop_sequence is not None:
             return "stop_sequence"
-        if output.num_calls and not outline.is_parallel:
+        if not outline.is_parallel and output.num_calls:
             return "tool_calls"
         guide = self.guide
         if (guide is not None and guide.is_over) or (ends and not self.config.ignore_eos):

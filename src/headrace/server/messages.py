@@ -41,8 +41,7 @@ Part = Annotated[
     Discriminator(_kind_of_part),
 ]
 Content = Annotated[
-    Annotated[str, Tag("=text")]
-    | Annotated[list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True)],
+    Annotated[str, Tag("=text")] | Annotated[list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True)],
     Discriminator(_kind_of_content),
 ]
 

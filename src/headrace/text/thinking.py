@@ -148,6 +148,8 @@ class ThoughtSplitter:
 
 def overlap(text: str, tag: str) -> int:
     """How many characters at the end of a text may be the beginning of a tag, short of all of it."""
+    if tag[:1] not in text[1 - len(tag) :]:  # nearly always
+        return 0
     for size in range(min(len(text), len(tag) - 1), 0, -1):
         if text.endswith(tag[:size]):
             return size

@@ -6,15 +6,16 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar, cast
 
+from headrace.errors import InvalidRequestError
 from headrace.outline import ToolFormat
 from headrace.results import Part, ToolCall, ToolCallDelta
 from headrace.text.thinking import overlap
 
-__all__ = ["HERMES", "CallReader", "format_of", "instructed"]
+__all__ = ["HERMES", "CallReader", "check_calls", "format_of", "instructed"]
 
 HERMES = ToolFormat(
     trigger="<tool_call>",
@@ -49,11 +50,11 @@ def format_of(template: str) -> ToolFormat | None:
     """How a model with this chat template writes calls; None where the template knows no tools, or none known here."""
     if "tools" not in template:
         return None
-    if "<tool_call>" in template and '"arguments"' in template:
+    if "<tool_call>" in template and '"arguments"' in template and "<tool_calls>" not in template:
         return HERMES
     if "[TOOL_CALLS]" in template:
         return _MISTRAL_ARGS if "[ARGS]" in template else _MISTRAL
-    if '"parameters": ' in template and '{"name": ' in template:
+    if '{"name": function' in template and '"parameters": ' in template:  # others list their tools in much the same way
         return _LLAMA
     return None
 
@@ -112,15 +113,8 @@ class CallReader:
         """What this text adds to the answer and to calls."""
         parts: list[Part] = []
         text, self._held = self._held + text, ""
-        steps: dict[_State, Callable[[str, list[Part]], str]] = {
-            _State.ANSWER: self._answer,
-            _State.HEAD: self._head,
-            _State.ARGUMENTS: self._read_arguments,
-            _State.TAIL: self._tail,
-            _State.BETWEEN: self._between,
-        }
         while text:
-            text = steps[self._state](text, parts)
+            text = self._STEPS[self._state](self, text, parts)
         return parts
 
     def flush(self) -> list[Part]:
@@ -236,6 +230,15 @@ class CallReader:
         self._strips = True
         return text[max(end, 0) :]
 
+    # Made once, because a step is looked up for every token; and functions, as bound methods would be a cycle.
+    _STEPS: ClassVar[dict[_State, Callable[[CallReader, str, list[Part]], str]]] = {
+        _State.ANSWER: _answer,
+        _State.HEAD: _head,
+        _State.ARGUMENTS: _read_arguments,
+        _State.TAIL: _tail,
+        _State.BETWEEN: _between,
+    }
+
 
 class _JsonEnd:
     """Finds the end of a JSON object or array in text that comes in pieces."""
@@ -329,9 +332,39 @@ def _spoken(message: dict[str, Any]) -> dict[str, Any]:
     if message["role"] in ("tool", "function"):
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
     calls: list[dict[str, Any]] = message.get("tool_calls") or []
-    written = [
-        f'<tool_call>\n{{"name": {json.dumps(call["function"]["name"])}, '
-        f'"arguments": {call["function"]["arguments"]}}}\n</tool_call>'
-        for call in calls
-    ]
+    written = [_written(call["function"]) for call in calls]
     return {"role": message["role"], "content": "\n".join(filter(None, (message["content"], *written)))}
+
+
+def _written(call: dict[str, Any]) -> str:
+    arguments = call["arguments"]
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {json.dumps(call["name"])}, "arguments": {text}}}\n</tool_call>'
+
+
+def check_calls(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse calls in messages that are none.
+
+    Raises:
+        InvalidRequestError: the field names the place, as `messages[1].tool_calls[0].function.name`.
+    """
+    for number, message in enumerate(messages):
+        place, calls = f"messages[{number}].tool_calls", cast("object", message.get("tool_calls"))
+        if calls is None:
+            continue
+        if not isinstance(calls, list):
+            raise InvalidRequestError(place, calls, "a list of calls, or None")
+        for i, call in enumerate(cast("list[object]", calls)):
+            _check_call(call, f"{place}[{i}]")
+
+
+def _check_call(call: object, place: str) -> None:
+    function = cast("dict[str, object]", call).get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise InvalidRequestError(place, cast("object", call), '{"id": ..., "type": "function", "function": {...}}')
+    fields = cast("dict[str, object]", function)
+    name, arguments = fields.get("name"), fields.get("arguments")
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"{place}.function.name", name, "text")
+    if not isinstance(arguments, (str, dict)):
+        raise InvalidRequestError(f"{place}.function.arguments", cast("object", arguments), "JSON text, or a mapping")
