@@ -151,7 +151,8 @@ def test_it_knows_which_text_would_reach_over_the_closing_tag() -> None:
     assert not splitter.overshoots("nk>\n ")
     assert not splitter.overshoots("s>b")
     splitter.feed("nk>")
-    assert splitter.is_closed
+    assert splitter.has_thought
+    assert splitter.is_over
     assert not splitter.overshoots("</think>b")
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import GenerationError, GenerationResult, Token
+from headrace.gathered import Gathered
 from headrace.outline import ToolFormat
 from headrace.results import Part
 from headrace.text.tools import HERMES, CallReader, format_of, instructed
@@ -41,7 +42,7 @@ def split_up(format: ToolFormat, pieces: Sequence[str]) -> tuple[str, list[Call]
     reader = CallReader(format)
     parts = [part for piece in pieces for part in reader.feed(piece)]
     parts += reader.flush()
-    calls = reader.calls
+    calls = Gathered(parts).tool_calls
     assert rebuilt(parts) == [(call.id, call.name, call.arguments) for call in calls]
     assert reader.num_complete == sum(call.is_complete for call in calls)
     assert all(call.is_complete for call in calls[:-1])
@@ -277,9 +278,7 @@ def test_every_call_has_an_id_of_its_own(format: ToolFormat, pattern: str) -> No
         id(MISTRAL): "[TOOL_CALLS][" + ", ".join(['{"name": "a", "arguments": {}}'] * 50) + "]",
         id(MISTRAL_ARGS): "[TOOL_CALLS]a[ARGS]{}" * 50,
     }
-    reader = CallReader(format)
-    reader.feed(texts[id(format)])
-    ids = [call.id for call in reader.calls]
+    ids = [call.id for call in Gathered(CallReader(format).feed(texts[id(format)])).tool_calls]
     assert len(set(ids)) == 50
     assert all(re.fullmatch(pattern, id) for id in ids)
 

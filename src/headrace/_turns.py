@@ -5,14 +5,14 @@ from __future__ import annotations
 import _thread
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
 from headrace.events import End, TokenEvent
+from headrace.gathered import Gathered
 from headrace.prompts import check_text
-from headrace.results import Part, Token, ToolCall
+from headrace.results import Token
 from headrace.stream import AsyncTokenStream, TokenStream
 
 __all__ = ["Message", "Turn", "checked_fields", "checked_message", "checked_text", "spoken", "turn_starts"]
@@ -76,10 +76,8 @@ class Turn:
     def reply(self) -> Message | None:
         """The reply as far as it was shown; None where nothing was, and more was to come."""
         end = self._end
-        if end is None:
-            text, thinking, calls = _read(part for token in self._shown.copy() for part in token.parts)
-        else:
-            text, thinking, calls = end.text, end.thinking, end.tool_calls
+        said = Gathered(part for token in self._shown.copy() for part in token.parts) if end is None else end
+        text, thinking, calls = said.text, said.thinking, said.tool_calls
         is_incomplete = end is None or end.finish_reason in (None, "cancelled", "timeout")
         if is_incomplete and not (text or thinking or calls):
             return None
@@ -87,7 +85,9 @@ class Turn:
         if thinking:
             reply["thinking"] = thinking
         if calls:
-            reply["tool_calls"] = [_as_openai(call) for call in calls]
+            reply["tool_calls"] = [call.as_openai() for call in calls]
+            if end is None or not calls[-1].is_complete:  # who left in the middle did not get to run the last one
+                reply["tool_calls"][-1]["incomplete"] = True
         if is_incomplete:
             reply["incomplete"] = True
         return reply
@@ -195,24 +195,3 @@ def _check_string(place: str, value: object) -> None:
         raise InvalidRequestError(place, value, "text")
     if value.strip():
         check_text(place, value)
-
-
-def _as_openai(call: ToolCall) -> dict[str, Any]:
-    mark = {} if call.is_complete else {"incomplete": True}
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}, **mark}
-
-
-def _read(parts: Iterable[Part]) -> tuple[str, str, list[ToolCall]]:
-    """Text, thought and calls of what was shown; the last call may be cut off."""
-    texts: dict[str, list[str]] = {"text": [], "thinking": [], "tool_call": []}
-    calls: list[tuple[str, str, list[str]]] = []  # id, name, pieces of the arguments
-    for kind, text, delta in parts:
-        if delta is None:
-            texts[kind].append(text)
-            continue
-        if delta.index == len(calls):
-            calls.append((delta.id or "", delta.name or "", []))
-        calls[-1][2].append(delta.arguments)
-    read = [ToolCall(id, name, "".join(pieces)) for id, name, pieces in calls]
-    read[-1:] = [replace(call, is_complete=False) for call in read[-1:]]
-    return "".join(texts["text"]), "".join(texts["thinking"]), read

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from headrace.checks import as_token_ids
 from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
+from headrace.gathered import Gathered
 from headrace.lane import Core, Lane
 from headrace.prompts import Messages, Prompt
-from headrace.results import EngineMetrics, GenerationResult, Token
+from headrace.results import EngineMetrics, GenerationResult, Part, Token
 from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
 
 if TYPE_CHECKING:
@@ -193,10 +194,10 @@ class SyncCalls(Calls):
 
     def _follow(self, stream: TokenStream, callback: Callable[[Token], object]) -> GenerationResult:
         """Call `callback` with each token, until it returns False."""
-        shown: list[str] = []
+        shown: list[Part] = []
         with stream:
             for token in stream:
-                shown += [part.text for part in token.parts if part.kind == "text"]
+                shown += token.parts
                 if callback(token) is False:
                     stream.cancel()
                     return _cut(stream.result(), shown)
@@ -275,10 +276,10 @@ class AsyncCalls(Calls):
     async def _follow(
         self, stream: AsyncTokenStream, callback: Callable[[Token], object | Awaitable[object]]
     ) -> GenerationResult:
-        shown: list[str] = []
+        shown: list[Part] = []
         async with stream:
             async for token in stream:
-                shown += [part.text for part in token.parts if part.kind == "text"]
+                shown += token.parts
                 answer = callback(token)
                 if inspect.isawaitable(answer):
                     answer = await answer
@@ -301,9 +302,18 @@ def _choices(overrides: dict[str, Any]) -> Iterator[Any]:
     return itertools.chain([first], itertools.repeat("none" if first == "none" else None))
 
 
-def _cut(result: GenerationResult, shown: list[str]) -> GenerationResult:
-    """The result of a stream that its reader stopped, whatever had been sampled ahead of it."""
-    return dataclasses.replace(result, text="".join(shown), finish_reason="cancelled", stop_sequence=None)
+def _cut(result: GenerationResult, parts: list[Part]) -> GenerationResult:
+    """The result of a stream that its reader stopped, whatever had been sampled ahead of him."""
+    shown = Gathered(parts)
+    return dataclasses.replace(
+        result,
+        text=shown.text,
+        thinking=None if result.thinking is None else shown.thinking,
+        tool_calls=shown.tool_calls,
+        parsed=None,
+        finish_reason="cancelled",
+        stop_sequence=None,
+    )
 
 
 def _checked_str(field: str, text: object) -> str:

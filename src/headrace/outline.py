@@ -86,7 +86,7 @@ class Outline:
         thinking: what becomes of a thought.
         is_thinking: whether the prompt has opened the thought already.
         budget: after how many tokens a thought is closed.
-        opening: the tokens of the tag that opens a thought.
+        opening: the tokens of the tag that opens a thought; none where the answer has begun already.
         closing: the tokens of the tag that closes it.
         answer: what the answer has to fit.
         tools: how calls are written; None where there are no tools.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,11 @@ class Prompts:
         segments = self.render(messages, options)
         is_thinking = tags is not None and self._opens_thought(tags, segments, messages, options)
         tokens = self._encode_segments(segments, self._max_length, messages)
-        return Prepared(tokens, self._outline(config, tags, options, schema, is_thinking=is_thinking))
+        outline = self._outline(config, tags, options, schema, is_thinking=is_thinking)
+        if tags is not None and (options.continues or segments[-1].text.rstrip().endswith(tags.closer)):
+            # The answer has begun already: where it is restricted, no thought may come before it.
+            outline = dataclasses.replace(outline, opening=())
+        return Prepared(tokens, outline)
 
     def count_chat(self, messages: Messages, options: ChatOptions = _NO_OPTIONS) -> int:
         """How many tokens a conversation has as a prompt.
@@ -363,7 +368,12 @@ class Prompts:
         lead = self._in_lark(format.lead)
         # Inside quotes, white space would be part of the name.
         space = "" if format.trigger.endswith('"') else r"/[ \n]{0,2}/"
-        first = grammars.lark(f"start: {space} {lead} call\n{calls}", "tools")
+        try:
+            first = grammars.lark(f"start: {space} {lead} call\n{calls}", "tools")
+        except InvalidRequestError:
+            for number, tool in numbered:  # which of them is it?
+                grammars.json_schema(tool.parameters, f"tools[{number}].function.parameters")
+            raise
         return first, grammars.lark(f"start: {space} call\n{calls}", "tools")
 
     def _in_lark(self, text: str) -> str:

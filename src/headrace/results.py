@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 __all__ = [
     "EngineMetrics",
@@ -33,12 +33,14 @@ class ToolCallDelta:
         id: the call's id, on the first delta of a call; None on the others.
         name: the tool's name, on the first delta; None on the others.
         arguments: a piece of the arguments' JSON.
+        is_complete: whether that was the last piece.
     """
 
     index: int
     id: str | None
     name: str | None
     arguments: str
+    is_complete: bool = False
 
 
 class Part(NamedTuple):
@@ -70,6 +72,10 @@ class ToolCall:
     name: str
     arguments: str
     is_complete: bool = True
+
+    def as_openai(self) -> dict[str, Any]:
+        """The call as an assistant's message has it, in OpenAI's chat API and in chat templates."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 class TopLogprob(NamedTuple):

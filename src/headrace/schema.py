@@ -126,6 +126,10 @@ class _Generator(GenerateJsonSchema):
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> dict[str, Any]:
         return _closed(super().typed_dict_schema(schema))
 
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
+        # Pydantic takes text as well, but not just any text.
+        return super().decimal_schema(schema)["anyOf"][0]
+
     def set_schema(self, schema: core_schema.SetSchema) -> dict[str, Any]:
         return _with_repetitions(super().set_schema(schema))
 

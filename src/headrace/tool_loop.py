@@ -159,10 +159,7 @@ class _Run:
             # Templates that want to see a thought again, as long as the turn lasts, know it by this name.
             message["reasoning_content"] = result.thinking
         if calls := _complete(result):
-            message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in calls
-            ]
+            message["tool_calls"] = [call.as_openai() for call in calls]
         self.messages.append(message)
 
 

@@ -270,7 +270,7 @@ def _parameters(value: object, place: str) -> dict[str, Any]:
     if kind != "object":
         raise InvalidRequestError(f"{place}.type", kind, '"object"')
     # Arguments are an object whether the schema says so or not.
-    return schema if "$ref" in schema else {"type": "object", **schema}
+    return {"type": "object", **schema}
 
 
 def _named_by(value: Mapping[Any, object]) -> tuple[str | None, str]:

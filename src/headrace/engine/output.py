@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 from headrace.config import StreamConfig
+from headrace.gathered import Gathered
 from headrace.outline import Outline
 from headrace.results import Kind, Part, ToolCall, ToolCallDelta
 from headrace.text.detokenizer import Detokenizer
@@ -32,16 +32,14 @@ class Output:
     """
 
     __slots__ = (
-        "_arguments",
         "_calls",
         "_detokenizer",
         "_hides",
         "_is_raw",
         "_pending",
         "_stops",
-        "_texts",
+        "_taken",
         "_thought",
-        "_thoughts",
         "answer_start",
         "is_plain",
     )
@@ -57,9 +55,7 @@ class Output:
         )
         self._calls = CallReader(outline.tools) if outline.tools is not None else None
         self.is_plain = self._thought is None and self._calls is None
-        self._texts: list[str] = []
-        self._thoughts: list[str] = []
-        self._arguments: list[list[str]] = []  # of each call
+        self._taken = Gathered()
         self._pending: deque[Part] = deque()
 
     # What is known of it so far.
@@ -67,22 +63,17 @@ class Output:
     @property
     def text(self) -> str:
         """Everything taken of kind "text"."""
-        return "".join(self._texts)
+        return self._taken.text
 
     @property
     def thinking(self) -> str | None:
         """What was taken of the thought; None where there is none, or it is not kept apart."""
-        return "".join(self._thoughts) if self.has_thought and not self._is_raw and not self._hides else None
+        return self._taken.thinking if self.has_thought and not self._is_raw and not self._hides else None
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """What was taken of the calls; the last may be incomplete."""
-        calls = self._calls.calls if self._calls is not None else ()
-        taken = map("".join, self._arguments)
-        return tuple(
-            replace(call, arguments=arguments, is_complete=call.is_complete and arguments == call.arguments)
-            for call, arguments in zip(calls, taken, strict=False)
-        )
+        return self._taken.tool_calls
 
     @property
     def num_calls(self) -> int:
@@ -137,7 +128,9 @@ class Output:
             return False
         text = self._detokenizer.peek(piece)
         if self._thought is not None and not self._thought.is_over:
-            return self._thought.overshoots(text)
+            if self._thought.overshoots(text):
+                return True
+            text = self._thought.answer_after(text)
         return self._calls is not None and self._calls.overshoots(text)
 
     # The way through it.
@@ -148,7 +141,7 @@ class Output:
         if self._stops is not None:
             text = self._stops.feed(text)
         if text:
-            self._texts.append(text)
+            self._taken.add_text(text)
         return text
 
     def feed(self, piece: bytes) -> None:
@@ -188,14 +181,7 @@ class Output:
         while pending and (joined := _joined(part, pending[0])) is not None:
             part = joined
             pending.popleft()
-        if part.kind == "text":
-            self._texts.append(part.text)
-        elif part.kind == "thinking":
-            self._thoughts.append(part.text)
-        elif part.tool_call is not None:
-            if part.tool_call.index == len(self._arguments):
-                self._arguments.append([])
-            self._arguments[-1].append(part.text)
+        self._taken.add(part)
         return part
 
     def take_rest(self) -> tuple[Part, ...]:
@@ -210,7 +196,7 @@ class Output:
 
     def _begin_answer(self) -> None:
         pending = sum(len(part.text) for part in self._pending if part.kind == "text")
-        self.answer_start = sum(map(len, self._texts)) + pending
+        self.answer_start = self._taken.num_characters + pending
 
     def _answer(self, text: str) -> None:
         if self._calls is None:
@@ -241,6 +227,6 @@ def _joined(part: Part, other: Part) -> Part | None:
     if one is not None and two is not None:
         if two.index != one.index:
             return None
-        joined = ToolCallDelta(one.index, one.id, one.name, one.arguments + two.arguments)
+        joined = ToolCallDelta(one.index, one.id, one.name, one.arguments + two.arguments, two.is_complete)
         return Part(part.kind, joined.arguments, joined)
     return Part(part.kind, part.text + other.text) if part.kind == other.kind else None

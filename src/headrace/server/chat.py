@@ -215,10 +215,7 @@ def _message(result: GenerationResult) -> dict[str, Any]:
     if result.thinking is not None:
         message["reasoning_content"] = result.thinking
     if result.tool_calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in result.tool_calls
-        ]
+        message["tool_calls"] = [call.as_openai() for call in result.tool_calls]
     return message
 
 

@@ -41,7 +41,11 @@ Part = Annotated[
     Discriminator(_kind_of_part),
 ]
 Content = Annotated[
-    Annotated[str, Tag("=text")] | Annotated[list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True)],
+    Annotated[str, Tag("=text")]
+    | Annotated[
+        # None at all is let through beside calls, as instructor writes it; to the others the schema says what is right.
+        list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True, json_schema_extra={"minItems": 1})
+    ],
     Discriminator(_kind_of_content),
 ]
 
@@ -125,7 +129,7 @@ def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
 
 
 def _content_of(message: ChatMessage, place: str) -> str | None:
-    if message.content is None or message.content == []:  # instructor writes the latter beside calls
+    if message.content is None or message.content == []:
         if message.tool_calls:
             return None
         if not message.refusal:

@@ -70,11 +70,6 @@ class ThoughtSplitter:
         """Whether the answer has begun."""
         return self.phase is Phase.ANSWER
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether there was a thought, and it was closed."""
-        return self.has_thought and self.phase is Phase.ANSWER
-
     def feed(self, text: str) -> tuple[str, str]:
         """What this text adds to the thought, and what to the answer."""
         if self.phase is Phase.ANSWER:
@@ -105,6 +100,12 @@ class ThoughtSplitter:
             return False
         _, found, rest = (self._held + text).partition(closer)
         return bool(found) and bool(rest.strip())
+
+    def answer_after(self, text: str) -> str:
+        """What would be known of the answer with this text, if it began now."""
+        begun = (self._held + text).lstrip()
+        is_answer = self.phase is Phase.START and not self._is_open and not self._tags.opener.startswith(begun)
+        return begun if is_answer and not begun.startswith(self._tags.opener) else ""
 
     def _start(self) -> str:
         """Find out whether the output begins with a tag; with `raw`, return the tag."""

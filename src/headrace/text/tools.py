@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 
 from headrace.errors import InvalidRequestError
 from headrace.outline import ToolFormat
-from headrace.results import Part, ToolCall, ToolCallDelta
+from headrace.results import Part, ToolCallDelta
 from headrace.text.thinking import overlap
 
 __all__ = ["HERMES", "CallReader", "check_calls", "format_of", "instructed"]
@@ -82,7 +82,8 @@ class CallReader:
 
     def __init__(self, format: ToolFormat) -> None:
         self.num_complete = 0
-        self._calls: list[tuple[str, str, list[str]]] = []  # id, name, pieces of the arguments
+        self._num_begun = 0
+        self._has_arguments = False  # whether those of the call that was begun last have begun
         self._format = format
         self._state = _State.ANSWER
         self._held = ""
@@ -90,14 +91,6 @@ class CallReader:
         self._is_next = False  # whether the call that begins is not the first behind its trigger
         self._strips = False  # behind a call: whether white space goes until something else comes
         self._value = _JsonEnd()
-
-    @property
-    def calls(self) -> tuple[ToolCall, ...]:
-        """The calls so far; the last may be incomplete."""
-        return tuple(
-            ToolCall(id, name, "".join(pieces), is_complete=index < self.num_complete)
-            for index, (id, name, pieces) in enumerate(self._calls)
-        )
 
     @property
     def is_calling(self) -> bool:
@@ -160,7 +153,7 @@ class CallReader:
         return text[end:] if at >= 0 else ""
 
     def _ignores_triggers(self) -> bool:
-        return self._format.is_leading and (self._has_answer or bool(self._calls))
+        return self._format.is_leading and (self._has_answer or self._num_begun > 0)
 
     def _head(self, text: str, parts: list[Part]) -> str:
         """From the trigger on; text that does not go on as a call does is text of the answer."""
@@ -183,20 +176,21 @@ class CallReader:
         length = self._format.id_length
         random = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(length)) if length else secrets.token_hex(12)
         id = random if length else f"call_{random}"
-        self._calls.append((id, name, []))
-        parts.append(Part("tool_call", "", ToolCallDelta(len(self._calls) - 1, id, name, "")))
+        parts.append(Part("tool_call", "", ToolCallDelta(self._num_begun, id, name, "")))
+        self._num_begun += 1
+        self._has_arguments = False
         self._value = _JsonEnd()
         self._state = _State.ARGUMENTS
 
     def _read_arguments(self, text: str, parts: list[Part]) -> str:
-        pieces = self._calls[-1][2]
-        if not pieces:
+        if not self._has_arguments:
             text = text.lstrip()
         end = self._value.find(text)
         piece = text if end is None else text[:end]
         if piece:
-            pieces.append(piece)
-            parts.append(Part("tool_call", piece, ToolCallDelta(len(self._calls) - 1, None, None, piece)))
+            self._has_arguments = True
+            delta = ToolCallDelta(self._num_begun - 1, None, None, piece, is_complete=end is not None)
+            parts.append(Part("tool_call", piece, delta))
         if end is None:
             return ""
         self.num_complete += 1

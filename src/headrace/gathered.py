@@ -1,0 +1,65 @@
+"""What the parts of a stream add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from headrace.results import Kind, Part, ToolCall
+
+__all__ = ["Gathered"]
+
+
+class Gathered:
+    """Text, thought and tool calls, part by part.
+
+    Args:
+        parts: the first of them.
+    """
+
+    __slots__ = ("_calls", "_texts")
+
+    def __init__(self, parts: Iterable[Part] = ()) -> None:
+        self._texts: dict[Kind, list[str]] = {"text": [], "thinking": []}
+        self._calls: list[list[Part]] = []
+        for part in parts:
+            self.add(part)
+
+    def add(self, part: Part) -> None:
+        """Take in the next."""
+        call = part.tool_call
+        if call is None:
+            self._texts[part.kind].append(part.text)
+        elif call.index == len(self._calls):
+            self._calls.append([part])
+        else:
+            self._calls[call.index].append(part)
+
+    def add_text(self, text: str) -> None:
+        """The same for text of the answer."""
+        self._texts["text"].append(text)
+
+    @property
+    def text(self) -> str:
+        """The text of the answer."""
+        return "".join(self._texts["text"])
+
+    @property
+    def num_characters(self) -> int:
+        """How long that is."""
+        return sum(map(len, self._texts["text"]))
+
+    @property
+    def thinking(self) -> str:
+        """The text of the thought."""
+        return "".join(self._texts["thinking"])
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls; the last may be cut off."""
+        return tuple(map(_joined, self._calls))
+
+
+def _joined(parts: list[Part]) -> ToolCall:
+    deltas = [part.tool_call for part in parts if part.tool_call is not None]
+    arguments = "".join(delta.arguments for delta in deltas)
+    return ToolCall(deltas[0].id or "", deltas[0].name or "", arguments, is_complete=deltas[-1].is_complete)
