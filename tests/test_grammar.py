@@ -446,3 +446,29 @@ def test_a_discriminated_union_is_behind_references() -> None:
     assert "oneOf" in checked_schema(open_kind, "json_schema"), (
         "a value without a kind would fit both, but for its keys"
     )
+
+
+A = {"a": {"type": "integer"}}
+OPEN = {"type": "object", "properties": A}
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_closed"),
+    [
+        (OPEN, True),
+        (OPEN | {"required": ["a"]}, True),
+        (OPEN | {"additionalProperties": True}, False),
+        (OPEN | {"required": ["b"]}, False),
+        (OPEN | {"minProperties": 2, "required": ["a"]}, False),
+        ({"type": "object"}, False),
+        ({"anyOf": [OPEN, {"type": "null"}]}, True),
+        ({"allOf": [OPEN, {"properties": {"b": {"type": "integer"}}}]}, False),
+        ({"$ref": "#/$defs/x", "$defs": {"x": OPEN}}, True),
+        ({"$ref": "#/$defs/x", "properties": {"b": {"type": "integer"}}, "$defs": {"x": OPEN}}, False),
+    ],
+)
+def test_an_object_with_named_keys_has_no_others_unless_it_says_so(schema: dict[str, Any], is_closed: bool) -> None:
+    made = grammars().json_schema(schema)
+    assert accepts(made, '{"a": 1}') or "b" in schema.get("required", ()) or schema.get("minProperties")
+    both = accepts(made, '{"a": 1, "b": 2}') or accepts(made, '{"b": 2, "a": 1}')
+    assert both is not is_closed

@@ -33,7 +33,6 @@ __all__ = ["Core", "Job", "Lane", "checked_config", "load_core"]
 _Face = TypeVar("_Face", TokenStream, AsyncTokenStream)
 
 _CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
-_NO_OPTIONS = ChatOptions()
 # What a chat template gets from elsewhere.
 _NOT_IN_TEMPLATE_KWARGS = (
     "add_generation_prompt",
@@ -172,8 +171,12 @@ class Lane:
         options, others = _chat_options(overrides)
         settings, system_prompt = self._settings(config, others)
         schema, parse = _schema_of(settings)
-        conversation = self.conversation(messages, system_prompt)
-        return Job(settings, partial(self.core.prompts.prepare_chat, conversation, settings, options, schema), parse)
+        conversation, prompts = self.conversation(messages, system_prompt), self.core.prompts
+
+        def prepare() -> Prepared:
+            return prompts.prepare_chat(conversation, settings, options(), schema)
+
+        return Job(settings, prepare, parse)
 
     def rendering(self, messages: Messages, options: Mapping[str, Any]) -> tuple[list[Any], ChatOptions]:
         """What a chat of these messages is made of: the messages, and what there is besides.
@@ -185,7 +188,7 @@ class Lane:
         chosen, others = _chat_options(options)
         if others:
             raise TypeError(f"unknown option {next(iter(others))!r}; there are {', '.join(_CHAT_OPTIONS)}")
-        return self.conversation(messages), chosen
+        return self.conversation(messages), chosen()
 
     def conversation(self, messages: Messages, system_prompt: object = _LANES_OWN) -> list[Any]:
         """A copy of the messages, checked, behind a system prompt where one is given or this lane has one.
@@ -296,12 +299,13 @@ def checked_config(config: StreamConfig | None, default: StreamConfig) -> Stream
     return config
 
 
-def _chat_options(overrides: Mapping[str, Any]) -> tuple[ChatOptions, dict[str, Any]]:
-    """What of the overrides only a chat has, and the others."""
+def _chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOptions], dict[str, Any]]:
+    """What makes the options that only a chat has, and the other overrides.
+
+    To describe functions takes milliseconds, so that is left to whoever makes the prompt.
+    """
     others = dict(overrides)
     given = {name: others.pop(name) for name in _CHAT_OPTIONS if name in others}
-    if not given:
-        return _NO_OPTIONS, others
     for name in ("parallel_tool_calls", "continue_final_message"):
         if type(given.get(name, False)) is not bool:
             raise InvalidRequestError(name, given[name], "True or False")
@@ -317,13 +321,20 @@ def _chat_options(overrides: Mapping[str, Any]) -> tuple[ChatOptions, dict[str, 
         continues=given.get("continue_final_message", False),
         template_kwargs=dict(cast("Mapping[str, Any]", template_kwargs or {})),
     )
-    if given.get("tools") is not None or given.get("tool_choice") is not None:
-        from headrace.toolbox import tool_choice_of, tools_of
+    tools, choice = given.get("tools"), given.get("tool_choice")
+    if tools is None and choice is None:
+        return lambda: options, others
+    if isinstance(tools, list):  # what becomes of the caller's list changes nothing
+        tools = list(cast("list[object]", tools))
+    return partial(_with_tools, options, tools, choice), others
 
-        tools = tools_of(given.get("tools"))
-        choice = tool_choice_of(given.get("tool_choice"), tools)
-        options = dataclasses.replace(options, tools=tools, choice=choice.mode, named=choice.name)
-    return options, others
+
+def _with_tools(options: ChatOptions, given: object, choice: object) -> ChatOptions:
+    from headrace.toolbox import tool_choice_of, tools_of
+
+    tools = tools_of(given)
+    chosen = tool_choice_of(choice, tools)
+    return dataclasses.replace(options, tools=tools, choice=chosen.mode, named=chosen.name)
 
 
 def _schema_of(config: StreamConfig) -> tuple[object, Callable[[str], object] | None]:

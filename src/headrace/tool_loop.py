@@ -195,7 +195,15 @@ async def _answer(call: _Call, threads: ThreadPoolExecutor) -> str:
     except Exception as error:  # a tool may raise anything
         return result_text(error)
     except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
         raise _PassedOnError(error) from None
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that was cancelled, and not something that its tool has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _in_thread(threads: ThreadPoolExecutor, tool: Tool, arguments: str) -> Any:

@@ -20,11 +20,22 @@ _BANNED = -np.inf
 
 
 class _Mode(Enum):
-    FREE = "free"  # a thought, or an answer of any form
-    CHOICE = "choice"  # the answer begins, and what it has to be is known; a thought or a call may come instead
-    MATCH = "match"  # a grammar is followed
-    BETWEEN = "between"  # a call is complete: another one, or the end
-    DONE = "done"  # nothing may follow
+    """What may come next, where no token is forced: tokens that must come, such as those of a tag, go before it all.
+
+    FREE: anything. It is a thought, or an answer of any form. Ended by what the output reads: a thought that is closed
+        (to CHOICE, if the answer has a form), or the trigger of a call (to MATCH).
+    CHOICE: the beginning of an answer that has a form, of a call or of a thought. Ended by what is chosen: to MATCH for
+        the answer; the rest of a trigger or a tag is forced, then FREE.
+    MATCH: what a grammar allows, of the answer or of a call. Ended by the end of the grammar: to DONE, or to BETWEEN.
+    BETWEEN: behind a call, another one (what is before it is forced, then FREE), or the end.
+    DONE: nothing.
+    """
+
+    FREE = "free"
+    CHOICE = "choice"
+    MATCH = "match"
+    BETWEEN = "between"
+    DONE = "done"
 
 
 class Guide:
@@ -34,7 +45,11 @@ class Guide:
     comes `accept`, once the output has read the token.
 
     A thought is free; a token that closes it, or that triggers a call, may have nothing but white space behind the tag,
-    so that what follows begins with a token of its own and can be restricted.
+    so that what follows begins with a token of its own and can be restricted. Whether a token does that is looked at
+    when it was chosen, since to look at all of the vocabulary would take too long.
+
+    All of this is done on the engine thread, after each decode: a mask takes tens of microseconds as a rule, and what
+    could make it elsewhere would take a core from the decode of the next step.
 
     Args:
         outline: what to keep it to.
@@ -142,7 +157,7 @@ class Guide:
             self._follow(token)
             return
         self._matcher = None
-        # A thought and a call may begin alike.
+        # A thought and a call may begin alike: "<" is the first token of "<think>" as of "<tool_call>".
         self._choices = tuple(choice[1:] for choice in self._choices if choice[0] == token)
         if len(self._choices) == 1 or not all(self._choices):
             self._mode = _Mode.FREE
@@ -172,6 +187,7 @@ class Guide:
             self._mode = _Mode.DONE
 
     def _look_at_output(self) -> None:
+        """Change modes with what the output has read, the token that was just accepted included."""
         if self._mode is not _Mode.FREE:
             return
         outline, output = self._outline, self._output

@@ -446,6 +446,7 @@ class Engine:
         """The only place where a stream ends; the lock is held, and a second end is none."""
         if self._live.get(sequence.request.id) is not sequence:
             return
+        end = sequence.end(reason, timeout, error)
         del self._live[sequence.request.id]
         now = time.perf_counter()
         stats = sequence.stats
@@ -456,7 +457,7 @@ class Engine:
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
             sequence.state = State.FINISHED  # in the queue it is only a husk by now
-        sequence.channel.finish(sequence.end(reason, timeout, error))
+        sequence.channel.finish(end)
 
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:
         """The thread is about to end: nobody may be left waiting for it."""

@@ -22,6 +22,7 @@ from headrace.text.schema_parts import (
     can_end,
     conditions,
     in_place,
+    inside,
     num_combined,
     parts,
     texts,
@@ -94,6 +95,19 @@ def checked_schema(schema: object, field: str) -> dict[str, Any]:
 _MISSING: Any = object()
 
 
+def _close(schema: dict[str, Any]) -> None:
+    """Take an object whose schema names some keys, and says nothing of others, to have no others.
+
+    The schema allows any, but hardly ever means it, and a model that may make up keys does so for ever. Where several
+    schemas speak of one object, each names but some of its keys, so that this is only done where none do.
+    """
+    names = schema.get("properties")
+    if not names or "additionalProperties" in schema or "patternProperties" in schema:
+        return
+    if set(schema.get("required", ())) <= names.keys() and schema.get("minProperties", 0) <= len(names):
+        schema["additionalProperties"] = False
+
+
 class _Reader:
     def __init__(self, root: object, field: str) -> None:
         self._root = root
@@ -142,6 +156,10 @@ class _Reader:
         for part in (schema, *self._definitions.values()):
             self._check_combinations(part)
             self._settle_choices(part)
+        objects = [one for part in (schema, *self._definitions.values()) for one in inside(part)]
+        if all(num_combined(one) < 2 for one in objects):
+            for one in objects:
+                _close(one)
         read: dict[str, Any] = {} if schema is True else schema
         return read | ({"$defs": self._definitions} if self._definitions else {})
 

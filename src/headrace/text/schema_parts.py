@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-__all__ = ["COMBINING", "FRACTIONS", "TYPES", "can_end", "conditions", "in_place", "num_combined", "parts", "texts"]
+__all__ = [
+    "COMBINING",
+    "FRACTIONS",
+    "TYPES",
+    "can_end",
+    "conditions",
+    "in_place",
+    "inside",
+    "num_combined",
+    "parts",
+    "texts",
+]
 
 TYPES = ("null", "boolean", "object", "array", "number", "string", "integer")
 COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
@@ -38,6 +49,15 @@ def parts(schema: dict[str, Any]) -> Iterator[Any]:
             yield from setting.values()
         elif keyword in ("allOf", "anyOf", "oneOf", "prefixItems"):
             yield from setting
+
+
+def inside(schema: Any) -> Iterator[dict[str, Any]]:
+    """A schema, and all that are inside it, without bools."""
+    if isinstance(schema, dict):
+        members = cast("dict[str, Any]", schema)
+        yield members
+        for part in parts(members):
+            yield from inside(part)
 
 
 def num_combined(schema: dict[str, Any]) -> int:

@@ -17,6 +17,9 @@ from headrace.text.thinking import overlap
 
 __all__ = ["HERMES", "CallReader", "check_calls", "format_of", "instructed"]
 
+# <tool_call>
+# {"name": "get_weather", "arguments": {"city": "Oslo"}}
+# </tool_call>
 HERMES = ToolFormat(
     trigger="<tool_call>",
     head='{"name": "',
@@ -25,6 +28,7 @@ HERMES = ToolFormat(
     separator="\n</tool_call>\n<tool_call>",
     closer="\n</tool_call>",
 )
+# [TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": ...}]
 _MISTRAL = ToolFormat(
     trigger="[TOOL_CALLS]",
     lead="[",
@@ -35,9 +39,12 @@ _MISTRAL = ToolFormat(
     closer="]",
     id_length=9,  # its template refuses any other
 )
+# [TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}
 _MISTRAL_ARGS = ToolFormat(
     trigger="[TOOL_CALLS]", head="", middle="[ARGS]", tail="", separator="[TOOL_CALLS]", id_length=9
 )
+# {"name": "get_weather", "parameters": {"city": "Oslo"}}
+# It has no tag, so its trigger is how a call begins: it counts only where the answer begins, and ends inside quotes.
 _LLAMA = ToolFormat(trigger='{"name": "', head="", middle='", "parameters": ', tail="}", is_leading=True)
 # Tags, quoted words, and punctuation: white space between them is free.
 _CHUNK = re.compile(r'<[^<>]+>|\[[A-Z_]+\]|"\w+"|[][{}:,"]|[^\s"]+')
