@@ -256,7 +256,7 @@ class _Stream(Readership):
             return None
         try:
             return self._parse(end.text[end.answer_start :])
-        except ValueError as error:
+        except Exception as error:  # validators of the caller's own type may raise anything
             message = f"the output fits the JSON schema, but what it was made from refuses it: {error}"
             raise GenerationError(message, self._result(end)) from error
 

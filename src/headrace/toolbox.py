@@ -26,6 +26,7 @@ _NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _ARGS_SECTION = re.compile(r"(?:Args|Arguments|Parameters):\s*")
 _ARGS_ENTRY = re.compile(r"(\w+)\s*(?:\([^()]*\))?:\s*(.*)")
+_MOST_TOOLS = 128  # as OpenAI; each is a part of the prompt, and of a grammar
 _MODES = ("auto", "none", "required")
 
 
@@ -140,6 +141,8 @@ def tools_of(value: object) -> tuple[Tool, ...]:
         return ()
     if not isinstance(value, (list, tuple)):
         raise InvalidRequestError("tools", value, f"a list, each of it {_ALLOWED}")
+    if len(cast("Sequence[object]", value)) > _MOST_TOOLS:
+        raise InvalidRequestError("tools", len(cast("Sequence[object]", value)), f"at most {_MOST_TOOLS} of them")
     tools: dict[str, Tool] = {}
     for i, item in enumerate(cast("Sequence[object]", value)):
         tool = Tool.of(item, f"tools[{i}]")

@@ -129,10 +129,10 @@ BAD_SETTINGS = {
     "buffer_size": (0,),
     "timeout_ms": (-1, math.nan),
     "stall_timeout_ms": (-1,),
-    "json_schema": ({},),
-    "regex": ("a+",),
-    "grammar": ("root ::= a",),
-    "thinking": ("split",),
+    "json_schema": ({"not": {}}, "{", 7),
+    "regex": ("[a", "", "(?=a)"),
+    "grammar": ("root ::= a", "start: b", ""),
+    "thinking": ("loud", None),
     "system_prompt": (5, " ", "\0", "\ud83d"),
 }
 BAD_MESSAGES = {

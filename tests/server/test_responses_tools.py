@@ -442,16 +442,16 @@ SHOWN = (
 @pytest.mark.parametrize(
     ("items", "prompt"),
     [
-        ([CALL_ITEM, RESULT], "assistant(||None|c1add{'a': 2};)tool(addc1||5|)"),
+        ([CALL_ITEM, RESULT], "assistant(|||c1add{'a': 2};)tool(addc1||5|)"),
         (
             [CALL_ITEM, OTHER_CALL, OTHER_RESULT, RESULT],
-            "assistant(||None|c1add{'a': 2};c2name{};)tool(namec2||Ada|)tool(addc1||5|)",
+            "assistant(|||c1add{'a': 2};c2name{};)tool(namec2||Ada|)tool(addc1||5|)",
         ),
         (
             [THOUGHT_ITEM, MESSAGE, CALL_ITEM, RESULT, MESSAGE],
             "assistant(|hm|Let me see.|c1add{'a': 2};)tool(addc1||5|)assistant(||Let me see.|)",
         ),
-        ([THOUGHT_ITEM, CALL_ITEM, RESULT], "assistant(|hm|None|c1add{'a': 2};)tool(addc1||5|)"),
+        ([THOUGHT_ITEM, CALL_ITEM, RESULT], "assistant(|hm||c1add{'a': 2};)tool(addc1||5|)"),
         ([THOUGHT_ITEM, *SAID], "assistant(|hm||)user(||2+3?|)"),
         ([THOUGHT_ITEM, THOUGHT_ITEM, MESSAGE, *SAID], "assistant(|hm\nhm|Let me see.|)user(||2+3?|)"),
         ([MESSAGE, THOUGHT_ITEM, MESSAGE, *SAID], "assistant(||Let me see.|)assistant(|hm|Let me see.|)user(||2+3?|)"),

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from headrace.errors import shortened
 from headrace.server.errors import ApiError
 from headrace.server.wire import MAX_VALUES, JsonSchema, Sampling, Wire, check_size
+from headrace.text.thinking import tags_of
 
 __all__ = [
     "AllowedTools",
@@ -359,7 +360,8 @@ def effort_overrides(
             message = f"{place} is {json.dumps(effort)}, but {other} says something else; allowed: one of the two"
             raise ApiError(400, message, param=place, code="invalid_value")
         if effort == "none":
-            settings["thinking_budget"] = 0
+            if body.thinking_tags is not None or tags_of(template or "") is not None:  # else there is nothing to close
+                settings["thinking_budget"] = 0
         elif "reasoning_effort" not in (template or ""):
             message = (
                 f"{place} is {json.dumps(effort)}, which means nothing to this model's chat template; "
