@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "headrace"
 
 LAYERS = {
-    0: ["errors", "checks", "config", "gathered", "outline", "pricing", "request", "events", "results"],
+    0: ["errors", "checks", "config", "gathered", "outline", "pricing", "request", "events", "results", "vocabulary"],
     1: ["text", "llama", "store"],
     2: ["engine"],
     3: [

@@ -24,9 +24,10 @@ from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores
 from headrace.errors import EngineClosedError, InvalidRequestError
 from headrace.pricing import Pricing
-from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, Vocabulary, check_text
+from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.template import checked_messages
+from headrace.vocabulary import Vocabulary
 
 __all__ = ["Core", "Job", "Lane", "checked_config", "load_core"]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from headrace.config import StreamConfig
 from headrace.errors import ContextOverflowError, InvalidRequestError
@@ -15,12 +16,13 @@ from headrace.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
 from headrace.text.template import ChatTemplate, Segment
 from headrace.text.thinking import tags_of
 from headrace.text.tools import HERMES, check_calls, format_of, instructed
+from headrace.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from headrace.text.grammar import Grammars
     from headrace.toolbox import Tool
 
-__all__ = ["ChatOptions", "Messages", "Prepared", "Prompt", "Prompts", "Vocabulary", "check_text"]
+__all__ = ["ChatOptions", "Messages", "Prepared", "Prompt", "Prompts", "check_text"]
 
 Prompt = str | Sequence[int]
 Messages = Sequence[Any]
@@ -29,56 +31,6 @@ Messages = Sequence[Any]
 _USUAL_PIECE = 16
 # At the end of a prompt of token ids, so many are looked at for a tag that opens a thought.
 _LONGEST_TAG = 16
-
-
-class Vocabulary(Protocol):
-    """The part of a model that turns text into tokens and back; every method may be called from any thread."""
-
-    @property
-    def add_bos(self) -> bool: ...
-
-    @property
-    def add_eos(self) -> bool: ...
-
-    @property
-    def bos_token(self) -> int | None: ...
-
-    @property
-    def eos_token(self) -> int | None: ...
-
-    @property
-    def bos_text(self) -> str: ...
-
-    @property
-    def eos_text(self) -> str: ...
-
-    @property
-    def special_texts(self) -> tuple[str, ...]: ...
-
-    @property
-    def chat_template(self) -> str | None: ...
-
-    @property
-    def longest_piece(self) -> int: ...
-
-    @property
-    def n_vocab(self) -> int: ...
-
-    @property
-    def eog_tokens(self) -> frozenset[int]: ...
-
-    @property
-    def special_tokens(self) -> Mapping[int, str]: ...
-
-    def piece(self, token: int) -> bytes: ...
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
-
-    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes: ...
-
-    def check_tokens(self, tokens: Sequence[int]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Prepared(NamedTuple):
@@ -132,6 +84,8 @@ class Prompts:
         self._vocabulary = vocabulary
         self._max_length = max_length
         self._name = name
+        self._lock = threading.Lock()
+        self._grammars: Grammars | None = None
 
     # Text.
 
@@ -262,12 +216,15 @@ class Prompts:
             special_texts=vocabulary.special_texts,
         )
 
-    @cached_property
+    @property
     def grammars(self) -> Grammars:
         """What compiles grammars for the model."""
         from headrace.text.grammar import Grammars
 
-        return Grammars.of(self._vocabulary)
+        with self._lock:  # there must be but one: it makes a large table of the vocabulary
+            if self._grammars is None:
+                self._grammars = Grammars.of(self._vocabulary)
+            return self._grammars
 
     @cached_property
     def tool_format(self) -> ToolFormat | None:

@@ -6,10 +6,9 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 
 from headrace.errors import GenerationError, InvalidRequestError, shortened
 from headrace.text.json_schema import checked_schema
+from headrace.vocabulary import TokenTable
 
-__all__ = ["Grammar", "Grammars", "Matcher", "Vocabulary", "make_tokenizer"]
+__all__ = ["Grammar", "Grammars", "Matcher", "make_tokenizer"]
 
 # How many compiled grammars are kept; one takes from a few KB to some MB.
 _NUM_KEPT = 32
@@ -58,23 +58,6 @@ _WORDS = {
 _JSON_IN_LARK = re.compile(r"%json\s*")
 
 
-class Vocabulary(Protocol):
-    """What a model must tell of its tokens."""
-
-    @property
-    def n_vocab(self) -> int: ...
-
-    @property
-    def eog_tokens(self) -> frozenset[int]: ...
-
-    @property
-    def special_tokens(self) -> Mapping[int, str]: ...
-
-    def piece(self, token: int) -> bytes: ...
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
-
-
 class Grammars:
     """The compiled grammars of one model. Every method may be called from any thread; none should be the engine's.
 
@@ -92,7 +75,7 @@ class Grammars:
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary) -> Grammars:
+    def of(cls, vocabulary: TokenTable) -> Grammars:
         """Those of a model."""
         return cls(lambda: make_tokenizer(vocabulary), vocabulary.n_vocab)
 
@@ -255,7 +238,7 @@ class Matcher:
         return GenerationError(f"the grammar does not let the output go on: {_readable(self._matcher.get_error())}")
 
 
-def make_tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
+def make_tokenizer(vocabulary: TokenTable) -> LLTokenizer:
     """llguidance's view of a vocabulary: the bytes that each token adds to the output, and how text becomes tokens."""
     return LLTokenizer(TokenizerWrapper(_Tokens(vocabulary)), eos_token=_ends(vocabulary), slices=list(_SLICES))
 
@@ -265,7 +248,7 @@ class _Tokens:
 
     bos_token_id = None
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: TokenTable) -> None:
         self._vocabulary = vocabulary
         self._ids: dict[bytes, int] | None = None
         self._longest = 0
@@ -318,7 +301,7 @@ class _CompileError(Exception):
     """Why llguidance refused a grammar, in its words."""
 
 
-def _ends(vocabulary: Vocabulary) -> list[int]:
+def _ends(vocabulary: TokenTable) -> list[int]:
     # llguidance needs one; for a model without, it is a token that is not there.
     return sorted(vocabulary.eog_tokens) or [vocabulary.n_vocab]
 
