@@ -27,6 +27,7 @@ __all__ = ["ChatOptions", "Messages", "Prepared", "Prompt", "Prompts", "check_te
 Prompt = str | Sequence[int]
 Messages = Sequence[Any]
 
+_OF_TOOLS = ("tool", "function")
 # Bytes that tokens of text have at most in any text that is one.
 _USUAL_PIECE = 16
 # At the end of a prompt of token ids, so many are looked at for a tag that opens a thought.
@@ -180,12 +181,20 @@ class Prompts:
         """
         check_calls(messages)
         tools = [tool.as_openai() for tool in options.offered]
-        if self.tool_format is None:
-            if tools or any(message["role"] in ("tool", "function") or "tool_calls" in message for message in messages):
-                messages = instructed(list(messages), tools)
-            tools = []
-        else:
-            messages = [_as_templates_want(message) for message in messages]
+        if self.tool_format is not None:
+            return self._rendered([_as_templates_want(message) for message in messages], options, tools)
+        if not (tools or any(message["role"] in _OF_TOOLS or "tool_calls" in message for message in messages)):
+            return self._rendered(messages, options)
+        try:
+            return self._rendered(instructed(list(messages), tools), options)
+        except InvalidRequestError:
+            if not tools or messages[0]["role"] != "user":
+                raise
+            return self._rendered(instructed(list(messages), tools, has_system=False), options)
+
+    def _rendered(
+        self, messages: Messages, options: ChatOptions, tools: list[dict[str, Any]] | None = None
+    ) -> list[Segment]:
         return self.template.render(
             messages,
             tools=tools or None,

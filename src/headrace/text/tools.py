@@ -50,6 +50,7 @@ _LLAMA = ToolFormat(trigger='{"name": "', head="", middle='", "parameters": ', t
 _CHUNK = re.compile(r'<[^<>]+>|\[[A-Z_]+\]|"\w+"|[][{}:,"]|[^\s"]+')
 _NAME = re.compile(r"[\w.-]*")
 _SPACE = re.compile(r"\s*")
+_RESULTS = ("tool", "function")
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
 
@@ -312,26 +313,42 @@ To call a function, write its name and its arguments as JSON in <tool_call></too
 </tool_call>"""
 
 
-def instructed(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def instructed(
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]], *, has_system: bool = True
+) -> list[dict[str, Any]]:
     """The messages for a model whose template knows nothing of tools: all about them is said in words.
 
     The system message ends with an instruction and the tools' descriptions; calls of earlier turns are written as the
-    instruction says; a tool's result is a user's message, in <tool_response></tool_response>.
+    instruction says; the results of one turn's tools are a user's message, each in <tool_response></tool_response>.
+
+    Args:
+        messages: checked copies.
+        tools: as OpenAI describes them.
+        has_system: whether the template takes a system message; otherwise the first message begins with all that.
     """
-    turns = [_spoken(message) for message in messages]
+    turns: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        if message["role"] not in _RESULTS:
+            turns.append(_spoken(message))
+            continue
+        result = f"<tool_response>\n{message['content']}\n</tool_response>"
+        if i and messages[i - 1]["role"] in _RESULTS:  # many templates refuse two messages of one role in a row
+            turns[-1]["content"] += f"\n{result}"
+        else:
+            turns.append({"role": "user", "content": result})
     if not tools:
         return turns
     instruction = _INSTRUCTION.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
     if turns[0]["role"] == "system":
         turns[0]["content"] = f"{turns[0]['content']}\n\n{instruction}"
-    else:
+    elif has_system:
         turns.insert(0, {"role": "system", "content": instruction})
+    else:
+        turns[0]["content"] = f"{instruction}\n\n{turns[0]['content']}"
     return turns
 
 
 def _spoken(message: dict[str, Any]) -> dict[str, Any]:
-    if message["role"] in ("tool", "function"):
-        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
     calls: list[dict[str, Any]] = message.get("tool_calls") or []
     written = [_written(call["function"]) for call in calls]
     return {"role": message["role"], "content": "\n".join(filter(None, (message["content"], *written)))}

@@ -1,4 +1,4 @@
-"""Faults that were found by trying to break what chats take and give: real templates, odd messages, hostile tools."""
+"""Messages of all kinds make a prompt, or a clear error: real templates, odd messages, hostile tools."""
 
 from __future__ import annotations
 
@@ -195,3 +195,24 @@ def test_a_decimal_is_a_number() -> None:
     schema = Schema.of("json_schema", Decimal)
     assert schema.json == {"type": "number"}
     assert schema.parse("2.5") == Decimal("2.5")
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if loop.index0 and m.role == messages[loop.index0 - 1].role %}{{ raise_exception('twice') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}\n{% endfor %}"
+)
+
+
+def test_a_template_without_system_messages_is_told_of_tools_by_the_first_message() -> None:
+    results = [{"role": "tool", "tool_call_id": id, "content": id} for id in ("c1", "c2")]
+    calls = [{"id": id, "type": "function", "function": {"name": "look", "arguments": "{}"}} for id in ("c1", "c2")]
+    turns = [HI, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    with scripted(chat_template=NO_SYSTEM) as made:
+        text = made.model.apply_chat_template(turns, tools=[tool(COUNT)])
+        with pytest.raises(InvalidRequestError, match="System role"):
+            made.model.apply_chat_template([{"role": "system", "content": "be"}, *turns], tools=[tool(COUNT)])
+    assert text.startswith("user: You may call")
+    assert text.count("user: ") == 2
+    assert "\n\nHi\n" in text
+    assert "<tool_response>\nc1\n</tool_response>\n<tool_response>\nc2\n</tool_response>" in text
