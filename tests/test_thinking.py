@@ -473,9 +473,20 @@ def test_a_budget_leaves_a_shorter_thought_alone() -> None:
     assert (result.thinking, result.text, result.usage.thinking_tokens) == ("a", "c", 3)
 
 
-def test_a_budget_closes_behind_half_a_tag() -> None:
-    _, result = generate([b"<think>", b"a", b"</th", b"b"], thinking_budget=2)
-    assert (result.thinking, result.text) == ("a</th", "b")
+def test_a_budget_lets_a_tag_that_was_begun_be_finished() -> None:
+    _, result = generate([b"<think>", b"a", b"</th", b"ink>", b"b"], thinking_budget=2)
+    assert (result.thinking, result.text) == ("a", "b")
+    _, result = generate([b"<think>", b"a", b"</th", b"x", b"b"], thinking_budget=2)
+    assert (result.thinking, result.text) == ("a</thx", "b"), "it was none, so that now the tag is forced"
+
+
+@pytest.mark.parametrize("thinking", ["split", "hide"])
+def test_a_forced_tag_that_is_cut_shows_nothing_of_itself(thinking: str) -> None:
+    for most in range(1, 1 + len("<think>ab</think>")):
+        _, result = generate(
+            [bytes([byte]) for byte in b"<think>abcd"], thinking=thinking, thinking_budget=2, max_tokens=most
+        )
+        assert "<" not in result.text + (result.thinking or "") or most < len("<think>")
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5])

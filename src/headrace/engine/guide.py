@@ -75,6 +75,7 @@ class Guide:
         self._is_constrained = outline.answer is not None or outline.is_required
         self._minds_tags = self._is_constrained or outline.call is not None
         self._choices: tuple[tuple[int, ...], ...] = ()
+        self._has_chosen = False  # whether the first token of one of them has come
         self._mode = _Mode.FREE
         if self._is_constrained and not outline.is_thinking:
             self._begin_answer(may_think=True)
@@ -85,6 +86,11 @@ class Guide:
     def is_over(self) -> bool:
         """Whether nothing may follow: the answer's grammar has come to its end, or the calls have."""
         return self._mode is _Mode.DONE and not self._forced
+
+    @property
+    def is_in_tag(self) -> bool:
+        """Whether a tag or a trigger has been begun that has to be completed."""
+        return bool(self._forced) or (self._mode is _Mode.CHOICE and self._has_chosen)
 
     @property
     def is_accepting(self) -> bool:
@@ -134,6 +140,7 @@ class Guide:
         if outline.tools is not None:
             choices.append(outline.calling)
         self._choices = tuple(choices)
+        self._has_chosen = False
         self._matcher = outline.answer.start() if outline.answer is not None and not outline.is_required else None
         if self._matcher is None and len(choices) == 1:
             self._mode = _Mode.FREE
@@ -157,6 +164,7 @@ class Guide:
             self._follow(token)
             return
         self._matcher = None
+        self._has_chosen = True
         # A thought and a call may begin alike: "<" is the first token of "<think>" as of "<tool_call>".
         self._choices = tuple(choice[1:] for choice in self._choices if choice[0] == token)
         if len(self._choices) == 1 or not all(self._choices):
@@ -192,7 +200,8 @@ class Guide:
             return
         outline, output = self._outline, self._output
         if output.is_thinking:
-            if outline.budget is not None and self._num_thought >= outline.budget:
+            # A tag that the model has begun to write itself it may finish.
+            if outline.budget is not None and self._num_thought >= outline.budget and not output.is_closing:
                 self._forced.extend(outline.closing)
             self._num_thought += 1
         elif output.is_calling:

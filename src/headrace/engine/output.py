@@ -118,6 +118,11 @@ class Output:
         return "tool_call" if self._calls is not None and self._calls.is_in_calls else "text"
 
     @property
+    def is_closing(self) -> bool:
+        """Whether the beginning of the tag that closes the thought has come, and not the rest."""
+        return self.is_thinking and self._thought is not None and self._thought.is_closing
+
+    @property
     def is_hidden(self) -> bool:
         """Whether what comes now may be part of a thought that is to be hidden."""
         return self._hides and not self.is_answer
@@ -159,16 +164,21 @@ class Output:
         if text:
             self._answer(text)
 
-    def flush(self) -> None:
-        """Read to the end: what was held back is no beginning of anything."""
+    def flush(self, *, is_in_tag: bool = False) -> None:
+        """Read to the end: what was held back is no beginning of anything.
+
+        Args:
+            is_in_tag: whether it is known to be part of a tag or a trigger, and so no text.
+        """
         text = self._detokenizer.flush()
-        if self._thought is not None:
-            thought, text = self._thought.flush()
-            self._note(thought)
-        if text:
-            self._answer(text)
-        for part in self._calls.flush() if self._calls is not None else ():
-            self._put(part)
+        if not is_in_tag:
+            if self._thought is not None:
+                thought, text = self._thought.flush()
+                self._note(thought)
+            if text:
+                self._answer(text)
+            for part in self._calls.flush() if self._calls is not None else ():
+                self._put(part)
         if self._stops is not None and self._stops.matched is None:
             self._show(self._stops.flush())
 

@@ -132,7 +132,7 @@ class Sequence:
         if output.is_plain and reason is None:
             return TokenEvent(text, token, number, timestamp, piece, logprob, top), None
         if reason is not None and reason != "stop_sequence":
-            output.flush()
+            output.flush(is_in_tag=self.guide is not None and self.guide.is_in_tag)
             if output.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
                 reason, self.is_complete = "stop_sequence", False
         kind, more, tool_call = output.take() or Part("thinking" if was_thinking else output.kind, "")

@@ -20,7 +20,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 # Keys that a JSON object may have; the largest that means something is a logit_bias.
 _MAX_KEYS = 4096
 # Objects and lists that a body may have: two seconds go by until a million of them are made.
-_MAX_CONTAINERS = 100_000
+_MAX_CONTAINERS = 50_000
 _LARGE = 65_536  # bytes from which on a body is looked at before it is parsed
 # One that does not end reaches to the end, so that no byte is looked at twice.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)

@@ -120,7 +120,8 @@ class ChatTemplate:
         """
         turns = checked_messages(messages)
         guard = Guard(self._specials)
-        variables = guard.values({name: _checked(value, name) for name, value in extra.items()}, guard.escaped)
+        checked = {name: _checked(value, f"template_kwargs.{name}") for name, value in extra.items()}
+        variables = guard.values(checked, guard.escaped)
         variables |= self._tokens
         variables["tools"] = guard.values(_checked_tools(tools), guard.guarded)
         variables["messages"] = turns = [

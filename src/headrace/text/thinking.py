@@ -70,6 +70,11 @@ class ThoughtSplitter:
         """Whether the answer has begun."""
         return self.phase is Phase.ANSWER
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the text ends with the beginning of the closing tag."""
+        return self.phase is Phase.THINKING and overlap(self._held, self._tags.closer) > 0
+
     def feed(self, text: str) -> tuple[str, str]:
         """What this text adds to the thought, and what to the answer."""
         if self.phase is Phase.ANSWER:
