@@ -349,9 +349,9 @@ def test_calls_are_in_the_frames_of_their_tokens_and_in_the_last() -> None:
         for i, (text, call) in enumerate((("", begins), ('{"a"', goes_on)))
     )
     assert (first["kind"], first["text"]) == ("tool_call", "")
-    assert first["tool_call"] == {"index": 0, "id": "call_1", "name": "add", "arguments": ""}
+    assert first["tool_call"] == {"index": 0, "id": "call_1", "name": "add", "arguments": "", "is_complete": False}
     assert (second["kind"], second["text"]) == ("tool_call", '{"a"')
-    assert second["tool_call"] == {"index": 0, "id": None, "name": None, "arguments": '{"a"'}
+    assert second["tool_call"] == {"index": 0, "id": None, "name": None, "arguments": '{"a"', "is_complete": False}
     calls = (ToolCall("call_1", "add", '{"a"', is_complete=False),)
     done = json.loads(session.done("a", GenerationResult("", "length", tool_calls=calls)))
     assert done["tool_calls"] == [{"id": "call_1", "name": "add", "arguments": '{"a"', "is_complete": False}]
@@ -370,7 +370,7 @@ def test_what_is_left_at_the_end_is_in_the_last_tokens_frame() -> None:
         {
             "text": "{}",
             "kind": "tool_call",
-            "tool_call": {"index": 0, "id": "call_1", "name": "add", "arguments": "{}"},
+            "tool_call": {"index": 0, "id": "call_1", "name": "add", "arguments": "{}", "is_complete": False},
         },
     ]
     assert (frame["index"], session.room("a")) == (1, 0), "a frame is a token, whatever it brings"
