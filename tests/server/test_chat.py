@@ -227,8 +227,8 @@ def test_what_has_no_effect_is_accepted() -> None:
     assert answer.status == 200, answer.body
 
 
-TOO_DEEP = '{"model":"scripted","messages":' + "[" * 50_000 + "]" * 50_000 + "}"
-MANY = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","content":"x"}'] * 50_001) + "]}"
+TOO_DEEP = '{"model":"scripted","messages":' + "[" * 40_000 + "]" * 40_000 + "}"
+MANY = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","content":"x"}'] * 20_001) + "]}"
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_bad_frame_is_answered(frame: dict[str, Any], code: str, says: str) ->
         ("{", "invalid_json"),
         ('{"type":"ping"} {}', "invalid_json"),
         ('{"type":"ping","type"', "invalid_json"),
-        ('{"a":' * 100_000, "invalid_json"),
+        ('{"a":' * 40_000, "invalid_json"),
         ("x" * (MAX_FRAME + 1), "frame_too_large"),
         ("ü" * (MAX_FRAME // 2 + 1), "frame_too_large"),
         ('{"type":"generate","id":"a","prompt":"' + "x" * MAX_FRAME + '"}', "frame_too_large"),
