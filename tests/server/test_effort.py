@@ -1,4 +1,4 @@
-"""What once went wrong with thoughts, tools and forms on the wire."""
+"""How much a model shall reason means something only where it has thoughts."""
 
 from __future__ import annotations
 
