@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import itertools
@@ -265,7 +266,8 @@ class AsyncCalls(Calls):
         from headrace.tool_loop import run_tools_async
         from headrace.toolbox import tools_of
 
-        offered, choose = tools_of(tools), _choices(overrides)
+        # To describe functions takes milliseconds each.
+        offered, choose = await asyncio.to_thread(tools_of, tools), _choices(overrides)
 
         async def answer(turns: list[dict[str, Any]]) -> GenerationResult:
             stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(choose), **overrides)
