@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from headrace.engine.output import Output
 from headrace.outline import Matcher, Outline
-from headrace.text.thinking import Phase
 
 __all__ = ["Guide"]
 
@@ -210,7 +209,7 @@ class Guide:
                 self._is_in_call = True
                 self._matcher = grammar.start()
                 self._mode = _Mode.MATCH
-        elif self._is_constrained and output.phase is Phase.ANSWER and not self._has_calls:
+        elif self._is_constrained and output.is_answer and not self._has_calls:
             self._begin_answer(may_think=False)
 
 

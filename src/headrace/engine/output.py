@@ -10,7 +10,7 @@ from headrace.outline import Outline
 from headrace.results import Kind, Part, ToolCall, ToolCallDelta
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.stops import StopMatcher
-from headrace.text.thinking import Phase, ThoughtSplitter
+from headrace.text.thinking import ThoughtSplitter
 from headrace.text.tools import CallReader
 
 __all__ = ["Output"]
@@ -86,11 +86,6 @@ class Output:
         return self._stops.matched if self._stops is not None else None
 
     @property
-    def phase(self) -> Phase:
-        """Whether it has begun, and is a thought or an answer."""
-        return self._thought.phase if self._thought is not None else Phase.ANSWER
-
-    @property
     def is_calling(self) -> bool:
         """Whether it is inside a tool call."""
         return self._calls is not None and self._calls.is_calling
@@ -103,7 +98,7 @@ class Output:
     @property
     def is_answer(self) -> bool:
         """Whether the answer has begun."""
-        return self._thought is None or self._thought.phase is Phase.ANSWER
+        return self._thought is None or self._thought.is_over
 
     @property
     def is_thinking(self) -> bool:
