@@ -26,18 +26,19 @@ def test_no_more_than_the_buffer_waits_unread(size: int) -> None:
 
     def watch(*_: object) -> None:
         nonlocal most
-        most = max(most, *map(unread, streams), 0) if streams else most
+        most = max(most, *map(unread, streams), 0)
 
     with scripted(LONG, before_step=watch) as made:
         streams.append(made.model.generate_stream("p", buffer_size=size))
         wait_for_pause(made)
+        # Only here is a full buffer sure to be seen: once it is read, the engine may lag behind the reader throughout.
         assert unread(streams[0]) == streams[0].tokens_generated() == size
         text = ""
         while (token := within(next, streams[0], None)) is not None:
             text += token.text
             most = max(most, unread(streams[0]))
         assert text == LONG
-        assert 0 < most <= size
+        assert most <= size
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 64])
