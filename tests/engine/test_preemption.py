@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -165,11 +166,12 @@ def test_whatever_comes_and_goes_the_others_finish(
         before_step=script,
     ) as made:
         streams: list[TokenStream] = []
+        joins = threading.Lock()  # of the engine thread, and of this one
 
         def join() -> None:
-            if len(streams) == len(joining):
-                return
-            streams.append(made.model.generate_stream(joining[len(streams)][0]))
+            with joins:
+                if len(streams) < len(joining):
+                    streams.append(made.model.generate_stream(joining[len(streams)][0]))
 
         def leave(at: int) -> None:
             if at < len(streams):

@@ -190,6 +190,32 @@ def test_cancelling_by_name() -> None:
     run_async(run())
 
 
+@pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_who_cancels_by_name_is_told_what_was_used(path: str, resumable: bool) -> None:
+    async def run() -> None:
+        gate = Gate()
+        prices = {"price_prompt": 1_000_000, "price_completion": 1_000_000}
+        async with running(LONG, prices, before_step=gate) as server:
+            asked = {"messages": USER} if "chat" in path else {"prompt": "abc", "max_tokens": 50}
+            body = {"model": MODEL, **asked, "stream": True, "stream_options": {"include_usage": True}}
+            socket = server.open("POST", path, {**body, "resumable": resumable}, X_Request_Id="a")
+            await in_thread(gate.step, 4)
+            await in_thread(gate.wait)
+            await server.ask("DELETE", "/v1/streams/a")
+            gate.open()
+            *_, account, last = (await socket.until_over()).chunks
+            assert last["error"]["code"] == "cancelled"
+            assert account["choices"] == []
+            usage, timings = account["usage"], account["timings"]
+            prompt = 8 if "chat" in path else 3
+            assert (usage["prompt_tokens"], usage["total_tokens"]) == (prompt, prompt + usage["completion_tokens"])
+            assert timings["predicted_n"] == usage["completion_tokens"] in (4, 5)
+            assert usage["cost"] == pytest.approx(usage["total_tokens"])
+
+    run_async(run())
+
+
 def test_an_error_after_the_first_byte() -> None:
     """It is one event, and then the end; what was generated until then came before it."""
 

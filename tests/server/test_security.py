@@ -12,7 +12,7 @@ from headrace.server import Settings
 from server.harness import MODEL, USER, running
 
 KEYS = {"api_keys": ["first-key", "second-key"]}
-GUARDED = ["/v1/models", "/v1/models/x", "/v1/streams/x", "/metrics", "/docs", "/openapi.json", "/"]
+GUARDED = ["/v1/models", "/v1/models/x", "/v1/streams/x", "/metrics", "/docs", "/openapi.json"]
 
 
 def test_keys_guard_everything_but_health() -> None:

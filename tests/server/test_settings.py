@@ -44,6 +44,7 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         "host": "::1",
         "port": 81,
         "websocket": True,
+        "page": False,
         "api_keys": ["a", "b"],
         "api_key_file": str(keys),
         "cors_origins": ["https://a.example", "http://localhost:3000"],

@@ -55,6 +55,10 @@ def serve(
         bool | None,
         typer.Option("--websocket/--no-websocket", help="Whether there is a WebSocket at /ws.  [default: no]"),
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="Whether there is the chat page at /.  [default: yes]"),
+    ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,6 +132,7 @@ def serve(
         "host": host,
         "port": port,
         "websocket": websocket,
+        "page": page,
         "api_keys": api_key or None,
         "api_key_file": api_key_file,
         "cors_origins": cors_origin or None,

@@ -1,6 +1,7 @@
 """The server: the engine behind OpenAI's HTTP endpoints and a WebSocket; install it with `headrace[server]`."""
 
 from headrace.server.app import create_app
+from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.service import Service
 from headrace.server.settings import Settings
@@ -12,6 +13,7 @@ __all__ = [
     "create_app",
     "openai_router",
     "operations_router",
+    "page_router",
     "streams_router",
     "websocket_router",
 ]

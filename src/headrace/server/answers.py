@@ -168,7 +168,7 @@ class ChatDelta(Answer):
     role: Literal["assistant"] = "assistant"
     content: str = ""
     reasoning_content: str = ""
-    tool_calls: list[CallDelta] = Field(default=[], min_length=1, max_length=1)
+    tool_calls: list[CallDelta] = Field(default=[], max_length=1, description="empty with a token_index alone")
 
 
 class ChatChunkChoice(Answer):
@@ -178,6 +178,7 @@ class ChatChunkChoice(Answer):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: ChatReason | None
+    token_index: int | None = Field(default=None, description="with the last chunk of a token, where asked for")
 
 
 class ChatChunk(Answer):
@@ -215,6 +216,7 @@ class TextChunkChoice(TextChoice):
     """A piece of one continuation."""
 
     finish_reason: TextReason | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    token_index: int | None = Field(default=None, description="of the token, where asked for")
 
 
 class TextCompletion(Answer):

@@ -14,6 +14,7 @@ import headrace
 from headrace.model import AsyncModel, Model
 from headrace.server.endpoint import error_response, id_of, router_of
 from headrace.server.errors import ApiError
+from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.service import Service
 from headrace.server.settings import Settings
@@ -42,6 +43,8 @@ def app_of(service: Service) -> FastAPI:
         app.include_router(make_router(service))
     if service.settings.websocket:
         app.include_router(websocket_router(service))
+    if service.settings.page:
+        app.include_router(page_router(service))
     _add_documentation(app, service)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
@@ -68,10 +71,6 @@ def _add_documentation(app: FastAPI, service: Service) -> None:
     @router.get("/docs", include_in_schema=False)
     async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
         return get_swagger_ui_html(openapi_url="openapi.json", title="headrace")
-
-    @router.get("/", include_in_schema=False)
-    async def index() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return {"name": "headrace", "version": headrace.__version__, "documentation": "/docs", "models": "/v1/models"}
 
     app.include_router(router)
 

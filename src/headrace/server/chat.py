@@ -52,6 +52,7 @@ class ChatRequest(Sampling):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     stream_options: StreamOptions | None = None
     return_progress: bool | None = None
+    return_token_index: bool | None = None
     response_format: Format | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
@@ -90,6 +91,7 @@ class Chat(Choices):
             raise ApiError(400, message, param="max_completion_tokens")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = bool(body.logprobs)
+        self._has_index = bool(body.return_token_index)
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
         self._messages = turns_of(body.messages)
@@ -137,8 +139,8 @@ class Chat(Choices):
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         """A chunk for each token that has something to show."""
-        if self.wants_tokens:
-            return self._tokens_with_logprobs(choice, tokens)
+        if self.wants_tokens or self._has_index:
+            return [chunk for token in tokens for chunk in self._whole_token(choice, token)]
         chunks: list[bytes] = []
         head = f"{self._before_index}{choice}"
         for token in tokens:
@@ -148,21 +150,27 @@ class Chat(Choices):
                 chunks.append(f"{head}{self._before[token.kind]}{quoted(token.text)}{self._after_text}".encode())
         return chunks
 
-    def _part(self, choice: int, part: Part, logprobs: dict[str, Any] | None = None) -> list[bytes]:
-        return [self._chunk({"index": choice, "delta": delta, "logprobs": logprobs}) for delta in _deltas(part)]
+    def _part(self, choice: int, part: Part) -> list[bytes]:
+        return [self._chunk({"index": choice, "delta": delta}) for delta in _deltas(part)]
 
-    def _tokens_with_logprobs(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        chunks: list[bytes] = []
-        for token in tokens:
-            parts, logprobs = list(token.parts), None
-            if ready := self._held[choice].feed([token]):
-                logprobs = {"content": [logprob_entry(one) for one in ready], "refusal": None}
-                if not any(part.kind == "text" for part in parts):
-                    parts.append(Part("text", ""))  # theirs was sent before
-            last = max((at for at, part in enumerate(parts) if part.kind == "text"), default=None)
-            for at, part in enumerate(parts):
-                chunks += self._part(choice, part, logprobs if at == last else None)
-        return chunks
+    def _whole_token(self, choice: int, token: Token) -> list[bytes]:
+        """The chunks of a token with what was asked for beside its text."""
+        parts, logprobs = list(token.parts), None
+        if self.wants_tokens and (ready := self._held[choice].feed([token])):
+            logprobs = {"content": [logprob_entry(one) for one in ready], "refusal": None}
+            if not any(part.kind == "text" for part in parts):
+                parts.append(Part("text", ""))  # theirs was sent before
+        last = max((at for at, part in enumerate(parts) if part.kind == "text"), default=None)
+        choices = [
+            {"index": choice, "delta": delta, "logprobs": logprobs if at == last else None}
+            for at, part in enumerate(parts)
+            for delta in _deltas(part)
+        ]
+        if self._has_index:
+            # It comes with the last chunk of a token, so that a reader knows when it has all of it.
+            choices = choices or [{"index": choice, "delta": _NO_TEXT[token.kind]}]
+            choices[-1]["token_index"] = token.index
+        return [self._chunk(one) for one in choices]
 
     # Whole.
 
@@ -189,6 +197,14 @@ class Chat(Choices):
         if not self.wants_tokens:
             return None
         return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
+
+
+# What a token adds whose text is held back, by what it is going to be.
+_NO_TEXT: dict[str, dict[str, Any]] = {
+    "text": {"content": ""},
+    "thinking": {"reasoning_content": ""},
+    "tool_call": {"tool_calls": []},
+}
 
 
 def _deltas(part: Part) -> list[dict[str, Any]]:

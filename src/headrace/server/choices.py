@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from headrace.lane import Job
 from headrace.results import GenerationResult
-from headrace.server.common import FINISH_REASONS, dumps, progress_of, timings_of, usage_of
+from headrace.server.common import FINISH_REASONS, Measured, dumps, progress_of, timings_of, usage_of
 from headrace.server.errors import ApiError
 from headrace.server.service import Served
 from headrace.server.sse import event
@@ -60,20 +60,22 @@ class Choices:
 
     def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
         """The usage, where it was asked for, and the end."""
-        usage: list[bytes] = []
-        if self._with_usage:
-            usage.append(event(dumps({**self._head, "choices": [], "usage": self._usage(results)})))
+        usage = [self._usage_chunk(results)] if self._with_usage else []
         return [*usage, event("[DONE]")]
 
-    def failure(self, error: ApiError) -> list[bytes]:
-        """The error, which ends the stream."""
-        return [event(error.json())]
+    def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
+        """The usage until then, where it was asked for, and the error, which ends the stream."""
+        usage = [self._usage_chunk(streams, timings=timings_of(streams[0]))] if self._with_usage else []
+        return [*usage, event(error.json())]
 
     def _times(self, job: Job) -> list[Job]:
         """A job for each choice of a prompt. What they make is sent as text, whatever it could be parsed as."""
         return job._replace(parse=None).times(self._num_choices)
 
-    def _usage(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
+    def _usage_chunk(self, results: Sequence[Measured], **extra: Any) -> bytes:
+        return event(dumps({**self._head, "choices": [], "usage": self._usage(results), **extra}))
+
+    def _usage(self, results: Sequence[Measured]) -> dict[str, Any]:
         return usage_of(results, self._num_choices, self._served.pricing)
 
     def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:

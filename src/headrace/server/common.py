@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.pricing import Pricing
-from headrace.results import FinishReason, GenerationResult, Token
+from headrace.results import FinishReason, Metrics, Token, Usage
 from headrace.stream import AsyncTokenStream
 from headrace.text.detokenizer import Detokenizer
 
 __all__ = [
     "FINISH_REASONS",
     "HeldLogprobs",
+    "Measured",
     "cost_of",
     "dumps",
     "logprob",
@@ -47,7 +48,21 @@ def role_of(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-def usage_of(results: Sequence[GenerationResult], num_choices: int, pricing: Pricing | None) -> dict[str, Any]:
+class Measured(Protocol):
+    """A result, or a stream: what counts and times can be asked of."""
+
+    @property
+    def usage(self) -> Usage:
+        """The counts."""
+        ...
+
+    @property
+    def metrics(self) -> Metrics:
+        """The times."""
+        ...
+
+
+def usage_of(results: Sequence[Measured], num_choices: int, pricing: Pricing | None) -> dict[str, Any]:
     """The usage of a request, and what it costs: each prompt once, however many choices it had."""
     prompts = [result.usage for result in results[::num_choices]]
     prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
@@ -71,7 +86,7 @@ def cost_of(pricing: Pricing | None, prompt_tokens: int, cached_tokens: int, com
     return {"cost": cost, "cost_currency": pricing.currency}
 
 
-def timings_of(result: GenerationResult) -> dict[str, Any]:
+def timings_of(result: Measured) -> dict[str, Any]:
     """Times of a choice, in milliseconds, under the names that llama.cpp's server has for them."""
     usage, metrics = result.usage, result.metrics
     prompt_n = usage.prompt_tokens - usage.cached_tokens

@@ -66,6 +66,7 @@ class CompletionRequest(Sampling):
     logprobs: int | None = Field(default=None, ge=0, le=20)
     stream_options: StreamOptions | None = None
     return_progress: bool | None = None
+    return_token_index: bool | None = None
     best_of: Annotated[Any, Only(1)] = None
     suffix: Annotated[Any, Only("")] = None
 
@@ -89,6 +90,7 @@ class Completion(Choices):
             raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = body.logprobs is not None
+        self._has_index = bool(body.return_token_index)
         if body.thinking == "split":
             message = 'thinking is "split", but a completion is one text; allowed: "raw", "hide"'
             raise ApiError(400, message, param="thinking", code="invalid_value")
@@ -133,7 +135,10 @@ class Completion(Choices):
         for token in tokens:
             text = text_of(token)
             logprobs = self._logprobs[choice].feed([token]) if self.wants_tokens else None
-            if logprobs is not None and (text or logprobs["tokens"]):
+            if self._has_index:
+                one = {"index": choice, "text": text, "logprobs": logprobs, "token_index": token.index}
+                chunks.append(self._chunk(one))
+            elif logprobs is not None and (text or logprobs["tokens"]):
                 chunks.append(self._chunk({"index": choice, "text": text, "logprobs": logprobs}))
             elif text:
                 chunks.append(f"{head}{quoted(text)}{self._after_text}".encode())

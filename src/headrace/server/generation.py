@@ -56,8 +56,8 @@ class Renderer(Protocol):
         """What comes after the end of all choices."""
         ...
 
-    def failure(self, error: ApiError) -> list[bytes]:
-        """The end of it all where something went wrong."""
+    def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
+        """The end of it all where something went wrong; the streams have ended."""
         ...
 
 
@@ -114,8 +114,7 @@ class Generation:
         """
         if self.cancelled_by is None:
             self.cancelled_by = reason
-        for stream in self.streams:
-            stream.cancel()
+        self._cancel_all()
         self.on_cancel()
         if reason in ("disconnect", "stall"):
             self.end()  # nobody is there to read the end
@@ -145,7 +144,9 @@ class Generation:
                 yield batch
         except Exception as error:  # whatever it is, the client must learn that this was not all
             self.error = self._told(error)
-            yield renderer.failure(self.error)
+            self._cancel_all()
+            await self._all_ended()
+            yield renderer.failure(self.error, self.streams)
         finally:
             self.end()
 
@@ -191,15 +192,21 @@ class Generation:
             What is done when all have ended, and the request's id is free again.
         """
         if self._ending is None:
-            for stream in self.streams:
-                stream.cancel()
+            self._cancel_all()
             self._ending = asyncio.ensure_future(self._report_end())
         return self._ending
 
     async def _report_end(self) -> None:
+        await self._all_ended()
+        self._on_end(self)
+
+    def _cancel_all(self) -> None:
+        for stream in self.streams:
+            stream.cancel()
+
+    async def _all_ended(self) -> None:
         for stream in self.streams:
             await stream.wait_end()
-        self._on_end(self)
 
     def checked(self, result: GenerationResult) -> GenerationResult:
         """The result of one of the streams; ApiError where somebody cancelled it."""

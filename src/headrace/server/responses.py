@@ -97,7 +97,7 @@ class ResponseExchange:
         """The response, now complete."""
         return [self._items.event(f"response.{_status(results[0])}", response=self._ended(results[0]))]
 
-    def failure(self, error: ApiError) -> list[bytes]:
+    def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
         """The response as far as it came. An `error` beside it would keep clients from seeing it."""
         response = self._response(
             "failed",

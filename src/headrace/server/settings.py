@@ -81,6 +81,7 @@ class Settings(BaseSettings):
         host: the address to listen on.
         port: the port to listen on; 0 for any that is free.
         websocket: whether there is a WebSocket at `/ws`.
+        page: whether there is the chat page at `/`, and the client for browsers at `/headrace.js`.
         api_keys: the keys that open the server; it is open where there are none.
         api_key_file: a file with more of them, one a line; empty lines and those that begin with # do not count.
         cors_origins: the origins whose pages may use the server from a browser.
@@ -111,6 +112,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", min_length=1)
     port: _Whole = Field(default=8080, ge=0, le=65535)
     websocket: bool = False
+    page: bool = True
     api_keys: Annotated[tuple[str, ...], NoDecode, _Keys] = Field(default=(), repr=False)
     api_key_file: Path | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode, _Origins] = ()
