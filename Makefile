@@ -21,12 +21,17 @@ CLIENTS := python instructor pydantic-ai
 CLIENTS_STAMPS := $(CLIENTS:%=.venv-clients/%/.set-up)
 CLIENTS_TESTS := $(CLIENTS:%=test-clients-%)
 NODE_STAMP := tests/clients/node/node_modules/.set-up
+# Our own client for JavaScript, with what checks and tests it, and what the chat page takes from others.
+JS := clients/js
+JS_STAMP := $(JS)/node_modules/.set-up
+WEB := src/headrace/web
+VENDOR_STAMP := $(WEB)/vendor/node_modules/.set-up
 # The JSON Schema Test Suite, of the version that is locked, is only in the source package of jsonschema.
 SUITE := .venv/json-schema
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help run test test-clients $(CLIENTS_TESTS) bench bench-server lint lock clean
+.PHONY: help run serve test test-clients $(CLIENTS_TESTS) bench bench-server bench-page lint lock browser dist clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -34,8 +39,14 @@ help:
 run: $(STAMP)  ## stream an answer of SmolLM2; make run PROMPT='Tell me a story.'
 	@$(BIN)/headrace run smollm2 -- "$$PROMPT"
 
-test: lint  ## lint, types and all tests
+serve: $(STAMP) $(VENDOR_STAMP)  ## serve SmolLM2, with the chat page at http://127.0.0.1:8080
+	@$(BIN)/headrace serve smollm2
+
+test: lint browser  ## lint, types and all tests
 	$(BIN)/python -m pytest
+
+browser:
+	@scripts/install-browser
 
 test-clients: $(CLIENTS_TESTS)  ## the clients of others against a running server; add -j2 on 2 cores
 
@@ -48,10 +59,21 @@ bench: $(STAMP)  ## tokens per second against a bare decode loop
 bench-server: $(STAMP)  ## the server against others, given as PEERS='NAME=URL ...'; bench/README.md starts them
 	$(BIN)/python bench/server.py $(PEERS)
 
-lint: $(STAMP)  ## ruff and pyright
+bench-page: $(STAMP) $(VENDOR_STAMP) browser  ## how long the chat page keeps the browser busy at 300 tokens a second
+	$(BIN)/python bench/page.py
+
+lint: $(STAMP) $(JS_STAMP) $(VENDOR_STAMP)  ## ruff and pyright; biome and tsc
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	scripts/with-node $(JS)/node_modules/.bin/biome check --error-on-warnings
+	scripts/with-node $(JS)/node_modules/.bin/tsc --project $(JS)
+	scripts/with-node $(JS)/node_modules/.bin/tsc --project $(WEB)
+
+dist: $(STAMP) $(JS_STAMP) $(VENDOR_STAMP)  ## the packages for PyPI and npm, in dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	cd $(JS) && ../../scripts/with-node npm pack --pack-destination ../../dist
 
 # A folder without a stamp is what an interrupted set-up left, and is made anew; one with an old stamp is brought up to
 # date in place. All of it, build tools too, comes from the locks: hence no build isolation.
@@ -80,7 +102,15 @@ $(CLIENTS_STAMPS): .venv-clients/%/.set-up: tests/clients/%/requirements.txt | $
 	@touch $@
 
 $(NODE_STAMP): tests/clients/node/package-lock.json | $(STAMP)
-	cd tests/clients/node && ./with-node npm ci --no-audit --no-fund
+	cd $(<D) && "$(CURDIR)"/scripts/with-node npm ci --no-audit --no-fund
+	@touch $@
+
+$(JS_STAMP): $(JS)/package-lock.json | $(STAMP)
+	cd $(<D) && "$(CURDIR)"/scripts/with-node npm ci --no-audit --no-fund
+	@touch $@
+
+$(VENDOR_STAMP): $(WEB)/vendor/package-lock.json scripts/vendor | $(STAMP)
+	scripts/with-node scripts/vendor
 	@touch $@
 
 # uv is used for this alone; it lives in a folder of its own, so that nothing else comes to need it.
@@ -98,5 +128,6 @@ lock:  ## bring the locks in line with pyproject.toml; UPGRADE=--upgrade takes t
 	done
 
 clean:  ## remove what was set up, built and cached here
-	rm -rf .venv .venv-lock .venv-clients tests/clients/node/node_modules build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-clients build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf tests/clients/node/node_modules $(JS)/node_modules $(JS)/types $(WEB)/vendor/node_modules $(WEB)/vendor/*.js
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

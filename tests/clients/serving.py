@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def with_node(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in node/, with a Node that is new enough first on the PATH."""
     return subprocess.run(
-        [str(HERE / "node" / "with-node"), *command],
+        [str(HERE.parents[1] / "scripts" / "with-node"), *command],
         cwd=HERE / "node",
         env={**os.environ, **environment},
         capture_output=True,

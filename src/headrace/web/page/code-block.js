@@ -1,0 +1,18 @@
+/** A block of code: what language it is in, a button that copies it, and the code, which scrolls by itself. */
+
+import { copyButton } from "./copy.js";
+import { element } from "./dom.js";
+
+/**
+ * @param {string} language "" for none
+ * @returns {{ figure: HTMLElement, body: HTMLElement }} `body` is where the code goes
+ */
+export function codeFigure(language) {
+  const body = element("code", { class: language && `language-${language}` });
+  if (!language) body.removeAttribute("class");
+  const copy = copyButton("Copy code", () => body.textContent ?? "");
+  const head = element("figcaption", {}, element("span", { class: "language", text: language }), copy);
+  const label = language ? `Code in ${language}` : "Code";
+  const pre = element("pre", { tabindex: 0, role: "group", "aria-label": label }, body);
+  return { figure: element("figure", { class: "code" }, head, pre), body };
+}

@@ -1,0 +1,198 @@
+/** Puts the page together: what is open, and who is told of what. */
+
+import { TextGeneration } from "../headrace.js";
+import { createAnnouncer } from "./announce.js";
+import { Chat } from "./chat.js";
+import { Compare } from "./compare.js";
+import { Composer } from "./composer.js";
+import { byId } from "./dom.js";
+import { fillModels, Models } from "./models.js";
+import { Notice } from "./notice.js";
+import { keepSettings, loadSettings, optionsOf } from "./settings.js";
+import { SettingsDialog } from "./settings-dialog.js";
+import { Sidebar } from "./sidebar.js";
+import { openStore } from "./store.js";
+
+/** @import { Summary } from "./conversation.js" */
+/** @import { Settings } from "./settings.js" */
+
+const COMPARE = "#/compare";
+const NEW = "#/";
+
+let settings = loadSettings();
+/** @type {Summary[]} */
+let summaries = [];
+let isComparing = false;
+let numRoutes = 0;
+
+const notice = new Notice();
+const announce = createAnnouncer(byId("status", HTMLDivElement));
+const stage = byId("stage", HTMLDivElement);
+const modelSelect = byId("model", HTMLSelectElement);
+const compareButton = byId("compare-button", HTMLButtonElement);
+
+const dialog = new SettingsDialog(applySettings, showTheme);
+document.body.append(dialog.element);
+
+const sidebar = new Sidebar({ onOpen: (id) => go(id === null ? NEW : hashOf(id)), onDelete: remove });
+const composer = new Composer(send, () => view().stop());
+const models = new Models({ onModels: setModels, onProblem: showServerProblem, onKeyNeeded: askForKey });
+const surroundings = { announce, onAsk: () => composer.focus(), onKeyNeeded: askForKey };
+const compare = new Compare(() => settings, { ...surroundings, onChange: update });
+
+showTheme(settings.theme);
+TextGeneration.configure({ baseUrl: new URL("./", document.baseURI), apiKey: settings.apiKey || null });
+modelSelect.disabled = true;
+
+const store = openStore();
+const chat = new Chat(
+  store,
+  { ...surroundings, settings: () => ({ options: optionsOf(settings), systemPrompt: settings.systemPrompt }) },
+  { onChange: update, onList: setSummaries, onProblem: (text) => notice.show(text) },
+);
+addEventListener("hashchange", route);
+byId("settings-button", HTMLButtonElement).addEventListener("click", () => dialog.open(settings));
+compareButton.addEventListener("click", () => go(isComparing ? hashOf(chat.conversation.id) : COMPARE));
+modelSelect.addEventListener("change", () => {
+  settings = { ...settings, model: modelSelect.value };
+  keepSettings(settings);
+});
+byId("skip", HTMLAnchorElement).addEventListener("click", (event) => {
+  event.preventDefault(); // its address would be taken for that of a conversation
+  composer.focus();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
+  if (document.querySelector("dialog[open]")) return; // it closes itself
+  if (sidebar.isDrawerOpen) sidebar.closeDrawer();
+  else view().stop();
+});
+
+// All is wired; what takes time comes last, so that no press of a button is lost.
+composer.focus();
+models.ask();
+chat.list();
+route();
+sayWhetherKept();
+
+/** What the message box speaks to. */
+function view() {
+  return isComparing ? compare : chat;
+}
+
+/** @param {string} text */
+function send(text) {
+  const isSent = view().send(text);
+  // A conversation has an address from its first message on.
+  if (isSent && !isComparing) history.replaceState(null, "", hashOf(chat.conversation.id));
+  return isSent;
+}
+
+/** @param {string} id */
+function hashOf(id) {
+  return chat.conversation.id === id && !chat.conversation.messages.length ? NEW : `#/c/${encodeURIComponent(id)}`;
+}
+
+/** @param {string} hash */
+function go(hash) {
+  if (location.hash === hash) route();
+  else location.hash = hash;
+}
+
+/** Show what the address says. */
+async function route() {
+  const route = ++numRoutes;
+  isComparing = location.hash === COMPARE;
+  composer.setReady(false);
+  if (!isComparing) {
+    const id = idOf(location.hash);
+    const isNewAlready = id === null && !chat.conversation.messages.length;
+    if (!isNewAlready && !(await chat.open(id))) {
+      history.replaceState(null, "", NEW);
+      notice.show("This conversation is not in this browser, or another version of this page has written it.");
+    }
+  }
+  if (route !== numRoutes) return; // the address has changed meanwhile
+  stage.replaceChildren(view().element);
+  update();
+  composer.setReady(true);
+  if (matchMedia("(pointer: fine)").matches) composer.focus();
+}
+
+/** @param {string} hash */
+function idOf(hash) {
+  const found = /^#\/c\/(.+)$/.exec(hash);
+  if (!found) return null;
+  try {
+    return decodeURIComponent(found[1]);
+  } catch {
+    return found[1];
+  }
+}
+
+/** Where the browser keeps nothing for pages, say so. */
+async function sayWhetherKept() {
+  const { isKept } = await store;
+  const hint = byId("storage-hint", HTMLParagraphElement);
+  hint.textContent = isKept ? "" : "This browser lets the page keep nothing: conversations are gone when it is closed.";
+  hint.hidden = isKept;
+}
+
+/** Bring all around the conversation up to date with it. */
+function update() {
+  composer.setWriting(view().isWriting);
+  compareButton.setAttribute("aria-pressed", String(isComparing));
+  modelSelect.hidden = isComparing;
+  const { conversation } = chat;
+  const isNew = !conversation.messages.length;
+  document.title = isComparing ? "Comparison · headrace" : isNew ? "headrace" : `${conversation.title} · headrace`;
+  sidebar.show(summaries, isComparing ? "" : conversation.id);
+}
+
+/** @param {Summary[]} list */
+function setSummaries(list) {
+  summaries = list;
+  update();
+}
+
+/** @param {string} id */
+async function remove(id) {
+  await chat.remove(id);
+  if (id !== chat.conversation.id) return;
+  if (isComparing) await chat.open(null);
+  else go(NEW);
+}
+
+/** @param {string[]} names */
+function setModels(names) {
+  notice.hide();
+  fillModels(modelSelect, names, settings.model);
+  settings = { ...settings, model: modelSelect.value };
+  compare.setModels(names);
+}
+
+/** @param {string} text */
+function showServerProblem(text) {
+  notice.show(`${text} Trying again.`, { name: "Try now", press: () => models.ask() });
+}
+
+/** @param {Settings} changed */
+function applySettings(changed) {
+  settings = changed;
+  keepSettings(settings);
+  showTheme(settings.theme);
+  TextGeneration.configure({ apiKey: settings.apiKey || null });
+  models.ask();
+}
+
+/** @param {string} theme */
+function showTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+}
+
+function askForKey() {
+  dialog.open(
+    settings,
+    settings.apiKey ? "The server does not accept this API key." : "This server asks for an API key.",
+  );
+}

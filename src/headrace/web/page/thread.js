@@ -1,0 +1,198 @@
+/** A conversation on the screen: its messages, the answer that is being written, and what can be done with them. */
+
+import { TextGeneration } from "../headrace.js";
+import { beginningOf } from "./announce.js";
+import { AnswerView } from "./answer.js";
+import { button, element } from "./dom.js";
+import { Follower } from "./follow.js";
+import { MessageView } from "./message.js";
+import { Writer } from "./writer.js";
+
+/** @import { LLMGenerationOptions } from "../headrace.js" */
+/** @import { Answer, Conversation, Message, Question, ToolResult } from "./conversation.js" */
+
+/**
+ * What a thread needs of the page around it.
+ *
+ * @typedef {object} Surroundings
+ * @property {string} label what screen readers call it
+ * @property {() => { options: LLMGenerationOptions, systemPrompt: string } | null} settings of the next answer; null
+ *   where they are wrong, which the reader has been told
+ * @property {(conversation: Conversation) => void} keep stores it
+ * @property {() => void} onAsk called when something was sent, by whatever button
+ * @property {() => void} onChange called when it begins to write, and when it ends
+ * @property {(text: string) => void} announce
+ * @property {() => void} onKeyNeeded called when the server asks for another API key
+ */
+
+export class Thread {
+  /**
+   * @param {Conversation} conversation
+   * @param {Surroundings} surroundings
+   */
+  constructor(conversation, surroundings) {
+    this.conversation = conversation;
+    this.#surroundings = surroundings;
+    this.#log.setAttribute("aria-label", surroundings.label);
+    this.#follower = new Follower(this.#log, this.#content, this.#toEnd);
+    for (const message of conversation.messages) this.#show(message);
+  }
+
+  #surroundings;
+  #content = element("div", { class: "log-content" });
+  #log = element("div", { class: "log", role: "log", "aria-live": "off", tabindex: 0 }, this.#content);
+  #toEnd = button("Scroll to the end", () => {}, { class: "to-end", hidden: true });
+  element = element("div", { class: "thread" }, this.#log, this.#toEnd);
+  #follower;
+  /** @type {Map<Message, AnswerView | MessageView>} */
+  #views = new Map();
+  /** @type {Writer | null} */
+  #writer = null;
+
+  get isWriting() {
+    return this.#writer !== null;
+  }
+
+  /**
+   * Send a message.
+   *
+   * @param {string} text
+   * @returns {boolean} whether it was sent
+   */
+  send(text) {
+    return this.#ask(() => this.#add({ role: "user", content: text }));
+  }
+
+  /** Go on with an answer that was being written when the page was left. */
+  resume() {
+    const answer = this.conversation.messages.at(-1);
+    if (answer?.role !== "assistant" || answer.state !== "writing") return;
+    const view = this.#views.get(answer);
+    if (!(view instanceof AnswerView)) return;
+    this.#write(answer, view, true, (hooks) => TextGeneration.resumeStream(answer.streamId, hooks));
+  }
+
+  /** End the answer that is being written; what is there of it stays. */
+  stop() {
+    this.#writer?.stop();
+  }
+
+  /** To be called when it comes back to the screen. */
+  goToEnd() {
+    this.#follower.goToEnd();
+  }
+
+  /**
+   * Have the conversation, changed by `change`, answered.
+   *
+   * @param {() => void} change
+   */
+  #ask(change) {
+    const settings = this.isWriting ? null : this.#surroundings.settings();
+    if (!settings) return false;
+    change();
+    const messages = this.conversation.toWire(settings.systemPrompt);
+    const answer = this.conversation.addAnswer();
+    const view = this.#showAnswer(answer);
+    this.#surroundings.keep(this.conversation);
+    this.#write(answer, view, false, (hooks) =>
+      TextGeneration.chatStream(messages, {
+        ...settings.options,
+        ...hooks,
+        resumable: true,
+        requestId: answer.streamId,
+      }),
+    );
+    this.#surroundings.onAsk();
+    return true;
+  }
+
+  /**
+   * @param {Answer} answer
+   * @param {AnswerView} view
+   * @param {boolean} isResumed
+   * @param {import("./writer.js").WriterOptions["open"]} open
+   */
+  async #write(answer, view, isResumed, open) {
+    const { announce, keep, onChange, onKeyNeeded } = this.#surroundings;
+    const writer = new Writer({
+      answer,
+      view,
+      open,
+      isResumed,
+      onKeyNeeded,
+      keep: () => this.#views.has(answer) && keep(this.conversation),
+    });
+    this.#writer = writer;
+    this.#content.classList.add("is-writing");
+    this.#follower.goToEnd();
+    announce("Writing an answer");
+    onChange();
+    await writer.run();
+    if (answer.state === "stopped") announce("Answer stopped");
+    else if (answer.state !== "failed") announce(`Answer finished: ${beginningOf(answer.content)}`);
+    this.#writer = null;
+    this.#content.classList.remove("is-writing");
+    onChange();
+  }
+
+  /** @param {Message} message */
+  #add(message) {
+    this.conversation.add(message);
+    this.#show(message);
+  }
+
+  /** @param {Message} message */
+  #show(message) {
+    if (message.role === "assistant") {
+      this.#showAnswer(message);
+    } else if (message.role === "user") {
+      const view = new MessageView(message.content, (text) => this.#edit(message, text));
+      this.#views.set(message, view);
+      this.#content.append(view.element);
+    } // a tool's result is shown with its call
+  }
+
+  /** @param {Answer} answer */
+  #showAnswer(answer) {
+    const view = new AnswerView({
+      regenerate: () => this.#regenerate(answer),
+      sendResults: (results) => this.#sendResults(results),
+    });
+    if (answer.state !== "writing") view.finish(answer, this.conversation.resultsOf(answer));
+    this.#views.set(answer, view);
+    this.#content.append(view.element);
+    return view;
+  }
+
+  /**
+   * @param {Question} question
+   * @param {string} text
+   */
+  #edit(question, text) {
+    this.#ask(() => {
+      this.#cutAt(question);
+      this.#add({ role: "user", content: text });
+    });
+  }
+
+  /** @param {Answer} answer */
+  #regenerate(answer) {
+    this.#ask(() => this.#cutAt(answer));
+  }
+
+  /** @param {ToolResult[]} results */
+  #sendResults(results) {
+    this.#ask(() => results.map((result) => this.#add(result)));
+  }
+
+  /** @param {Message} message */
+  #cutAt(message) {
+    const { messages } = this.conversation;
+    for (const gone of messages.slice(messages.indexOf(message))) {
+      this.#views.get(gone)?.destroy();
+      this.#views.delete(gone);
+    }
+    this.conversation.cutAt(message);
+  }
+}
