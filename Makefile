@@ -129,5 +129,6 @@ lock:  ## bring the locks in line with pyproject.toml; UPGRADE=--upgrade takes t
 
 clean:  ## remove what was set up, built and cached here
 	rm -rf .venv .venv-lock .venv-clients build dist .pytest_cache .ruff_cache .hypothesis
-	rm -rf tests/clients/node/node_modules $(JS)/node_modules $(JS)/types $(WEB)/vendor/node_modules $(WEB)/vendor/*.js
+	rm -rf tests/clients/node/node_modules $(JS)/node_modules $(JS)/types $(WEB)/vendor/node_modules
+	rm -f $(WEB)/vendor/*.js $(WEB)/vendor/*.d.ts $(WEB)/vendor/LICENSE-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -639,6 +639,8 @@ class Generation {
   /** Tokens that nobody has taken yet. @type {StreamToken[]} */
   #queue = [];
   #isEnded = false;
+  /** Whether the server has sent its last event. */
+  #isOver = false;
   /** @type {unknown} */
   #error = null;
   /** @type {PromiseWithResolvers_<LLMGenerationResult>} */
@@ -805,6 +807,7 @@ class Generation {
     const number = Number(id);
     if (id !== "" && number <= this.#lastEvent) return; // seen before the connection dropped
     if (data === "[DONE]") {
+      this.#isOver = true;
       this.#finish(this.#answer.finishReason ?? "stop");
     } else {
       const chunk = chunkOf(data);
@@ -825,6 +828,7 @@ class Generation {
 
   /** @param {{ message?: string, code?: string | null }} error */
   #onError({ message = "the stream failed", code = null }) {
+    this.#isOver = true;
     if (this.#isCancelled && code === "cancelled") return this.#finish("cancelled");
     const kind = code === "timeout" ? StreamTimeoutError : GenerationError;
     this.#fail(new kind(message, { code, partial: this.#resultOf(null) }));
@@ -914,7 +918,16 @@ class Generation {
     this.#isEnded = true;
     this.#options.signal?.removeEventListener("abort", this.#onAbort);
     this.#stopped.resolve();
-    this.#connection.abort();
+    if (this.#isOver) this.#letGo();
+    else this.#connection.abort();
+  }
+
+  /** Let the response come to its own end, which is near, so that its connection can be used again. */
+  #letGo() {
+    const connection = this.#connection;
+    const timer = setTimeout(() => connection.abort(), LAST_WORDS_TIMEOUT);
+    const read = this.#reader?.read().then(({ done }) => done || connection.abort());
+    read?.catch(() => {}).finally(() => clearTimeout(timer));
   }
 
   /** @param {FinishReason | null} reason @returns {LLMGenerationResult} */
@@ -931,8 +944,8 @@ class Generation {
       finishReason: reason,
       tokensUsed,
       tokensPerSecond: answer.tokensPerSecond,
-      latencyMs: performance.now() - this.#started,
-      timeToFirstTokenMs: answer.firstTime === null ? null : answer.firstTime - this.#started,
+      latencyMs: tenths(performance.now() - this.#started),
+      timeToFirstTokenMs: answer.firstTime === null ? null : tenths(answer.firstTime - this.#started),
       usage,
       timings,
       model: answer.model,
@@ -1117,6 +1130,11 @@ function usageOf(usage) {
 /** @param {WireProgress} progress @returns {PromptProgress} */
 function progressOf({ total, cache, processed, time_ms: timeMs }) {
   return { total, cached: cache, processed, timeMs };
+}
+
+/** No clock here knows more of a time than that. @param {number} ms */
+function tenths(ms) {
+  return Math.round(ms * 10) / 10;
 }
 
 /** @param {unknown} error */

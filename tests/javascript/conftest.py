@@ -13,7 +13,7 @@ import pytest
 from clients.serving import Server
 
 from headrace.server.logs import JsonFormatter
-from javascript.parrot import parrot
+from javascript.parrot import FLOODING, parrot
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "clients" / "js"
@@ -58,7 +58,7 @@ def parrot_url() -> Iterator[str]:
 def guarded_url() -> Iterator[str]:
     """The same, with a key, one stream while one more waits, small bodies, and a second for each stream."""
     settings = {"api_keys": ("secret",), "max_body_mb": 0.01, "timeout_ms": 1000}
-    with parrot("parrot", settings, max_streams=1, max_queue=1) as url:
+    with parrot("parrot", settings, pieces=FLOODING, max_streams=1, max_queue=1) as url:
         yield url
 
 

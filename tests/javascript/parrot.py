@@ -15,7 +15,7 @@ from headrace.engine.runner import Slice
 from headrace.events import Sample
 from headrace.server import Settings, create_app
 
-__all__ = ["parrot", "speak"]
+__all__ = ["FLOODING", "parrot", "speak"]
 
 # The comment tells that the model thinks and calls tools, and in which form.
 TEMPLATE = (
@@ -24,7 +24,7 @@ TEMPLATE = (
     '{# <think></think> <tool_call> "arguments" #}'
 )
 FAILS, SLOW, FLOOD = 400, 406, 407
-"""Tokens where the stream fails; that take their time; that fill any buffer soon."""
+"""Tokens where the stream fails; that take their time; that fill any buffer soon (only where they are in `pieces`)."""
 # What surrounds thoughts and calls is few tokens, which keeps streams short.
 PIECES = {
     **BYTES,
@@ -34,8 +34,8 @@ PIECES = {
     403: b"<tool_call>",
     404: b'\n{"name": "weather", "arguments": ',
     SLOW: b"zzz",
-    FLOOD: b"~" * 20_000,
 }
+FLOODING = {**PIECES, FLOOD: b"~" * 20_000}  # no grammar can be made of so long a token
 _LONG = {piece: token for token, piece in PIECES.items() if len(piece) > 1}
 _WORDS = re.compile(b"|".join(map(re.escape, _LONG)) + rb"|.", re.DOTALL)
 _COMMAND = re.compile(rb"repeat (\d+): |(fail: )|(prompt\?)|(slow!)|flood!")

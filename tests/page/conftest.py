@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, WebError
 # In this order; Debian has the first, others the rest.
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 # With "required" a missing browser is a failure.
-REQUIRED = "HEADRACE_BROWSER"
+REQUIRED = "PAGE_BROWSER"  # not HEADRACE_...: of such variables the server expects settings
 
 
 @dataclass

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from page.chat import Chat, words_of
 from page.probes import IS_KEPT, SPOIL
-from page.serving import Answers, site
+from page.serving import MODEL, Answers, site
 
 ANSWERS: Answers = {f"q{number}": f"answer {number}" for number in range(5)}
 
@@ -320,7 +320,8 @@ def test_rubbish_in_the_browsers_store(page: Page, rubbish: object) -> None:
         chat.set(Temperature="0.5")
         chat.ask_and_wait("q0")
         page.evaluate(SPOIL, rubbish)
-        chat.reload()
+        page.reload()
+        expect(chat.model).to_have_value(MODEL)
         chat.begin()
         chat.ask_and_wait("q1")
         expect(chat.text).to_have_text("answer 1")

@@ -251,8 +251,8 @@ test("the engine fails", async () => {
 });
 
 test("generate and chat reject with the same", async () => {
-  for (const promise of [client().generate("<user>fail: abc"), client().chat("fail: abc")]) {
-    assert.equal((await rejection(promise, GenerationError)).partial?.text, "abc");
+  for (const ask of [() => client().generate("<user>fail: abc"), () => client().chat("fail: abc")]) {
+    assert.equal((await rejection(ask(), GenerationError)).partial?.text, "abc");
   }
 });
 

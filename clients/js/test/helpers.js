@@ -54,7 +54,7 @@ export function client(config = {}) {
 
 /** What makes the scripted model say something endless. */
 export const ENDLESS = "repeat 20000: x";
-/** The same, so much of it that no buffer holds it. */
+/** The same of the guarded server, so much of it that no buffer holds it. */
 export const FLOOD = "flood!";
 
 /**

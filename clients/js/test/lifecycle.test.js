@@ -1,5 +1,7 @@
 // A stream in every order of use: read, awaited, left, cancelled, aborted. Nothing hangs, and the server knows.
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
 import { test } from "node:test";
 
 import { HeadraceError, NotFoundError } from "../headrace.js";
@@ -300,15 +302,15 @@ test("many at once, each its own", async () => {
 test("a signal that is aborted already", async () => {
   const reason = new Error("mine");
   const signal = AbortSignal.abort(reason);
-  for (const promise of [
-    client().generateStream("abc", { signal }),
-    client().generate("abc", { signal }),
-    client().chat("abc", { signal }),
-    client().chatStream("abc", { signal }),
-    client().resumeStream("abc", { signal }),
-    client().models({ signal }),
+  for (const ask of [
+    () => client().generateStream("abc", { signal }),
+    () => client().generate("abc", { signal }),
+    () => client().chat("abc", { signal }),
+    () => client().chatStream("abc", { signal }),
+    () => client().resumeStream("abc", { signal }),
+    () => client().models({ signal }),
   ]) {
-    assert.equal(await rejection(promise, Error), reason);
+    assert.equal(await rejection(ask(), Error), reason);
   }
 });
 
@@ -382,12 +384,36 @@ test("a slow reader gets everything", async () => {
 });
 
 test("what nobody reads is not generated: the server waits", async () => {
-  const answer = await client().generateStream(FLOOD, { maxTokens: 20_000 });
+  const guarded = client({ baseUrl: servers.guarded, apiKey: "secret" });
+  const answer = await guarded.generateStream(FLOOD, { maxTokens: 20_000 });
   await until(async () => {
-    const metrics = await fetch(`${servers.parrot}/metrics`);
+    const headers = { Authorization: "Bearer secret" };
+    const metrics = await fetch(`${servers.guarded}/metrics`, { headers });
     return /headrace_streams_paused\{.*\} 1\.0/.test(await metrics.text());
   }, "it waits for its reader");
   answer.cancel();
   const { result } = await isCancelled(answer);
   assert(result.tokensUsed < 20_000);
+});
+
+test("a stream that has ended leaves its connection to the next one", async (context) => {
+  let connections = 0;
+  /** @type {Promise<unknown>[]} */
+  const ends = [];
+  const server = createServer((request, response) => {
+    request.resume();
+    ends.push(once(response, "close"));
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    response.write('data: {"choices": [{"index": 0, "text": "a", "token_index": 0}]}\n\ndata: [DONE]\n\n');
+    setImmediate(() => response.end());
+  }).on("connection", () => connections++);
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  context.after(() => server.close());
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  const one = client({ baseUrl: `http://127.0.0.1:${port}`, model: "m" });
+  for (let round = 0; round < 5; round++) {
+    assert.equal((await within(one.generate("a"))).text, "a");
+    await within(Promise.all(ends)); // what follows the last event is on its way
+  }
+  assert(connections < 5, `${connections} connections`);
 });

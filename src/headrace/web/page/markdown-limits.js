@@ -7,7 +7,7 @@
 export const JOB_MS = 500;
 
 /** Failed jobs after which all that is left of a text is shown as plain text, so that it cannot keep a core busy. */
-export const FAILURES = 6;
+export const FAILURES = 4;
 
 /** Characters of a job. It bounds what one token more can cost, and a stored text is shown window by window. */
 export const WINDOW = 20_000;
