@@ -405,7 +405,7 @@ test("a stream that has ended leaves its connection to the next one", async (con
     ends.push(once(response, "close"));
     response.writeHead(200, { "Content-Type": "text/event-stream" });
     response.write('data: {"choices": [{"index": 0, "text": "a", "token_index": 0}]}\n\ndata: [DONE]\n\n');
-    setImmediate(() => response.end());
+    setTimeout(() => response.end(), 20); // not in one piece with the last event
   }).on("connection", () => connections++);
   await once(server.listen(0, "127.0.0.1"), "listening");
   context.after(() => server.close());
