@@ -73,6 +73,9 @@
  * @typedef {object} Message As OpenAI has it.
  * @property {string} role
  * @property {unknown} content
+ * @property {string} [reasoning_content] of an assistant: what it thought
+ * @property {unknown[]} [tool_calls] of an assistant
+ * @property {string} [tool_call_id] of a tool: which call this is the result of
  *
  * @typedef {object} LLMGenerationOptions
  * @property {number} [maxTokens]
@@ -260,13 +263,19 @@ const LOCAL = {
   onConnection: "function",
 };
 
+/** The most milliseconds that a timer can wait. */
+const LONGEST = 2 ** 31 - 1;
 /** Milliseconds for which a lost connection is tried again, and pauses between two tries. */
 const RECONNECT_TIMEOUT = 30_000;
 const RECONNECT_PAUSES = [0, 250, 500, 1000, 2000];
 /** Milliseconds of silence after which a connection counts as lost; the server says something every 15 s. */
 const IDLE_TIMEOUT = 60_000;
+/** Milliseconds after which a new connection counts as one that holds. */
+const SETTLED = 1000;
 /** Milliseconds that a cancelled stream has to tell its counts. */
 const LAST_WORDS_TIMEOUT = 2000;
+/** Milliseconds of parsing a growing answer after which it is parsed less often. */
+const SLOW_PARSE = 2;
 /** Statuses that may be over soon: proxies without a server, servers that start. */
 const PASSING_STATUSES = [429, 502, 503, 504];
 
@@ -302,15 +311,34 @@ function bodyOf(options, isChat, allowed) {
       const message = `${option}: ${reason}; allowed: ${allowed.join(", ")}`;
       throw new InvalidRequestError(message, { code: "unknown_option", param: option });
     }
-    if (typeof value === "number" && !Number.isFinite(value)) throw wrong(option, value, "a finite number");
     const name = names[option];
-    if (name !== undefined) body[name] = value;
+    if (name !== undefined) checkJson(option, value);
     else if (typeof value !== LOCAL[option]) throw wrong(option, value, `a ${LOCAL[option]}`);
-    else if (option === "signal" && !("aborted" in /** @type {object} */ (value)))
-      throw wrong(option, value, "an AbortSignal");
-    else if (option === "requestId") checkHeader(option, value, "printable ASCII characters");
+    if (name !== undefined) body[name] = value;
+    else if (option === "signal" && !(value instanceof AbortSignal)) throw wrong(option, value, "an AbortSignal");
+    else if (option === "requestId" && !/^[\w.:=+@-]{1,128}$/.test(String(value)))
+      throw wrong(option, value, "1 to 128 letters, digits and . _ : = + @ -");
+    else if (option.endsWith("Ms") && !(Number(value) >= 0 && Number(value) <= LONGEST))
+      throw wrong(option, value, `milliseconds, 0 to ${LONGEST}`);
   }
   return body;
+}
+
+/**
+ * What JSON cannot say would be dropped in silence, or be null.
+ *
+ * @param {string} name
+ * @param {unknown} value
+ */
+function checkJson(name, value) {
+  if (typeof value === "number" && !Number.isFinite(value)) throw wrong(name, value, "a finite number");
+  let json;
+  try {
+    json = JSON.stringify(value);
+  } catch {
+    // a BigInt, or an object that contains itself
+  }
+  if (json === undefined) throw wrong(name, value, "a value that JSON can say");
 }
 
 /**
@@ -328,7 +356,11 @@ function checkHeader(name, value, allowed) {
 
 /** @param {unknown} value */
 function describe(value) {
-  return String(typeof value === "object" ? JSON.stringify(value) : value).slice(0, 100);
+  try {
+    return String(typeof value === "object" ? JSON.stringify(value) : value).slice(0, 100);
+  } catch {
+    return String(value);
+  }
 }
 
 /** An id for a request. `crypto.randomUUID` is not there on pages that came over plain HTTP. */
@@ -336,6 +368,15 @@ function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(12));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
+
+/** Whether the page is being left: what fails then has not failed. */
+let isLeaving = false;
+globalThis.addEventListener?.("pagehide", () => {
+  isLeaving = true;
+});
+globalThis.addEventListener?.("pageshow", () => {
+  isLeaving = false;
+});
 
 /** The folder that this module came from, if it came over HTTP; else where a server is by default. */
 function defaultBaseUrl() {
@@ -367,6 +408,9 @@ export class TextGenerationClient {
    * @param {Configuration} configuration
    */
   configure(configuration) {
+    if (typeof configuration !== "object" || configuration === null) {
+      throw wrong("configuration", configuration, "an object");
+    }
     for (const name of Object.keys(configuration)) {
       if (!["baseUrl", "apiKey", "model", "fetch"].includes(name)) {
         const message = `${name}: there is no such setting; allowed: apiKey, baseUrl, fetch, model`;
@@ -396,7 +440,7 @@ export class TextGenerationClient {
    * @returns {Promise<ModelInfo[]>}
    */
   async models({ signal } = {}) {
-    const answer = await jsonOf(await this.request("GET", "v1/models", { signal }));
+    const answer = await this.#json("GET", "v1/models", { signal });
     /** @type {{ id: string, context_length: number }[]} */
     const models = Array.isArray(answer.data) ? answer.data : [];
     return models.map((model) => ({ id: model.id, contextLength: model.context_length }));
@@ -461,8 +505,9 @@ export class TextGenerationClient {
    */
   async resumeStream(id, options = {}) {
     bodyOf(options, true, RESUMING);
-    const generation = new Generation(this, id, { ...options, resumable: true });
-    await generation.connect((signal) => this.request("GET", streamPath(id), { signal }));
+    const client = this.#frozen();
+    const generation = new Generation(client, id, { ...options, resumable: true });
+    await generation.connect((signal) => client.request("GET", streamPath(id), { signal }), { isResumed: true });
     return generation.handle();
   }
 
@@ -473,7 +518,7 @@ export class TextGenerationClient {
    * @returns {Promise<boolean>} false where it had ended already
    */
   async cancelStream(id) {
-    const answer = await jsonOf(await this.request("DELETE", streamPath(id), { keepalive: true }));
+    const answer = await this.#json("DELETE", streamPath(id), { keepalive: true });
     return answer.cancelled === true;
   }
 
@@ -484,14 +529,28 @@ export class TextGenerationClient {
    */
   async #start(path, body, options) {
     options.signal?.throwIfAborted();
-    const model = options.model ?? this.#model ?? (await unlessAborted(this.#findModel(), options.signal));
+    const named = options.model ?? this.#model;
     const id = options.requestId ?? newId();
-    const generation = new Generation(this, id, options);
-    /** @type {Record<string, unknown>} */
-    const whole = { ...body, model, stream: true, stream_options: { include_usage: true }, return_token_index: true };
-    if (options.onProgress) whole.return_progress = true;
-    await generation.connect((signal) => this.request("POST", path, { body: whole, id, signal }));
-    return generation.handle();
+    const client = this.#frozen();
+    for (let isLastTry = named !== null; ; isLastTry = true) {
+      const model = named ?? (await unlessAborted(this.#findModel(), options.signal));
+      const generation = new Generation(client, id, options);
+      /** @type {Record<string, unknown>} */
+      const whole = { ...body, model, stream: true, stream_options: { include_usage: true }, return_token_index: true };
+      if (options.onProgress) whole.return_progress = true;
+      try {
+        await generation.connect((signal) => client.request("POST", path, { body: whole, id, signal }));
+        return generation.handle();
+      } catch (error) {
+        if (isLastTry || !(error instanceof NotFoundError) || error.code !== "model_not_found") throw error;
+        this.#onlyModel = null; // it has another one by now
+      }
+    }
+  }
+
+  /** A client that stays as this one is now: a stream goes on with the server that it began with. */
+  #frozen() {
+    return new TextGenerationClient({ baseUrl: this.#baseUrl, apiKey: this.#apiKey, fetch: this.#fetch });
   }
 
   /** The model that is meant where none is named. @returns {Promise<string>} */
@@ -510,6 +569,26 @@ export class TextGenerationClient {
       },
     );
     return this.#onlyModel;
+  }
+
+  /**
+   * A request whose answer is a JSON object.
+   *
+   * @param {string} method
+   * @param {string} path
+   * @param {{ signal?: AbortSignal | undefined, keepalive?: boolean }} options
+   * @returns {Promise<Record<string, unknown>>}
+   */
+  async #json(method, path, { signal, keepalive = false }) {
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(silence(IDLE_TIMEOUT)), IDLE_TIMEOUT);
+    const either = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
+    try {
+      const response = await this.request(method, path, { signal: either, keepalive });
+      return objectOf(await textOf(response, either));
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**
@@ -541,7 +620,7 @@ export class TextGenerationClient {
       if (signal?.aborted) throw signal.reason;
       throw new ConnectionLostError(`${this.#baseUrl} cannot be reached`, { code: "unreachable", cause: error });
     }
-    if (!response.ok) throw await httpError(response);
+    if (!response.ok) throw await httpError(response, signal);
     return response;
   }
 }
@@ -591,9 +670,23 @@ function wrong(name, value, allowed) {
   });
 }
 
-/** @param {Response} response @returns {Promise<Record<string, unknown>>} */
-async function jsonOf(response) {
-  const text = await response.text();
+/** @param {number} ms */
+function silence(ms) {
+  return new ConnectionLostError(`the server was silent for ${ms} ms`, { code: "silent" });
+}
+
+/** @param {Response} response @param {AbortSignal} [signal] */
+async function textOf(response, signal) {
+  try {
+    return await response.text();
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    throw new ConnectionLostError("the connection was lost in mid-answer", { code: "connection_lost", cause: error });
+  }
+}
+
+/** @param {string} text @returns {Record<string, unknown>} */
+function objectOf(text) {
   try {
     const value = JSON.parse(text);
     if (typeof value === "object" && value !== null) return value;
@@ -603,10 +696,10 @@ async function jsonOf(response) {
   throw new HeadraceError(`this is no answer of a headrace server: ${text.slice(0, 100)}`, { code: "protocol_error" });
 }
 
-/** @param {Response} response */
-async function httpError(response) {
+/** @param {Response} response @param {AbortSignal} [signal] */
+async function httpError(response, signal) {
   const { status, headers } = response;
-  const text = await response.text().catch(() => "");
+  const text = await textOf(response, signal).catch(() => "");
   /** @type {Record<string, string | null>} */
   let told = {};
   try {
@@ -639,6 +732,7 @@ class Generation {
   /** Tokens that nobody has taken yet. @type {StreamToken[]} */
   #queue = [];
   #isEnded = false;
+  #isFailed = false;
   /** Whether the server has sent its last event. */
   #isOver = false;
   /** @type {unknown} */
@@ -657,7 +751,11 @@ class Generation {
   #connection = new AbortController();
   /** The last event that was seen, of a resumable stream. */
   #lastEvent = 0;
-  #lastHeard = performance.now();
+  /** When the current connection was there, and when it was first lost without anything new since. */
+  #connected = 0;
+  /** @type {number | null} */
+  #lost = null;
+  #tries = 0;
   #onAbort = () => this.#abort();
 
   /**
@@ -676,18 +774,37 @@ class Generation {
    * Open the first connection.
    *
    * @param {(signal: AbortSignal) => Promise<Response>} open
+   * @param {{ isResumed?: boolean }} [options]
    */
-  async connect(open) {
+  async connect(open, { isResumed = false } = {}) {
     const { signal } = this.#options;
     signal?.throwIfAborted();
     signal?.addEventListener("abort", this.#onAbort);
     try {
-      this.#read(await open(this.#connection.signal));
+      await this.#open(open, this.#options.idleTimeoutMs ?? IDLE_TIMEOUT);
     } catch (error) {
       signal?.removeEventListener("abort", this.#onAbort);
       if (signal?.aborted) throw signal.reason;
-      if (error instanceof ConnectionLostError) this.#disown(); // it may have begun before the connection broke
+      // It may have begun before the connection broke.
+      if (error instanceof ConnectionLostError && !isResumed) this.#disown();
       throw error;
+    }
+  }
+
+  /**
+   * A new connection, or an error after so many milliseconds; 0 for no limit.
+   *
+   * @param {(signal: AbortSignal) => Promise<Response>} open
+   * @param {number} limit
+   */
+  async #open(open, limit) {
+    const connection = new AbortController();
+    this.#connection = connection;
+    const timer = limit > 0 ? setTimeout(() => connection.abort(silence(limit)), limit) : undefined;
+    try {
+      this.#read(await open(connection.signal));
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -713,11 +830,13 @@ class Generation {
       [Symbol.asyncIterator]: () => {
         const iterator = view(this.#take());
         // A generator that is left before it was asked for anything does not even reach its `finally`.
-        const leave = iterator.return.bind(iterator);
-        iterator.return = (value) => {
-          this.#cancel();
-          return leave(value);
-        };
+        for (const name of /** @type {const} */ (["return", "throw"])) {
+          const leave = iterator[name].bind(iterator);
+          iterator[name] = (/** @type {any} */ value) => {
+            this.#cancel();
+            return leave(value);
+          };
+        }
         return iterator;
       },
     };
@@ -735,10 +854,15 @@ class Generation {
   async *#tokens() {
     try {
       while (!this.#isCancelled) {
-        const token = this.#queue.shift();
-        if (token !== undefined) yield token;
-        else if (!this.#isEnded) await Promise.race([this.#advance(), this.#stopped.promise]);
-        else if (this.#error !== null) throw this.#error;
+        if (this.#queue.length > 0) {
+          const batch = this.#queue;
+          this.#queue = [];
+          for (const token of batch) {
+            if (this.#isCancelled) break;
+            yield token;
+          }
+        } else if (!this.#isEnded) await Promise.race([this.#advance(), this.#stopped.promise]);
+        else if (this.#isFailed) throw this.#error;
         else break;
       }
       yield this.#answer.lastToken();
@@ -764,7 +888,7 @@ class Generation {
     try {
       const bytes = await this.#nextBytes();
       if (this.#isEnded) return;
-      if (bytes === null) await this.#lost(null);
+      if (bytes === null) await this.#reconnect();
       else for (const event of this.#decoder.feed(bytes)) this.#onEvent(event);
     } catch (error) {
       if (!(error instanceof ConnectionLostError)) this.#disown();
@@ -779,7 +903,6 @@ class Generation {
     const timer = idle > 0 ? setTimeout(() => connection.abort(new Error(`nothing came for ${idle} ms`)), idle) : null;
     try {
       const { done, value } = (await this.#reader?.read()) ?? { done: true, value: undefined };
-      this.#lastHeard = performance.now();
       return done ? null : (value ?? new Uint8Array());
     } catch {
       return null;
@@ -791,14 +914,14 @@ class Generation {
   /** @param {Response} response */
   #read(response) {
     const type = response.headers.get("Content-Type") ?? "";
-    if (!type.startsWith("text/event-stream") || response.body === null) {
+    if (!/^text\/event-stream\b/i.test(type) || response.body === null) {
       this.#connection.abort();
       const message = `this is no answer of a headrace server: its Content-Type is ${type || "missing"}`;
       throw new HeadraceError(message, { code: "protocol_error" });
     }
     this.#decoder = new SseDecoder();
     this.#reader = response.body.getReader();
-    this.#lastHeard = performance.now();
+    this.#connected = performance.now();
   }
 
   /** @param {SseEvent} event */
@@ -811,53 +934,87 @@ class Generation {
       this.#finish(this.#answer.finishReason ?? "stop");
     } else {
       const chunk = chunkOf(data);
-      if (chunk === null) {
-        const message = `this is no event of a headrace server: ${data.slice(0, 100)}`;
-        throw new HeadraceError(message, { code: "protocol_error", partial: this.#resultOf(null) });
-      }
+      if (chunk === null) throw this.#unreadable(data);
       if (chunk.error) {
         this.#onError(chunk.error);
       } else {
         if (chunk.prompt_progress) this.#options.onProgress?.(progressOf(chunk.prompt_progress));
-        const token = this.#answer.take(chunk);
+        const token = this.#taken(chunk, data);
         if (token !== null && !this.#isCancelled) this.#queue.push(token);
       }
     }
-    if (id !== "") this.#lastEvent = number;
+    if (id !== "") {
+      this.#lastEvent = number;
+      this.#lost = null;
+    }
   }
 
-  /** @param {{ message?: string, code?: string | null }} error */
-  #onError({ message = "the stream failed", code = null }) {
+  /** @param {Chunk} chunk @param {string} data */
+  #taken(chunk, data) {
+    try {
+      return this.#answer.take(chunk);
+    } catch {
+      throw this.#unreadable(data); // something in it is not what it should be
+    }
+  }
+
+  /** @param {string} data */
+  #unreadable(data) {
+    const message = `this is no event of a headrace server: ${data.slice(0, 100)}`;
+    return new HeadraceError(message, { code: "protocol_error", partial: this.#resultOf(null) });
+  }
+
+  /** @param {unknown} error as the server tells it */
+  #onError(error) {
     this.#isOver = true;
+    const told = /** @type {{ message?: unknown, code?: unknown }} */ (typeof error === "object" ? error : {});
+    const message = typeof told?.message === "string" ? told.message : `the stream failed: ${describe(error)}`;
+    const code = typeof told?.code === "string" ? told.code : null;
     if (this.#isCancelled && code === "cancelled") return this.#finish("cancelled");
     const kind = code === "timeout" ? StreamTimeoutError : GenerationError;
     this.#fail(new kind(message, { code, partial: this.#resultOf(null) }));
   }
 
-  /** The connection is gone before the end was there. @param {unknown} cause */
-  async #lost(cause) {
+  /** The connection is gone before the end was there; find another one. */
+  async #reconnect() {
     if (!this.#options.resumable || this.#isCancelled) {
-      throw new ConnectionLostError("the connection was lost in mid-answer", { ...this.#broken(), cause });
+      // All of the answer is here; only what the server had to say of it is not.
+      if (this.#answer.finishReason !== null) return this.#finish(this.#answer.finishReason);
+      throw new ConnectionLostError("the connection was lost in mid-answer", this.#broken());
+    }
+    const now = performance.now();
+    // One that breaks at once, and brings nothing, is no new beginning.
+    if (this.#lost === null || now - this.#connected > SETTLED) {
+      this.#lost = now;
+      this.#tries = 0;
     }
     this.#options.onConnection?.("lost");
-    const timeout = this.#options.reconnectTimeoutMs ?? RECONNECT_TIMEOUT;
-    for (let tries = 0; !this.#isEnded; tries++) {
-      await this.#pause(RECONNECT_PAUSES[Math.min(tries, RECONNECT_PAUSES.length - 1)] ?? 0);
+    const end = this.#lost + (this.#options.reconnectTimeoutMs ?? RECONNECT_TIMEOUT);
+    /** @type {unknown} */
+    let cause;
+    for (let left = end - now; left > 0; left = end - performance.now()) {
+      const pause = RECONNECT_PAUSES[Math.min(this.#tries++, RECONNECT_PAUSES.length - 1)] ?? 0;
+      await this.#pause(Math.min(pause, left));
       if (this.#isEnded || this.#isCancelled) return;
+      if (pause >= left) break;
       try {
-        this.#connection = new AbortController();
-        const { signal } = this.#connection;
-        this.#read(await this.#client.request("GET", streamPath(this.#id), { after: this.#lastEvent, signal }));
-        this.#options.onConnection?.("resumed");
-        return;
+        const after = this.#lastEvent;
+        const open = (/** @type {AbortSignal} */ signal) =>
+          this.#client.request("GET", streamPath(this.#id), { after, signal });
+        await this.#open(open, Math.max(1, end - performance.now()));
+        cause = null;
+        break;
       } catch (error) {
         if (this.#isEnded) return;
-        const isPassing = error instanceof ConnectionLostError || PASSING_STATUSES.includes(statusOf(error));
-        if (isPassing && performance.now() - this.#lastHeard < timeout) continue;
-        const message = `the connection was lost in mid-answer, and could not be taken up again: ${messageOf(error)}`;
-        throw new ConnectionLostError(message, { ...this.#broken(), cause: error });
+        cause = error;
+        if (!(error instanceof ConnectionLostError) && !PASSING_STATUSES.includes(statusOf(error))) break;
       }
     }
+    if (cause === null) return this.#options.onConnection?.("resumed");
+    if (this.#answer.finishReason !== null) return this.#finish(this.#answer.finishReason);
+    const message = "the connection was lost in mid-answer, and could not be taken up again";
+    const reason = cause === undefined ? "it breaks off again and again" : messageOf(cause);
+    throw new ConnectionLostError(`${message}: ${reason}`, { ...this.#broken(), cause });
   }
 
   #broken() {
@@ -895,7 +1052,7 @@ class Generation {
 
   /** A resumable stream would go on without us; others end with their connection. */
   #disown() {
-    if (this.#options.resumable) this.#client.cancelStream(this.#id).catch(() => {});
+    if (this.#options.resumable && !isLeaving) this.#client.cancelStream(this.#id).catch(() => {});
   }
 
   /** @param {FinishReason} reason */
@@ -909,6 +1066,7 @@ class Generation {
   #fail(error) {
     if (this.#isEnded) return;
     if (this.#isCancelled) return this.#finish("cancelled");
+    this.#isFailed = true;
     this.#error = error;
     this.#result.reject(error);
     this.#end();
@@ -940,7 +1098,7 @@ class Generation {
       text: answer.text,
       thinking: answer.thinking,
       toolCalls: answer.toolCalls.map((call) => ({ ...call })),
-      parsed: hasSchema && reason === "stop" ? JSON.parse(answer.text) : null,
+      parsed: hasSchema && reason === "stop" ? parsedOf(answer.text) : null,
       finishReason: reason,
       tokensUsed,
       tokensPerSecond: answer.tokensPerSecond,
@@ -1083,7 +1241,7 @@ class Answer {
  * @property {Choice[]} [choices]
  * @property {WireUsage | null} [usage]
  * @property {WireProgress} [prompt_progress]
- * @property {{ message?: string, code?: string | null }} [error]
+ * @property {unknown} [error]
  * @property {{ queue_ms: number, prompt_ms: number, predicted_ms: number, predicted_per_second: number }} [timings]
  */
 
@@ -1132,6 +1290,15 @@ function progressOf({ total, cache, processed, time_ms: timeMs }) {
   return { total, cached: cache, processed, timeMs };
 }
 
+/** What a text says in JSON; null where it is cut off, as by a stop sequence. @param {string} text */
+function parsedOf(text) {
+  try {
+    return /** @type {unknown} */ (JSON.parse(text));
+  } catch {
+    return null;
+  }
+}
+
 /** No clock here knows more of a time than that. @param {number} ms */
 function tenths(ms) {
   return Math.round(ms * 10) / 10;
@@ -1158,15 +1325,25 @@ async function* texts(tokens) {
 async function* objects(tokens) {
   let text = "";
   let before = "";
+  let nextTime = 0;
+  const value = () => {
+    const started = performance.now();
+    const parsed = parsePartialJson(text);
+    const json = JSON.stringify(parsed);
+    // What takes long, as it has grown long, is done less often.
+    const spent = performance.now() - started;
+    nextTime = spent > SLOW_PARSE ? started + 10 * spent : 0;
+    if (json === undefined || json === before) return undefined;
+    before = json;
+    return parsed;
+  };
   for await (const piece of texts(tokens)) {
     text += piece;
-    const value = parsePartialJson(text);
-    const now = JSON.stringify(value);
-    if (now !== undefined && now !== before) {
-      before = now;
-      yield value;
-    }
+    const now = performance.now() < nextTime ? undefined : value();
+    if (now !== undefined) yield now;
   }
+  const last = value();
+  if (last !== undefined) yield last;
 }
 
 /**

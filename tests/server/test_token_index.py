@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness import run_async
 
-from server.harness import Answer, checked, content_of, running
+from server.harness import MODEL, USER, Answer, checked, content_of, running
 from server.test_thinking import OUTPUT, THINKS, THOUGHT
 from server.test_tools import ARGUMENTS, CALL, TOOLS
 
@@ -68,6 +68,19 @@ def test_each_token_of_a_completion_has_its_index(logprobs: int | None) -> None:
     tokens = tokens_of(answer)
     assert [len(token) for token in tokens] == [1] * answer.chunks[-1]["usage"]["completion_tokens"]
     assert "".join(one["text"] for token in tokens for one in token) == "hä, "
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_without_a_stream_there_is_nothing_to_count(path: str) -> None:
+    async def run() -> None:
+        async with running("abc") as server:
+            body = {"model": MODEL, "return_token_index": True}
+            body |= {"messages": USER} if path.startswith("chat") else {"prompt": "a"}
+            answer = await server.ask("POST", f"/v1/{path}", body)
+            assert (answer.status, answer.error["param"]) == (400, "return_token_index")
+            assert (await server.ask("POST", f"/v1/{path}", {**body, "return_token_index": False})).status == 200
+
+    run_async(run())
 
 
 def test_each_choice_counts_its_own() -> None:

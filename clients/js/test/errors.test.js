@@ -24,6 +24,7 @@ import {
   http,
   listen,
   MODEL,
+  readAll,
   rejection,
   replaying,
   saying,
@@ -127,11 +128,6 @@ const REFUSALS = {
     () => guarded().generate("x".repeat(20_000), { model: MODEL }),
     { kind: InvalidRequestError, status: 413, code: "body_too_large" },
     /./,
-  ],
-  "a name that can be none": [
-    () => client().generate("a", { requestId: "a b" }),
-    { kind: InvalidRequestError, status: 400, code: "invalid_value", param: "X-Request-Id" },
-    /a b/,
   ],
   "a model that is being loaded": [
     () => client({ model: "later" }).chatStream("a"),
@@ -297,11 +293,20 @@ for (const [what, end] of Object.entries(BREAKS)) {
   });
 }
 
-test("a stream without its [DONE] is not whole, whatever was in it", async () => {
+test("a name that can be none is refused here", async () => {
+  for (const requestId of ["a b", " a", "", "ä", "x".repeat(129)]) {
+    const error = await rejection(client().generate("a", { requestId }), InvalidRequestError);
+    assert.deepEqual([error.status, error.code, error.param], [0, "invalid_value", "requestId"]);
+  }
+});
+
+test("an answer that has ended is whole, also where what follows is lost", async () => {
   const last = chunk(1, "").replace('"finish_reason":null', '"finish_reason":"stop"');
-  const baseUrl = await saying(http(200, EVENTS, chunk(0, "a") + last));
-  const { text } = await failure(await client({ baseUrl, model: MODEL }).chatStream("a"), ConnectionLostError);
-  assert.equal(text, "a");
+  const baseUrl = await saying(http(200, EVENTS, `id: 1\n${chunk(0, "a")}id: 2\n${last}`));
+  for (const options of [{}, { resumable: true, reconnectTimeoutMs: 50 }]) {
+    const { result } = await readAll(client({ baseUrl, model: MODEL }).chatStream("a", options));
+    assert.deepEqual([result.text, result.finishReason, result.usage.promptTokens], ["a", "stop", null]);
+  }
 });
 
 test("a server that goes silent", async () => {
@@ -324,6 +329,64 @@ test("a server that never says anything can be left", async () => {
     setImmediate(() => controller.abort());
     assert.equal((await rejection(promise, DOMException)).name, "AbortError");
   }
+});
+
+test("a server that takes the request and says nothing is not waited for for ever", async () => {
+  const options = { idleTimeoutMs: 50 };
+  const silent = client({ baseUrl: await listen(() => {}), model: MODEL });
+  const stalled = client({
+    baseUrl: await saying("HTTP/1.1 500 X\r\ncontent-length: 9\r\n\r\n{", () => {}),
+    model: MODEL,
+  });
+  await rejection(silent.chatStream("a", options), ConnectionLostError);
+  await rejection(silent.resumeStream("a", options), ConnectionLostError);
+  await rejection(stalled.chatStream("a", options), HttpError);
+});
+
+test("a list of models that breaks off", async () => {
+  const baseUrl = await saying("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{");
+  await rejection(client({ baseUrl }).models(), ConnectionLostError);
+  await rejection(client({ baseUrl }).generate("a"), ConnectionLostError);
+});
+
+test("events that are not what they should be", async () => {
+  for (const event of [
+    '{"choices":[null]}',
+    '{"choices":[{"delta":null}]}',
+    '{"choices":[{"delta":{"tool_calls":5}}]}',
+  ]) {
+    const baseUrl = await saying(http(200, EVENTS, `${chunk(0, "a")}data: ${event}\n\n`));
+    const { error, text } = await failure(await client({ baseUrl, model: MODEL }).chatStream("a"), HeadraceError);
+    assert.deepEqual([text, error.code], ["a", "protocol_error"]);
+  }
+  const baseUrl = await saying(http(200, EVENTS, 'data: {"error":"boom"}\n\n'));
+  const { error } = await failure(await client({ baseUrl, model: MODEL }).chatStream("a"), GenerationError);
+  assert.match(error.message, /boom/);
+});
+
+test("JSON that a stop sequence has cut off is no object", async () => {
+  const options = { jsonSchema: { type: "object" }, stopSequences: [","] };
+  const result = await client().chat('{"a": 1, "b": 2}', options);
+  assert.deepEqual([result.text, result.finishReason, result.parsed], ['{"a": 1', "stop", null]);
+});
+
+test("an abort without a reason is an abort", async () => {
+  const controller = new AbortController();
+  const answer = await client().chatStream(ENDLESS, { maxTokens: 20_000, signal: controller.signal });
+  let isAborted = false;
+  try {
+    for await (const _ of answer.stream) controller.abort(null);
+  } catch (error) {
+    isAborted = error === null;
+  }
+  assert(isAborted);
+  const reason = await within(
+    answer.result.then(
+      () => "a result",
+      (error) => error,
+    ),
+  );
+  assert.equal(reason, null);
 });
 
 test("a silent stream can be cancelled, although the server does not answer", async () => {

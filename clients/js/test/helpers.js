@@ -35,7 +35,7 @@ export const servers = {
   get parrot() {
     return environment("PARROT_URL");
   },
-  /** Wants the key "secret", runs one stream while one more waits, takes 10 kB, and lets a stream run for a second. */
+  /** Wants the key "secret", runs one stream while one more waits, takes 10 kB, and lets a stream run for 3 s. */
   get guarded() {
     return environment("GUARDED_URL");
   },

@@ -36,7 +36,7 @@ function newId() {
  * @property {number} [events] pass so many events on, then break; all where neither this nor `bytes` is given
  * @property {number} [bytes] pass so many bytes on after these events, then break
  * @property {"reset" | "close" | "silence"} [how]
- * @property {number} [status] answer with this, and ask nobody
+ * @property {number} [status] answer with this, and ask nobody; 0 for no answer at all
  */
 
 /**
@@ -51,7 +51,7 @@ async function proxy(decide, target = servers.parrot) {
     const isStream = incoming.method === "POST" || incoming.url?.startsWith("/v1/streams/") === true;
     const fate = isStream && incoming.method !== "DELETE" ? decide(streams++, incoming) : {};
     if (fate.status !== undefined) {
-      response.writeHead(fate.status).end();
+      if (fate.status > 0) response.writeHead(fate.status).end();
       return;
     }
     const { method = "GET", headers, url } = incoming;
@@ -232,6 +232,54 @@ test("the server stays out of reach", async () => {
   assert.equal(error.partial?.text, text);
   assert.match(error.message, /502/);
   assert.equal(await rejection(answer.result, ConnectionLostError), error);
+});
+
+test("connections that break at once are not asked for without end", async () => {
+  const { url, seen } = await proxy((number) => (number === 0 ? { bytes: 900 } : { events: 0 }));
+  /** @type {string[]} */
+  const states = [];
+  const options = {
+    resumable: true,
+    reconnectTimeoutMs: 400,
+    onConnection: (/** @type {string} */ state) => states.push(state),
+  };
+  const answer = await client({ baseUrl: url }).chatStream("repeat 2000: x", options);
+  await rejection(answer.result, ConnectionLostError);
+  assert(seen() < 10, `${seen()} requests`);
+  assert(states.length < 20, states.join());
+});
+
+test("a server that takes a request to go on, and says nothing", async () => {
+  const { url } = await proxy((number) => (number === 0 ? { bytes: 900 } : { status: 0 }));
+  const answer = await client({ baseUrl: url }).chatStream(TEXT, { resumable: true, reconnectTimeoutMs: 300 });
+  const error = await rejection(answer.result, ConnectionLostError);
+  assert.match(error.message, /silent/);
+});
+
+test("after a silence longer than the time for reconnecting, there is still all of that time", async () => {
+  const fates = [{ bytes: 900, how: /** @type {const} */ ("silence") }, { status: 502 }, { status: 503 }, {}];
+  const { url } = await proxy((number) => fates[Math.min(number, 3)] ?? {});
+  const options = { resumable: true, idleTimeoutMs: 1500, reconnectTimeoutMs: 1400 };
+  const { result } = await readAll(client({ baseUrl: url }).chatStream(TEXT, options));
+  assert.equal(result.text, TEXT);
+});
+
+test("resumeStream that does not come through leaves the stream alone", async () => {
+  const id = newId();
+  const answer = await client().chatStream(ENDLESS, { resumable: true, maxTokens: 20_000, requestId: id });
+  const failing = client({ fetch: () => Promise.reject(new TypeError("no network")) });
+  await rejection(failing.resumeStream(id), ConnectionLostError);
+  for await (const token of answer.streamEvents) if (token.index > 200) break;
+  assert.equal((await within(answer.result)).finishReason, "cancelled", "only by the break");
+});
+
+test("a stream stays with the server that it began with", async () => {
+  const moving = client();
+  const answer = await moving.chatStream(ENDLESS, { maxTokens: 20_000 });
+  moving.configure({ baseUrl: "http://127.0.0.1:1" });
+  answer.cancel();
+  const { usage } = await within(answer.result);
+  assert(usage.promptTokens, "it has told what was used");
 });
 
 test("the key is not valid any more", async () => {

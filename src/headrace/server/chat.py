@@ -84,6 +84,7 @@ class Chat(Choices):
             served=served,
             num_choices=body.n or 1,
             options=body.stream_options,
+            has_index=bool(body.return_token_index),
             is_streamed=bool(body.stream),
         )
         if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
@@ -91,7 +92,6 @@ class Chat(Choices):
             raise ApiError(400, message, param="max_completion_tokens")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = bool(body.logprobs)
-        self._has_index = bool(body.return_token_index)
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
         self._messages = turns_of(body.messages)

@@ -27,7 +27,8 @@ class Choices:
         served: the model.
         num_choices: choices for each prompt.
         options: how the stream shall be written.
-        is_streamed: whether there is one.
+        has_index: whether chunks shall say which token they end.
+        is_streamed: whether there is a stream.
 
     Raises:
         ApiError: options of a stream that is none.
@@ -37,12 +38,22 @@ class Choices:
     _nothing: ClassVar[dict[str, Any]]
 
     def __init__(
-        self, *, id: str, kind: str, served: Served, num_choices: int, options: StreamOptions | None, is_streamed: bool
+        self,
+        *,
+        id: str,
+        kind: str,
+        served: Served,
+        num_choices: int,
+        options: StreamOptions | None,
+        has_index: bool,
+        is_streamed: bool,
     ) -> None:
-        if options is not None and not is_streamed:
-            raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
+        for name, is_given in (("stream_options", options is not None), ("return_token_index", has_index)):
+            if is_given and not is_streamed:
+                raise ApiError(400, f"{name} is given, but stream is not true", param=name)
         self._served = served
         self._num_choices = num_choices
+        self._has_index = has_index
         self._with_usage = options is not None and bool(options.include_usage)
         self._tail = ',"usage":null}' if self._with_usage else "}"
         self._head = {"id": id, "object": kind, "created": int(time.time()), "model": served.name}

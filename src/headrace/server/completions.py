@@ -83,6 +83,7 @@ class Completion(Choices):
             served=served,
             num_choices=body.n or 1,
             options=body.stream_options,
+            has_index=bool(body.return_token_index),
             is_streamed=bool(body.stream),
         )
         if body.echo and body.logprobs is not None:
@@ -90,7 +91,6 @@ class Completion(Choices):
             raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
         self.wants_progress = bool(body.return_progress and body.stream)
         self.wants_tokens = body.logprobs is not None
-        self._has_index = bool(body.return_token_index)
         if body.thinking == "split":
             message = 'thinking is "split", but a completion is one text; allowed: "raw", "hide"'
             raise ApiError(400, message, param="thinking", code="invalid_value")
