@@ -21,7 +21,7 @@ const MARKS = {
 /**
  * @typedef {object} AnswerActions
  * @property {() => void} regenerate
- * @property {(results: ToolResult[]) => void} sendResults
+ * @property {(results: ToolResult[]) => boolean} sendResults returns whether they were sent
  */
 
 export class AnswerView {
@@ -99,15 +99,13 @@ export class AnswerView {
    * @param {ToolResult[]} [results] those that its calls were given
    */
   finish(answer, results = []) {
-    this.#isWriting = false;
-    this.element.removeAttribute("aria-busy");
-    this.#caret.remove();
     this.#body.hidden = !answer.content;
     this.showNote("");
-    this.showConnection(false);
+    this.showConnection("");
     this.#drawThinking(answer.thinking, false);
     this.#content = answer.content;
     this.#markdown.update(answer.content, true);
+    this.#markdown.flush().finally(() => this.#endWriting());
     this.#calls.finish(answer.toolCalls, results);
     if (answer.metrics) this.showMetrics(answer.metrics);
     this.#mark.textContent = MARKS[answer.state] ?? "";
@@ -115,9 +113,20 @@ export class AnswerView {
     if (answer.problem) this.#problem.show(answer.problem);
   }
 
+  /** It is whole, and so is what is seen of it. */
+  #endWriting() {
+    this.#isWriting = false;
+    this.element.removeAttribute("aria-busy");
+    this.#caret.remove();
+  }
+
   /** @param {Metrics} metrics */
   showMetrics(metrics) {
-    this.#metrics.textContent = metricsText(metrics);
+    // Lines break between the figures, never within one.
+    const figures = metricsText(metrics).split(" · ");
+    this.#metrics.replaceChildren(
+      ...figures.flatMap((text, index) => [index ? " · " : "", element("span", { class: "figure", text })]),
+    );
   }
 
   /** @param {PromptProgress} progress */
@@ -144,9 +153,9 @@ export class AnswerView {
     this.#waiting.hidden = !text;
   }
 
-  /** @param {boolean} isLost */
-  showConnection(isLost) {
-    this.#connection.textContent = isLost ? "Reconnecting…" : "";
+  /** @param {string} text what is wrong with the connection, "" for nothing */
+  showConnection(text) {
+    this.#connection.textContent = text;
   }
 
   /**

@@ -13,6 +13,7 @@ import { Thread } from "./thread.js";
  * @property {() => void} onChange called when another conversation is open, and when one begins or ends to be written
  * @property {(summaries: Summary[]) => void} onList
  * @property {(text: string) => void} onProblem
+ * @property {() => void} onRemoved called when another tab has deleted the open conversation
  */
 
 export class Chat {
@@ -28,7 +29,8 @@ export class Chat {
     this.#thread = this.#threadOf(new Conversation());
     this.element.append(this.#thread.element);
     // Another tab may have gone on with the conversation, or begun one.
-    this.#channel.onmessage = () => this.list();
+    this.#channel.onmessage = ({ data }) =>
+      typeof data?.removed === "string" ? this.#forget(data.removed) : this.list();
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#refresh());
   }
 
@@ -45,6 +47,7 @@ export class Chat {
   #listed = new Map();
   /** @type {Set<string>} */
   #removed = new Set();
+  #isProblemTold = false;
 
   get isWriting() {
     return this.#thread.isWriting;
@@ -79,16 +82,31 @@ export class Chat {
 
   /** @param {string} id */
   async remove(id) {
-    this.#removed.add(id);
-    this.#writing.get(id)?.stop();
-    await this.#tried((store) => store.remove(id));
-    this.#channel.postMessage("list");
-    await this.list();
+    await this.#discard(id);
+    this.#channel.postMessage({ removed: id });
   }
 
   /** Tell what conversations there are. */
   async list() {
     this.#events.onList((await this.#tried((store) => store.list())) ?? []);
+  }
+
+  /**
+   * Another tab has deleted a conversation. What this one has stored of it meanwhile goes, too.
+   *
+   * @param {string} id
+   */
+  async #forget(id) {
+    await this.#discard(id);
+    if (id === this.conversation.id) this.#events.onRemoved();
+  }
+
+  /** @param {string} id */
+  async #discard(id) {
+    this.#removed.add(id);
+    this.#writing.get(id)?.stop();
+    await this.#tried((store) => store.remove(id));
+    await this.list();
   }
 
   /** @param {Thread} thread */
@@ -158,7 +176,10 @@ export class Chat {
     try {
       return await work(await this.#store);
     } catch (error) {
-      this.#events.onProblem(`Conversations cannot be kept: ${error instanceof Error ? error.message : error}`);
+      // Once is enough: it comes back with each token that cannot be stored.
+      if (!this.#isProblemTold)
+        this.#events.onProblem(`Conversations cannot be kept: ${error instanceof Error ? error.message : error}`);
+      this.#isProblemTold = true;
       return undefined;
     }
   }

@@ -4,7 +4,7 @@ import { Conversation } from "./conversation.js";
 import { button, element } from "./dom.js";
 import { Field } from "./fields.js";
 import { newId } from "./ids.js";
-import { fillModels } from "./models.js";
+import { ModelChoice } from "./models.js";
 import { NUMBERS, optionsOf } from "./settings.js";
 import { Thread } from "./thread.js";
 
@@ -47,11 +47,17 @@ export class Compare {
     return this.#sides.some((side) => side.thread.isWriting);
   }
 
-  /** @param {string[]} names */
+  /** Whether a model is wished for that is not there. */
+  get isMissing() {
+    return this.#sides.some((side) => side.choice.isMissing);
+  }
+
+  /**
+   * @param {string[]} names
+   * @returns {string} what the reader has to know of it, or ""
+   */
   setModels(names) {
-    for (const [index, side] of this.#sides.entries()) {
-      fillModels(side.model, names, side.model.value || (names[index] ?? ""));
-    }
+    return this.#sides.map((side, index) => side.choice.show(names, names[index])).find((told) => told) ?? "";
   }
 
   /** @param {string} text */
@@ -95,7 +101,8 @@ class Side {
   #name;
   #settings;
   #surroundings;
-  model = element("select", { id: newId(), disabled: true });
+  #model = element("select", { id: newId() });
+  choice = new ModelChoice(this.#model);
   #numbers = SIDE_NUMBERS.map(({ name, label }) => new Field(name, { label, isNumber: true }));
   #systemPrompt = new Field("systemPrompt", { label: "System prompt", rows: 1 });
   #details = element(
@@ -105,7 +112,7 @@ class Side {
     element(
       "div",
       { class: "numbers" },
-      element("div", { class: "field model" }, element("label", { for: this.model.id, text: "Model" }), this.model),
+      element("div", { class: "field model" }, element("label", { for: this.#model.id, text: "Model" }), this.#model),
       ...this.#numbers.map((field) => field.element),
     ),
     this.#systemPrompt.element,
@@ -150,7 +157,7 @@ class Side {
 
   #merged() {
     if (this.findWrong().length) return null;
-    const merged = { ...this.#settings(), model: this.model.value };
+    const merged = { ...this.#settings(), model: this.choice.value };
     for (const field of [...this.#numbers, this.#systemPrompt]) {
       if (field.value.trim()) merged[field.name] = field.value;
     }

@@ -24,6 +24,12 @@ export class Composer {
 
   #onSend;
   #isWriting = false;
+  // Whether it was to be sent before there was a conversation to send it to.
+  #isDue = false;
+  /** Of what it speaks to; null while that is being opened. @type {string | null} */
+  #name = null;
+  /** @type {Map<string, string>} */
+  #drafts = new Map();
   #box = byId("message", HTMLTextAreaElement);
   #send = byId("send", HTMLButtonElement);
   #stop = byId("stop", HTMLButtonElement);
@@ -38,9 +44,25 @@ export class Composer {
     if (hadFocus) this.focus();
   }
 
-  /** @param {boolean} isReady whether there is a conversation to send to */
-  setReady(isReady) {
-    this.#send.disabled = !isReady;
+  /** Leave what it speaks to: the draft stays there, and nothing is sent before something else is open. */
+  leave() {
+    this.#send.disabled = true;
+    this.#isDue = false;
+    if (this.#name === null) return; // what is typed meanwhile is for what is open next
+    this.#drafts.set(this.#name, this.#box.value);
+    this.#box.value = "";
+    this.#name = null;
+  }
+
+  /** @param {string} name of what it speaks to from now on */
+  open(name) {
+    this.#name = name;
+    this.#send.disabled = false;
+    const draft = this.#drafts.get(name);
+    this.#drafts.delete(name);
+    if (draft) this.#box.value = draft + this.#box.value;
+    else if (this.#isDue) this.#submit();
+    this.#isDue = false;
   }
 
   focus() {
@@ -49,7 +71,8 @@ export class Composer {
 
   #submit() {
     const text = this.#box.value;
+    this.#isDue = this.#send.disabled;
     // While an answer is written, the text waits in the box for its end.
-    if (!this.#isWriting && !this.#send.disabled && text.trim() && this.#onSend(text)) this.#box.value = "";
+    if (!this.#isWriting && !this.#isDue && text.trim() && this.#onSend(text)) this.#box.value = "";
   }
 }

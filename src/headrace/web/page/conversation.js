@@ -124,13 +124,15 @@ export class Conversation {
   }
 
   /**
-   * The messages as the server takes them. Of answers that came to nothing, nothing is sent.
+   * The messages as the server takes them. Of answers that came to nothing, nothing is sent, nor are their questions:
+   * many models' templates insist that questions and answers alternate.
    *
    * @param {string} systemPrompt
    * @returns {WireMessage[]}
    */
   toWire(systemPrompt) {
-    const wire = this.messages.flatMap(toWire);
+    const sayable = this.messages.flatMap(toWire);
+    const wire = sayable.filter(({ role }, index) => role !== "user" || sayable[index + 1]?.role !== "user");
     return systemPrompt ? [{ role: "system", content: systemPrompt }, ...wire] : wire;
   }
 }

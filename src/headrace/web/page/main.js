@@ -6,9 +6,9 @@ import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
-import { fillModels, Models } from "./models.js";
+import { ModelChoice, Models } from "./models.js";
 import { Notice } from "./notice.js";
-import { keepSettings, loadSettings, optionsOf } from "./settings.js";
+import { changeSettings, loadSettings, optionsOf, watchSettings } from "./settings.js";
 import { SettingsDialog } from "./settings-dialog.js";
 import { Sidebar } from "./sidebar.js";
 import { openStore } from "./store.js";
@@ -24,6 +24,8 @@ let settings = loadSettings();
 let summaries = [];
 let isComparing = false;
 let numRoutes = 0;
+/** Those who wait for another API key. @type {(() => void)[]} */
+let waiting = [];
 
 const notice = new Notice();
 const announce = createAnnouncer(byId("status", HTMLDivElement));
@@ -36,27 +38,49 @@ document.body.append(dialog.element);
 
 const sidebar = new Sidebar({ onOpen: (id) => go(id === null ? NEW : hashOf(id)), onDelete: remove });
 const composer = new Composer(send, () => view().stop());
-const models = new Models({ onModels: setModels, onProblem: showServerProblem, onKeyNeeded: askForKey });
+const choice = new ModelChoice(modelSelect, settings.model, (model) => {
+  notice.hide("model");
+  settings = changeSettings(settings, { model });
+});
+const models = new Models({
+  onModels: setModels,
+  onProblem: showServerProblem,
+  onKeyNeeded: askForKey,
+  isMissing: () => choice.isMissing || compare.isMissing,
+});
 const surroundings = { announce, onAsk: () => composer.focus(), onKeyNeeded: askForKey };
 const compare = new Compare(() => settings, { ...surroundings, onChange: update });
 
 showTheme(settings.theme);
 TextGeneration.configure({ baseUrl: new URL("./", document.baseURI), apiKey: settings.apiKey || null });
-modelSelect.disabled = true;
 
 const store = openStore();
 const chat = new Chat(
   store,
-  { ...surroundings, settings: () => ({ options: optionsOf(settings), systemPrompt: settings.systemPrompt }) },
-  { onChange: update, onList: setSummaries, onProblem: (text) => notice.show(text) },
+  {
+    ...surroundings,
+    settings: () => ({
+      options: optionsOf({ ...settings, model: choice.value }),
+      systemPrompt: settings.systemPrompt,
+    }),
+  },
+  {
+    onChange: update,
+    onList: setSummaries,
+    onProblem: (text) => notice.show("storage", text),
+    onRemoved: () => {
+      leaveRemoved();
+      notice.show("conversation", "This conversation was deleted in another tab.");
+    },
+  },
 );
 addEventListener("hashchange", route);
 byId("settings-button", HTMLButtonElement).addEventListener("click", () => dialog.open(settings));
 compareButton.addEventListener("click", () => go(isComparing ? hashOf(chat.conversation.id) : COMPARE));
-modelSelect.addEventListener("change", () => {
-  settings = { ...settings, model: modelSelect.value };
-  keepSettings(settings);
-});
+// The server may have loaded another one meanwhile.
+modelSelect.addEventListener("focus", () => models.ask());
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && models.ask());
+watchSettings(() => useSettings({ ...loadSettings(), model: settings.model }));
 byId("skip", HTMLAnchorElement).addEventListener("click", (event) => {
   event.preventDefault(); // its address would be taken for that of a conversation
   composer.focus();
@@ -84,7 +108,10 @@ function view() {
 function send(text) {
   const isSent = view().send(text);
   // A conversation has an address from its first message on.
-  if (isSent && !isComparing) history.replaceState(null, "", hashOf(chat.conversation.id));
+  if (isSent && !isComparing) {
+    history.replaceState(null, "", hashOf(chat.conversation.id));
+    composer.open(draftName());
+  }
   return isSent;
 }
 
@@ -93,29 +120,40 @@ function hashOf(id) {
   return chat.conversation.id === id && !chat.conversation.messages.length ? NEW : `#/c/${encodeURIComponent(id)}`;
 }
 
+/** Under which name the draft in the message box is kept. */
+function draftName() {
+  return isComparing ? COMPARE : hashOf(chat.conversation.id);
+}
+
 /** @param {string} hash */
 function go(hash) {
-  if (location.hash === hash) route();
-  else location.hash = hash;
+  // Not by setting the hash: whatever is typed before its event came would go to the conversation before.
+  if (location.hash !== hash) history.pushState(null, "", hash);
+  route();
 }
 
 /** Show what the address says. */
 async function route() {
   const route = ++numRoutes;
+  composer.leave();
+  notice.hide("conversation");
   isComparing = location.hash === COMPARE;
-  composer.setReady(false);
+  if (!isComparing) compare.stop(); // there, nobody could
   if (!isComparing) {
     const id = idOf(location.hash);
     const isNewAlready = id === null && !chat.conversation.messages.length;
     if (!isNewAlready && !(await chat.open(id))) {
       history.replaceState(null, "", NEW);
-      notice.show("This conversation is not in this browser, or another version of this page has written it.");
+      notice.show(
+        "conversation",
+        "This conversation is not in this browser, or another version of this page has written it.",
+      );
     }
   }
   if (route !== numRoutes) return; // the address has changed meanwhile
   stage.replaceChildren(view().element);
   update();
-  composer.setReady(true);
+  composer.open(draftName());
   if (matchMedia("(pointer: fine)").matches) composer.focus();
 }
 
@@ -158,31 +196,41 @@ function setSummaries(list) {
 /** @param {string} id */
 async function remove(id) {
   await chat.remove(id);
-  if (id !== chat.conversation.id) return;
+  if (id === chat.conversation.id) await leaveRemoved();
+}
+
+async function leaveRemoved() {
   if (isComparing) await chat.open(null);
   else go(NEW);
 }
 
 /** @param {string[]} names */
 function setModels(names) {
-  notice.hide();
-  fillModels(modelSelect, names, settings.model);
-  settings = { ...settings, model: modelSelect.value };
-  compare.setModels(names);
+  notice.hide("server");
+  const told = [choice.show(names), compare.setModels(names)].find((text) => text);
+  if (told) notice.show("model", told);
+  else notice.hide("model");
 }
 
 /** @param {string} text */
 function showServerProblem(text) {
-  notice.show(`${text} Trying again.`, { name: "Try now", press: () => models.ask() });
+  notice.show("server", `${text} Trying again.`, { name: "Try now", press: () => models.ask() });
+}
+
+/** @param {Partial<Settings>} changes */
+function applySettings(changes) {
+  useSettings(changeSettings(settings, changes));
 }
 
 /** @param {Settings} changed */
-function applySettings(changed) {
+function useSettings(changed) {
   settings = changed;
-  keepSettings(settings);
   showTheme(settings.theme);
   TextGeneration.configure({ apiKey: settings.apiKey || null });
   models.ask();
+  const resolves = waiting;
+  waiting = [];
+  for (const resolve of resolves) resolve();
 }
 
 /** @param {string} theme */
@@ -190,9 +238,15 @@ function showTheme(theme) {
   document.documentElement.dataset.theme = theme;
 }
 
+/** @returns {Promise<void>} when the settings were changed, here or in another tab */
 function askForKey() {
+  /** @type {Promise<void>} */
+  const isChanged = new Promise((resolve) => {
+    waiting.push(resolve);
+  });
   dialog.open(
     settings,
     settings.apiKey ? "The server does not accept this API key." : "This server asks for an API key.",
   );
+  return isChanged;
 }

@@ -7,6 +7,8 @@ import { JOB_MS } from "./markdown-limits.js";
 
 // For the worker and marked to be loaded; without them there is only plain text.
 const LOAD_MS = 10_000;
+// After it could not be loaded; the network may be back by then.
+const RETRY_MS = 10_000;
 // The page itself may have been busy or asleep while the answer came; it is there a moment later.
 const GRACE_MS = 50;
 
@@ -30,7 +32,8 @@ class MarkdownLexer {
   /** @type {Waiting[]} the first one is in work */
   #waiting = [];
   #isReady = false;
-  #isMissing = false;
+  /** Until when it is not tried to load the worker; on the clock of `performance.now`. */
+  #missingUntil = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #numEnded = 0;
@@ -47,7 +50,7 @@ class MarkdownLexer {
   run(job) {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ job, resolve, reject });
-      if (this.#isMissing) this.#miss();
+      if (performance.now() < this.#missingUntil) this.#refuse();
       else if (!this.#worker) this.#start();
       else if (this.#isReady && this.#waiting.length === 1) this.#post();
     });
@@ -58,7 +61,8 @@ class MarkdownLexer {
       this.#worker = new Worker(trusted(WORKER), { type: "module" });
     } catch {
       // A browser without workers made of modules.
-      this.#miss();
+      this.#missingUntil = Infinity;
+      this.#refuse();
       return;
     }
     this.#worker.onmessage = ({ data }) => this.#onReply(data);
@@ -97,7 +101,11 @@ class MarkdownLexer {
 
   #miss() {
     this.#stop();
-    this.#isMissing = true;
+    this.#missingUntil = performance.now() + RETRY_MS;
+    this.#refuse();
+  }
+
+  #refuse() {
     for (const { reject } of this.#waiting.splice(0))
       reject(new NoLexerError("there is no worker that lexes Markdown"));
   }

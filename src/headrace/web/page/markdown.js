@@ -120,11 +120,14 @@ class View {
     if (sanitise) this.#picture.sanitise = sanitise;
     else this.#isPlain = true;
     if (this.#isPlain && this.#settled === "") this.#open = PLAIN;
-    while (this.#isBehind && !this.#isDestroyed) {
-      this.#isBehind = false;
-      await this.#step();
+    try {
+      while (this.#isBehind && !this.#isDestroyed) {
+        this.#isBehind = false;
+        await this.#step();
+      }
+    } finally {
+      this.#running = undefined;
     }
-    this.#running = undefined;
   }
 
   async #step() {
@@ -179,8 +182,9 @@ class View {
       return await lexer.run(job);
     } catch (error) {
       if (error instanceof NoLexerError) {
-        this.#isPlain = true;
         this.#restart();
+        this.#open = PLAIN;
+        this.#numFailures = 1; // so that it is tried again at the end
       } else if (error instanceof LexingError) this.#onFailure(job);
       else throw error;
       return null;

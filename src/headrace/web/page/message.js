@@ -6,7 +6,7 @@ import { isSendKey } from "./keys.js";
 export class MessageView {
   /**
    * @param {string} text
-   * @param {(text: string) => void} onEdit with what is to be sent in its place
+   * @param {(text: string) => string} onEdit with what is to be sent in its place; returns why it was not sent, or ""
    */
   constructor(text, onEdit) {
     this.#text = text;
@@ -29,8 +29,10 @@ export class MessageView {
   #startEditing() {
     const input = element("textarea", { "aria-label": "Edit message", class: "edit-text", rows: 2, dir: "auto" });
     input.value = this.#text;
+    const problem = element("p", { class: "field-problem", role: "alert" });
     const send = () => {
-      if (input.value.trim()) this.#onEdit(input.value);
+      if (input.value.trim()) problem.textContent = this.#onEdit(input.value);
+      if (problem.textContent) problem.isConnected || input.after(problem);
       else input.focus();
     };
     const cancel = () => {

@@ -1,32 +1,43 @@
-/** A line above the conversation that says what concerns the page as a whole. */
+/** A line above the conversation that says what concerns the page as a whole: the last thing that is still so. */
 
 import { byId } from "./dom.js";
+
+/** @typedef {{ name: string, press: () => void }} Action */
 
 export class Notice {
   #element = byId("notice", HTMLDivElement);
   #text = byId("notice-text", HTMLParagraphElement);
   #button = byId("notice-button", HTMLButtonElement);
-  #onPress = () => this.hide();
+  /** By what they are about, the last one last. @type {Map<string, { text: string, action: Action }>} */
+  #said = new Map();
 
   constructor() {
-    this.#button.addEventListener("click", () => this.#onPress());
+    this.#button.addEventListener("click", () => [...this.#said.values()].at(-1)?.action.press());
   }
 
   /**
+   * @param {string} about what it is about; takes the place of what was said of that before
    * @param {string} text
-   * @param {{ name: string, press: () => void }} [action] what can be done about it; otherwise it can be put away
+   * @param {Action} [action] what can be done about it; otherwise it can be put away
    */
-  show(text, action = { name: "Close", press: () => this.hide() }) {
-    // What is said already is not said again.
-    if (this.#text.textContent !== text) this.#text.textContent = text;
-    this.#button.textContent = action.name;
-    this.#button.hidden = false;
-    this.#onPress = action.press;
-    this.#element.hidden = false;
+  show(about, text, action = { name: "Close", press: () => this.hide(about) }) {
+    this.#said.delete(about);
+    this.#said.set(about, { text, action });
+    this.#draw();
   }
 
-  hide() {
-    this.#element.hidden = true;
-    this.#text.textContent = "";
+  /** @param {string} about */
+  hide(about) {
+    if (this.#said.delete(about)) this.#draw();
+  }
+
+  #draw() {
+    const last = [...this.#said.values()].at(-1);
+    const text = last?.text ?? "";
+    // What is said already is not said again.
+    if (this.#text.textContent !== text) this.#text.textContent = text;
+    this.#button.textContent = last?.action.name ?? "";
+    this.#button.hidden = !last;
+    this.#element.hidden = !last;
   }
 }

@@ -1,4 +1,4 @@
-/** A wait that can be given up. */
+/** Waits that can be given up. */
 
 /**
  * @param {number} ms
@@ -15,6 +15,21 @@ export function pause(ms, signal) {
       signal.removeEventListener("abort", onAbort);
       resolve();
     }, ms);
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+  });
+}
+
+/**
+ * @template T
+ * @param {Promise<T>} promise
+ * @param {AbortSignal} signal rejects with its reason once it is aborted
+ * @returns {Promise<T>}
+ */
+export function unlessAborted(promise, signal) {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason);
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
     if (signal.aborted) onAbort();
     else signal.addEventListener("abort", onAbort, { once: true });
   });

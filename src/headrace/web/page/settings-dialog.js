@@ -13,7 +13,7 @@ const NUMBER_HINTS = {
 
 export class SettingsDialog {
   /**
-   * @param {(settings: Settings) => void} onDone with the settings to keep
+   * @param {(changes: Partial<Settings>) => void} onDone with those that were changed
    * @param {(theme: string) => void} onTheme with the theme to show, while it is chosen
    */
   constructor(onDone, onTheme) {
@@ -86,9 +86,9 @@ export class SettingsDialog {
       wrong[0].input.focus();
       return;
     }
-    const values = Object.fromEntries(this.#fields.map((field) => [field.name, field.value]));
+    const changed = this.#fields.filter(({ name, value }) => value !== this.#before[name]);
     this.element.close();
-    this.#onDone({ ...this.#before, ...values });
+    this.#onDone(Object.fromEntries(changed.map(({ name, value }) => [name, value])));
   }
 
   #reset() {

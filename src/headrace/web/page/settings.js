@@ -14,6 +14,8 @@
  */
 
 const KEY = "headrace.settings";
+// Whether what was changed last could be kept.
+let isKept = true;
 
 export const NUMBERS = /** @type {const} */ ([
   { name: "temperature", label: "Temperature", min: 0 },
@@ -50,9 +52,15 @@ export const DEFAULTS = Object.freeze({
  * @returns {Settings}
  */
 export function loadSettings() {
-  const settings = { ...DEFAULTS };
+  return { ...DEFAULTS, ...readable() };
+}
+
+/** @returns {Partial<Settings>} */
+function readable() {
+  /** @type {Partial<Settings>} */
+  const settings = {};
   const kept = readObject();
-  for (const name of /** @type {SettingName[]} */ (Object.keys(settings))) {
+  for (const name of /** @type {SettingName[]} */ (Object.keys(DEFAULTS))) {
     const value = kept[name];
     if (typeof value === "string" && !problemOf(name, value)) settings[name] = value;
   }
@@ -60,16 +68,28 @@ export function loadSettings() {
 }
 
 /**
- * Keep settings for the next visit, where the browser allows that.
+ * Change settings, and keep them for the next visit, where the browser allows that. Another tab may have changed others
+ * meanwhile; these stay.
  *
  * @param {Settings} settings
+ * @param {Partial<Settings>} changes
+ * @returns {Settings} with what other tabs have changed, but for the model, which each tab has for itself
  */
-export function keepSettings(settings) {
+export function changeSettings(settings, changes) {
+  const kept = isKept ? { ...settings, ...readable() } : settings;
   try {
-    localStorage.setItem(KEY, JSON.stringify(settings));
+    localStorage.setItem(KEY, JSON.stringify({ ...kept, ...changes }));
+    isKept = true;
   } catch (error) {
+    isKept = false;
     console.info("The settings are not kept:", error);
   }
+  return { ...kept, model: settings.model, ...changes };
+}
+
+/** @param {() => void} onChange called when another tab has changed the settings */
+export function watchSettings(onChange) {
+  addEventListener("storage", ({ key }) => (key === KEY || key === null) && onChange());
 }
 
 /** @returns {Record<string, unknown>} */

@@ -67,12 +67,14 @@ export class Sidebar {
    */
   show(summaries, current) {
     if (summaries === this.#shown.summaries && current === this.#shown.current) return;
+    const hasMoved = current !== this.#shown.current || !this.#list.querySelector("[aria-current]");
     this.#shown = { summaries, current };
     const focused = this.#list.contains(document.activeElement)
       ? document.activeElement?.getAttribute("data-key")
       : null;
     this.#list.replaceChildren(...summaries.map((summary) => this.#row(summary, summary.id === current)));
     if (focused) this.#focusKey(focused);
+    if (hasMoved) this.#list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   }
 
   /**

@@ -22,7 +22,8 @@ import { Writer } from "./writer.js";
  * @property {() => void} onAsk called when something was sent, by whatever button
  * @property {() => void} onChange called when it begins to write, and when it ends
  * @property {(text: string) => void} announce
- * @property {() => void} onKeyNeeded called when the server asks for another API key
+ * @property {() => Promise<void>} onKeyNeeded called when the server asks for another API key; resolves when there may be
+ *   one
  */
 
 export class Thread {
@@ -69,7 +70,7 @@ export class Thread {
     if (answer?.role !== "assistant" || answer.state !== "writing") return;
     const view = this.#views.get(answer);
     if (!(view instanceof AnswerView)) return;
-    this.#write(answer, view, true, (hooks) => TextGeneration.resumeStream(answer.streamId, hooks));
+    this.#write(answer, view, null);
   }
 
   /** End the answer that is being written; what is there of it stays. */
@@ -95,7 +96,7 @@ export class Thread {
     const answer = this.conversation.addAnswer();
     const view = this.#showAnswer(answer);
     this.#surroundings.keep(this.conversation);
-    this.#write(answer, view, false, (hooks) =>
+    this.#write(answer, view, (hooks) =>
       TextGeneration.chatStream(messages, {
         ...settings.options,
         ...hooks,
@@ -110,16 +111,14 @@ export class Thread {
   /**
    * @param {Answer} answer
    * @param {AnswerView} view
-   * @param {boolean} isResumed
    * @param {import("./writer.js").WriterOptions["open"]} open
    */
-  async #write(answer, view, isResumed, open) {
+  async #write(answer, view, open) {
     const { announce, keep, onChange, onKeyNeeded } = this.#surroundings;
     const writer = new Writer({
       answer,
       view,
       open,
-      isResumed,
       onKeyNeeded,
       keep: () => this.#views.has(answer) && keep(this.conversation),
     });
@@ -168,12 +167,15 @@ export class Thread {
   /**
    * @param {Question} question
    * @param {string} text
+   * @returns {string} why it was not sent, or ""
    */
   #edit(question, text) {
-    this.#ask(() => {
+    if (this.isWriting) return "An answer is being written. Stop it or wait for its end, and send this then.";
+    const isSent = this.#ask(() => {
       this.#cutAt(question);
       this.#add({ role: "user", content: text });
     });
+    return isSent ? "" : "It is not sent: a setting is wrong.";
   }
 
   /** @param {Answer} answer */
@@ -183,7 +185,7 @@ export class Thread {
 
   /** @param {ToolResult[]} results */
   #sendResults(results) {
-    this.#ask(() => results.map((result) => this.#add(result)));
+    return this.#ask(() => results.map((result) => this.#add(result)));
   }
 
   /** @param {Message} message */

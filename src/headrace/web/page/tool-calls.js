@@ -6,7 +6,7 @@ import { newId } from "./ids.js";
 /** @import { ToolCall, ToolResult } from "./conversation.js" */
 
 export class ToolCallsView {
-  /** @param {(results: ToolResult[]) => void} onResults */
+  /** @param {(results: ToolResult[]) => boolean} onResults returns whether they were sent */
   constructor(onResults) {
     this.#onResults = onResults;
   }
@@ -59,9 +59,9 @@ export class ToolCallsView {
         name: call.name,
         content: input.value,
       }));
+      if (!this.#onResults(results)) return; // what is typed stays
       send.remove();
       for (const [index, { call }] of open.entries()) this.#showResultOf(call, results[index].content);
-      this.#onResults(results);
     });
     send.classList.add("send-results");
     return send;

@@ -1,7 +1,17 @@
 /** Writes one answer: takes the tokens of a stream into the message, and has the view draw it once per frame. */
 
-import { AuthenticationError, HeadraceError, NotFoundError, QueueFullError } from "../headrace.js";
-import { pause } from "./pause.js";
+import {
+  AuthenticationError,
+  ConnectionLostError,
+  GenerationError,
+  HeadraceError,
+  HttpError,
+  NotFoundError,
+  QueueFullError,
+  TextGeneration,
+} from "../headrace.js";
+import { isLeaving } from "./leaving.js";
+import { pause, unlessAborted } from "./pause.js";
 import { isLoading, problemText } from "./problems.js";
 
 /** @import { LLMGenerationOptions, LLMGenerationResult, LLMStreamingResult, StreamToken, TokenPart } from "../headrace.js" */
@@ -13,6 +23,8 @@ const METRICS_MS = 250;
 const KEEP_MS = 1000;
 // Between two tries while the server loads its model, where it does not say.
 const LOADING_MS = 1000;
+// Between two tries to find an answer again that is still at the server.
+const RESUME_MS = 1000;
 
 /**
  * @typedef {Pick<LLMGenerationOptions, "signal" | "onProgress" | "onConnection">} Hooks
@@ -20,19 +32,19 @@ const LOADING_MS = 1000;
  * @typedef {object} WriterOptions
  * @property {Answer} answer the message that grows
  * @property {AnswerView} view
- * @property {(hooks: Hooks) => Promise<LLMStreamingResult>} open
- * @property {boolean} isResumed whether the stream began before this page was loaded
+ * @property {((hooks: Hooks) => Promise<LLMStreamingResult>) | null} open null where the stream began before this page
+ *   was loaded
  * @property {() => void} keep stores the conversation
- * @property {() => void} onKeyNeeded
+ * @property {() => Promise<void>} onKeyNeeded resolves when there may be another API key
  */
 
 export class Writer {
   /** @param {WriterOptions} options */
-  constructor({ answer, view, open, isResumed, keep, onKeyNeeded }) {
+  constructor({ answer, view, open, keep, onKeyNeeded }) {
     this.#answer = answer;
     this.#view = view;
     this.#open = open;
-    this.#isResumed = isResumed;
+    this.#isResumed = open === null;
     this.#keep = keep;
     this.#onKeyNeeded = onKeyNeeded;
   }
@@ -56,37 +68,88 @@ export class Writer {
     const timers = [setInterval(() => this.#showMetrics(), METRICS_MS), setInterval(this.#keep, KEEP_MS)];
     addEventListener("pagehide", this.#keep);
     this.#view.begin();
-    try {
-      this.#stream = await this.#opened();
-      for await (const token of this.#stream.streamEvents) this.#take(token);
-      this.#finish(await this.#stream.result);
-    } catch (error) {
-      this.#fail(error);
-    } finally {
-      for (const timer of timers) clearInterval(timer);
-      removeEventListener("pagehide", this.#keep);
-      cancelAnimationFrame(this.#frame);
-    }
+    while (!(await this.#runOnce())) this.#startOver();
+    for (const timer of timers) clearInterval(timer);
+    removeEventListener("pagehide", this.#keep);
+    cancelAnimationFrame(this.#frame);
     this.#view.finish(this.#answer);
     this.#keep();
   }
 
   /** End it here; what is written stays. */
   stop() {
-    if (this.#stream) this.#stream.cancel();
-    else this.#abort.abort();
+    if (this.#stream) {
+      this.#stream.cancel();
+      return;
+    }
+    this.#abort.abort();
+    // Nobody listens to it now, but the server goes on with it.
+    if (this.#isResumed) TextGeneration.cancelStream(this.#answer.streamId).catch(() => {});
+  }
+
+  /** @returns {Promise<boolean>} whether it has ended; otherwise the server may still have it */
+  async #runOnce() {
+    try {
+      this.#stream = await this.#opened();
+      this.#view.showConnection("");
+      for await (const token of this.#stream.streamEvents) this.#take(token);
+      this.#finish(await this.#stream.result);
+      return true;
+    } catch (error) {
+      this.#stream = null;
+      if (await this.#isWorthAnotherTry(error)) return false;
+      this.#fail(error);
+      return true;
+    }
+  }
+
+  /** A stream that is found again begins at its first token. */
+  #startOver() {
+    this.#isResumed = true;
+    this.#numTokens = 0;
+  }
+
+  /**
+   * Whether the server may still have the answer; then wait until it is worth to ask.
+   *
+   * @param {unknown} error
+   * @returns {Promise<boolean>}
+   */
+  async #isWorthAnotherTry(error) {
+    const { signal } = this.#abort;
+    if (signal.aborted) return false;
+    // In mid-answer, the client has tried to find it again, and says with what that ended.
+    const isRefused = this.#isResumed && error instanceof AuthenticationError;
+    const isRefusedNow = error instanceof ConnectionLostError && error.cause instanceof AuthenticationError;
+    try {
+      if (isRefused || isRefusedNow) {
+        this.#view.showConnection("Waiting for an API key");
+        await unlessAborted(this.#onKeyNeeded(), signal);
+      } else if (isLeaving() || (this.#isResumed && isPassing(error))) {
+        this.#view.showConnection("Reconnecting…");
+        await pause(RESUME_MS, signal);
+      } else {
+        return false;
+      }
+    } catch {
+      return false; // stopped meanwhile
+    }
+    return true;
   }
 
   /** The stream, once the server has its model. */
   async #opened() {
     const { signal } = this.#abort;
+    /** @type {Hooks} */
+    const hooks = {
+      signal,
+      onProgress: (progress) => this.#view.showProgress(progress),
+      onConnection: (state) => this.#view.showConnection(state === "lost" ? "Reconnecting…" : ""),
+    };
     for (;;) {
       try {
-        return await this.#open({
-          signal,
-          onProgress: (progress) => this.#view.showProgress(progress),
-          onConnection: (state) => this.#view.showConnection(state === "lost"),
-        });
+        if (this.#open && !this.#isResumed) return await this.#open(hooks);
+        return await TextGeneration.resumeStream(this.#answer.streamId, hooks);
       } catch (error) {
         if (!isLoading(error)) throw error;
         this.#view.showNote("The model is being loaded");
@@ -158,7 +221,8 @@ export class Writer {
     const answer = this.#answer;
     const partial = error instanceof HeadraceError ? error.partial : null;
     if (partial) answer.metrics = this.#metricsOf(partial);
-    if (this.#abort.signal.aborted) {
+    const isCancelled = error instanceof GenerationError && error.code === "cancelled"; // by another tab, say
+    if (this.#abort.signal.aborted || isCancelled) {
       answer.state = "stopped";
     } else if (this.#isResumed && error instanceof NotFoundError) {
       answer.state = "cut";
@@ -196,4 +260,14 @@ export class Writer {
     if (metrics?.firstTokenMs) return metrics.firstTokenMs;
     return result?.timings ? result.timings.queueMs + result.timings.prefillMs : null;
   }
+}
+
+/**
+ * Whether a stream may still be there although it could not be found now.
+ *
+ * @param {unknown} error
+ */
+function isPassing(error) {
+  if (error instanceof ConnectionLostError || error instanceof QueueFullError) return true;
+  return error instanceof HttpError && error.status >= 500;
 }
