@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness import PATIENCE
+
 from page.serving import Site
 
 
