@@ -1,6 +1,9 @@
 /**
  * Streams of text from a headrace server, for browsers and Node: one module, no dependencies.
  *
+ * It is long because it is one: a page gets it with one request, as it is. From the top: types, errors, options, the
+ * client, a stream (`Generation`, `Answer`), bytes to events (`SseDecoder`), growing JSON, and what pages need.
+ *
  *     import { TextGeneration } from "headrace";
  *     const { stream, result, cancel } = await TextGeneration.generateStream("The sea is", { maxTokens: 40 });
  *     for await (const text of stream) show(text);
