@@ -110,7 +110,7 @@ $(JS_STAMP): $(JS)/package-lock.json | $(STAMP)
 	@touch $@
 
 $(VENDOR_STAMP): $(WEB)/vendor/package-lock.json scripts/vendor | $(STAMP)
-	scripts/with-node scripts/vendor
+	scripts/vendor
 	@touch $@
 
 # uv is used for this alone; it lives in a folder of its own, so that nothing else comes to need it.

@@ -108,7 +108,9 @@ def test_each_way_to_use_it(installed: Path, parrot_url: str) -> None:
     shutil.copytree(PACKAGE / "test" / "usage", test / "usage")
     shutil.copy(PACKAGE / "test" / "dom.js", test)
     compile_in(installed)
-    said = node("node", "--test", "out/test/usage/usage.test.js", cwd=installed, PARROT_URL=parrot_url)
+    said = node(
+        "node", "--test", "--test-reporter=tap", "out/test/usage/usage.test.js", cwd=installed, PARROT_URL=parrot_url
+    )
     assert re.search(r"^# pass [1-9]", said, re.MULTILINE), said
     shutil.rmtree(test)
 
