@@ -56,7 +56,7 @@ def parrot_url() -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def guarded_url() -> Iterator[str]:
-    """The same, with a key, one stream while one more waits, small bodies, and a second for each stream."""
+    """The same, with a key, one stream while one more waits, small bodies, and 3 s for each stream."""
     settings = {"api_keys": ("secret",), "max_body_mb": 0.01, "timeout_ms": 3000}
     with parrot("parrot", settings, pieces=FLOODING, max_streams=1, max_queue=1) as url:
         yield url

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -33,8 +35,8 @@ def included(app: FastAPI) -> FastAPI:
 
 
 @pytest.mark.parametrize("make_app", [mounted, included])
-def test_under_a_prefix(page: Page, make_app: object) -> None:
-    with site(page, ANSWERS, is_held=False, make_app=make_app, path="/llm/") as server:  # type: ignore[arg-type]
+def test_under_a_prefix(page: Page, make_app: Callable[[FastAPI], Any]) -> None:
+    with site(page, ANSWERS, is_held=False, make_app=make_app, path="/llm/") as server:
         chat = Chat(page, server.url)
         chat.ask("hi")
         expect(chat.text.locator("li")).to_have_text(["one", "two"])

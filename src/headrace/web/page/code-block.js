@@ -8,8 +8,7 @@ import { element } from "./dom.js";
  * @returns {{ figure: HTMLElement, body: HTMLElement }} `body` is where the code goes
  */
 export function codeFigure(language) {
-  const body = element("code", { class: language && `language-${language}` });
-  if (!language) body.removeAttribute("class");
+  const body = element("code", language ? { class: `language-${language}` } : {});
   const copy = copyButton("Copy code", () => body.textContent ?? "");
   const head = element("figcaption", {}, element("span", { class: "language", text: language }), copy);
   const label = language ? `Code in ${language}` : "Code";
