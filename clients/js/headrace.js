@@ -315,16 +315,31 @@ function bodyOf(options, isChat, allowed) {
       throw new InvalidRequestError(message, { code: "unknown_option", param: option });
     }
     const name = names[option];
-    if (name !== undefined) checkJson(option, value);
-    else if (typeof value !== LOCAL[option]) throw wrong(option, value, `a ${LOCAL[option]}`);
-    if (name !== undefined) body[name] = value;
-    else if (option === "signal" && !(value instanceof AbortSignal)) throw wrong(option, value, "an AbortSignal");
-    else if (option === "requestId" && !/^[\w.:=+@-]{1,128}$/.test(String(value)))
-      throw wrong(option, value, "1 to 128 letters, digits and . _ : = + @ -");
-    else if (option.endsWith("Ms") && !(Number(value) >= 0 && Number(value) <= LONGEST))
-      throw wrong(option, value, `milliseconds, 0 to ${LONGEST}`);
+    if (name === undefined) {
+      checkLocal(option, value);
+    } else {
+      checkJson(option, value);
+      body[name] = value;
+    }
   }
   return body;
+}
+
+/**
+ * An option that is not sent.
+ *
+ * @param {string} name
+ * @param {unknown} value
+ */
+function checkLocal(name, value) {
+  if (typeof value !== LOCAL[name]) throw wrong(name, value, `a ${LOCAL[name]}`);
+  if (name === "signal" && !(value instanceof AbortSignal)) throw wrong(name, value, "an AbortSignal");
+  if (name === "requestId" && !/^[\w.:=+@-]{1,128}$/.test(String(value))) {
+    throw wrong(name, value, "1 to 128 letters, digits and . _ : = + @ -");
+  }
+  if (name.endsWith("Ms") && !(Number(value) >= 0 && Number(value) <= LONGEST)) {
+    throw wrong(name, value, `milliseconds, 0 to ${LONGEST}`);
+  }
 }
 
 /**
