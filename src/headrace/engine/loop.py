@@ -280,7 +280,7 @@ class Engine:
         if isinstance(message, Submit):
             sequence = message.sequence
             if sequence.state is State.WAITING:
-                self._scheduler.waiting.push(sequence)
+                self._scheduler.enqueue(sequence)
                 self._watch(sequence)
         elif isinstance(message, Cancel):
             self._finish(message.sequence, "cancelled")

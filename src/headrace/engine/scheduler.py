@@ -87,6 +87,11 @@ class Scheduler:
         sequence = self._longest_paused()
         return None if sequence is None else (sequence.stats.paused_since or 0.0) + PARK_AFTER
 
+    def enqueue(self, sequence: Sequence) -> None:
+        """A new sequence waits for its turn."""
+        tokens = sequence.tokens
+        self.waiting.push(sequence, len(tokens) - self.kv.match(tokens, len(tokens) - 1).length)
+
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
         self._admit(now)
