@@ -63,6 +63,8 @@ class Runner(Protocol):
         max_batch: tokens in one step at most.
         eog_tokens: tokens that end a generation.
         can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
+        thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
+        can_measure: whether `measure` tells what steps cost.
     """
 
     num_cells: int
@@ -71,6 +73,8 @@ class Runner(Protocol):
     max_batch: int
     eog_tokens: frozenset[int]
     can_drop_partial: bool
+    thread_counts: tuple[int, ...]
+    can_measure: bool
 
     def make_sampler(self, request: Request) -> Any:
         """What samples for a request; called by the caller's thread, raises InvalidRequestError."""
@@ -93,6 +97,14 @@ class Runner(Protocol):
         """
         ...
 
+    def set_threads(self, count: int) -> None:
+        """Compute the steps that follow with so many threads."""
+        ...
+
+    def measure(self, num_decodes: int, num_prefill: int) -> float:
+        """Seconds that a step of so many decodes and prefill tokens takes, on an empty memory, which stays empty."""
+        ...
+
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None: ...
 
     def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool: ...
@@ -103,7 +115,11 @@ class Runner(Protocol):
 class LlamaRunner:
     """Runs steps with llama.cpp, and owns the context; the model belongs to whoever loaded it."""
 
-    def __init__(self, model: LlamaModel, context: LlamaContext, *, num_cells: int) -> None:
+    can_measure = True
+
+    def __init__(
+        self, model: LlamaModel, context: LlamaContext, *, num_cells: int, thread_counts: tuple[int, ...]
+    ) -> None:
         from headrace.llama.context import NoKVSlotError
         from headrace.llama.sampler import Sampler, sample_rows
 
@@ -113,6 +129,7 @@ class LlamaRunner:
         self.max_batch = context.n_batch
         self.eog_tokens = model.eog_tokens
         self.can_drop_partial = False
+        self.thread_counts = thread_counts
         self.piece = model.piece
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
@@ -167,6 +184,27 @@ class LlamaRunner:
             raise NoRoomError(str(error)) from error
         seconds = time.perf_counter() - before
         return StepOutput(self._sample_rows(logits, samplers, guides) if samplers else (), seconds)
+
+    def set_threads(self, count: int) -> None:
+        """Compute the steps that follow with so many threads."""
+        self._context.set_threads(count, count)
+
+    def measure(self, num_decodes: int, num_prefill: int) -> float:
+        """Seconds that llama.cpp takes for such a step."""
+        context, count = self._context, num_decodes + num_prefill
+        context.tokens[:count] = self._model.bos_token or 0
+        context.positions[:num_decodes] = 0
+        context.positions[num_decodes:count] = range(num_prefill)
+        context.sequences[:num_decodes] = range(num_decodes)
+        context.sequences[num_decodes:count] = num_decodes
+        context.outputs[:num_decodes] = 1
+        context.outputs[num_decodes:count] = 0
+        before = time.perf_counter()
+        try:
+            context.decode(count, num_decodes)
+            return time.perf_counter() - before
+        finally:
+            context.clear()
 
     def close(self) -> None:
         """Free the context."""

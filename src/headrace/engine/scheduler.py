@@ -12,7 +12,7 @@ from headrace.engine.kv_cache import KVCache, Row, common_prefix
 from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
 
-__all__ = ["PARK_AFTER", "Part", "Scheduler"]
+__all__ = ["PARK_AFTER", "Part", "Scheduler", "step_shape"]
 
 # Waiting for somebody else's prefill costs about a step; recomputing fewer tokens than this costs less.
 _SHARE_AT_LEAST = 16
@@ -35,6 +35,12 @@ class Part(NamedTuple):
         sequence, tokens = self.sequence, self.sequence.uncomputed(self.num_tokens)
         sampler = sequence.sampler if self.samples else None
         return Slice(self.row.id, self.row.length, tokens, sampler, sequence.guide)
+
+
+def step_shape(parts: SequenceOf[Part]) -> tuple[int, int]:
+    """How many sequences decode in a step, and how many tokens of prompts are read."""
+    num_decodes = sum(part.num_tokens == 1 and part.samples for part in parts)
+    return num_decodes, sum(part.num_tokens for part in parts) - num_decodes
 
 
 class Scheduler:
@@ -80,6 +86,11 @@ class Scheduler:
             return None
         sequence = self._longest_paused()
         return None if sequence is None else (sequence.stats.paused_since or 0.0) + PARK_AFTER
+
+    def enqueue(self, sequence: Sequence) -> None:
+        """A new sequence waits for its turn."""
+        tokens = sequence.tokens
+        self.waiting.push(sequence, len(tokens) - self.kv.match(tokens, len(tokens) - 1).length)
 
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
