@@ -135,7 +135,7 @@ def test_json_is_one_object_with_every_value() -> None:
     assert process.stdout.count(b"\n") == 1
     assert set(report) == {
         *("headrace", "cpu", "cores", "threads", "platform", "busy_cores", "model", "is_complete", "rounds", "tokens"),
-        *("n_ctx", "prefill", "decode", "time_to_first_token_ms"),
+        *("n_ctx", "prefill", "decode", "time_to_first_token_ms", "costs"),
     }
     assert (report["model"], report["threads"], report["rounds"], report["is_complete"]) == ("smollm2", 1, 2, True)
     assert report["prefill"]["prompt_tokens"] == 40
@@ -146,6 +146,12 @@ def test_json_is_one_object_with_every_value() -> None:
         "long": (40, 0),
         "cached": (40, 40 - SHORT_PROMPT),
     }
+    (costs,) = report["costs"]
+    assert set(costs) == {"threads", "decode", "prefill_token_ms"}
+    assert costs["threads"] == 1
+    assert {one["rows"] for one in costs["decode"]} >= {1, 2}
+    assert all(one["ms"] > 0 for one in costs["decode"])
+    assert costs["prefill_token_ms"] > 0
     series = [report["prefill"]["tokens_per_second"], *(one["ms"] for one in first.values())]
     series += [one[name] for one in report["decode"] for name in ("tokens_per_second", "worst_gap_ms")]
     for one in series:
@@ -158,7 +164,14 @@ def test_the_table_has_a_line_for_everything() -> None:
     process = headrace(*SMALL, "--rounds", "1")
     assert process.returncode == 0, process.stderr
     page = process.stdout.decode()
-    for line in ("prefill, 40 tokens", "decode, 1 stream ", "decode, 2 streams", "time to first token", "24 of them"):
+    for line in (
+        "prefill, 40 tokens",
+        "decode, 1 stream ",
+        "decode, 2 streams",
+        "time to first token",
+        "24 of them",
+        "of a step",
+    ):
         assert line in page
     assert "stopped" not in page
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.checks import as_int
 from headrace.engine.threads import available_cores
@@ -20,7 +20,7 @@ from headrace.errors import InvalidRequestError
 from headrace.model import Context, Model, core_of
 from headrace.stream import TokenStream
 
-__all__ = ["SHORT_PROMPT", "Bench", "Neighbours", "Series", "needed_context"]
+__all__ = ["SHORT_PROMPT", "Bench", "Neighbours", "Series", "StepCosts", "needed_context"]
 
 # Tokens of a short prompt, and of what is new behind a prefix that is cached.
 SHORT_PROMPT = 16
@@ -56,6 +56,20 @@ class Series:
         """For JSON."""
         named = {"median": round(self.median, 3), "least": round(self.least, 3), "most": round(self.most, 3)}
         return {**named, "values": [round(value, 3) for value in self.values]}
+
+
+class StepCosts(NamedTuple):
+    """What steps take with one number of threads, while nobody else wants the cores.
+
+    Attributes:
+        threads: how many compute.
+        decode_ms: milliseconds of a step, by the number of sequences that decode in it.
+        prefill_token_ms: milliseconds that each token of a prompt adds; None where that is not known.
+    """
+
+    threads: int
+    decode_ms: dict[int, float]
+    prefill_token_ms: float | None
 
 
 class Bench:
@@ -122,6 +136,9 @@ class Bench:
         """Measure; gives what comes next, before each measurement. Whoever stops early has what was measured so far."""
         try:
             self._read([self._start(SHORT_PROMPT, 8) for _ in range(max(self.streams))])  # warms everything up
+            self._engine.clear_cache()
+            while not self._engine.tuning.is_measured:  # a new engine measures its steps whenever it has nothing to do
+                self._engine.clear_cache()
             for number in range(self.rounds):
                 for title, measure in self._cases:
                     yield f"{title}, round {number + 1} of {self.rounds}"
@@ -156,6 +173,18 @@ class Bench:
         """
         return self._series(f"ttft {prompt}")
 
+    def costs(self) -> list[StepCosts]:
+        """What steps take, as the engine has learnt it, for each number of threads that it may choose."""
+        tables = self._engine.tuning.cost.tables
+        return [
+            StepCosts(
+                threads,
+                {rows: seconds * 1000 for rows, seconds in sorted(table.decode.copy().items())},
+                None if table.per_prefill_token is None else table.per_prefill_token * 1000,
+            )
+            for threads, table in sorted(tables.items())
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """What was measured so far, for JSON; docs/cli.md describes it."""
         return {
@@ -182,6 +211,14 @@ class Bench:
                     "ms": _as_dict(self.ttft_ms("cached")),
                 },
             },
+            "costs": [
+                {
+                    "threads": table.threads,
+                    "decode": [{"rows": rows, "ms": round(ms, 3)} for rows, ms in table.decode_ms.items()],
+                    "prefill_token_ms": table.prefill_token_ms and round(table.prefill_token_ms, 4),
+                }
+                for table in self.costs()
+            ],
         }
 
     # What is measured.

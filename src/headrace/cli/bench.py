@@ -144,6 +144,8 @@ def _page(bench: Bench, machine: Mapping[str, Any]) -> str:
     rounds = "1 round" if bench.rounds == 1 else f"{bench.rounds} rounds: the median (the least to the most)"
     head = f"{bench.model.name} on {machine['cpu']}, {_count(machine['cores'], 'core')}, {threads}; {rounds}"
     parts: list[RenderableType] = [Text(head), Text(), _speeds(bench), Text(), _first_tokens(bench)]
+    if any(table.decode_ms for table in bench.costs()):
+        parts += [Text(), _costs(bench)]
     if not bench.is_complete:
         parts.append(Text("\nIt was stopped before all was measured."))
     console = Console()
@@ -170,6 +172,18 @@ def _first_tokens(bench: Bench) -> Table:
     table.add_row(f"{SHORT_PROMPT} tokens", _cell(bench.ttft_ms("short"), "ms"))
     table.add_row(f"{long} tokens", _cell(bench.ttft_ms("long"), "ms"))
     table.add_row(f"{long} tokens, {long - SHORT_PROMPT} of them cached", _cell(bench.ttft_ms("cached"), "ms"))
+    return table
+
+
+def _costs(bench: Bench) -> Table:
+    tables = bench.costs()
+    table = _table("milliseconds of a step", *(_count(one.threads, "thread") for one in tables))
+    for rows in (1, 2, 4, 8, 16, 32, 64):
+        if any(rows in one.decode_ms for one in tables):
+            cells = (f"{one.decode_ms[rows]:.1f}" if rows in one.decode_ms else "-" for one in tables)
+            table.add_row(f"{_count(rows, 'stream')}", *cells)
+    known = [one.prefill_token_ms for one in tables]
+    table.add_row("each token of a prompt", *("-" if ms is None else f"{ms:.2f}" for ms in known))
     return table
 
 
