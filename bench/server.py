@@ -176,7 +176,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         metavar="WORKLOAD",
         default=[],
-        help=", ".join([*WORKLOADS, SWEEP_NAME, *ALONE, IN_PROCESS]),
+        help=", ".join(allowed),
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--svg", type=Path, help="where to draw the sweep")

@@ -18,7 +18,6 @@ from server_load import Answer, Reading, Target, decode_speed, speed, ttft, wors
 __all__ = [
     "ALONE",
     "SWEEP",
-    "SWEEP_STREAMS",
     "WORKLOADS",
     "Metric",
     "Prompts",
