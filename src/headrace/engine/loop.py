@@ -15,13 +15,15 @@ from typing import Any
 from headrace.engine import lifetime
 from headrace.engine.channel import Channel, wake
 from headrace.engine.cost import CostModel
+from headrace.engine.execution import Execution
 from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
-from headrace.engine.runner import NoRoomError, Runner, StepOutput
+from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.speculation import Speculation
 from headrace.errors import (
     ContextOverflowError,
     EngineClosedError,
@@ -78,8 +80,15 @@ class Engine:
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
         self._cost = CostModel(step_target_ms / 1000, runner.max_batch)
         self._scheduler = Scheduler(
-            kv, self._cost, max_streams=max_streams, max_batch=runner.max_batch, claim=self._claim
+            kv,
+            self._cost,
+            max_streams=max_streams,
+            max_batch=runner.max_batch,
+            max_outputs=runner.max_outputs,
+            speculation=Speculation(self._cost.decode_time, runner.max_length),
+            claim=self._claim,
         )
+        self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
         self._inbox: SimpleQueue[Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
         self._lock = threading.RLock()  # guards _live, and the end of every sequence
         self._live: dict[str, Sequence] = {}
@@ -255,7 +264,7 @@ class Engine:
         self._resume(now)
         parts = self._scheduler.schedule(now)
         if parts:
-            done, output = self._run(parts)
+            done, output = self._execution.run(parts)
             self._update(done, output)
             self._notify()
             self._account(done, output, time.perf_counter() - now)
@@ -305,50 +314,31 @@ class Engine:
             self._scheduler.resume(sequence)
             self._watch(sequence)
 
-    def _run(self, parts: list[Part]) -> tuple[list[Part], StepOutput]:
-        """Run a step and return what of it was done. Where it fails, find out who is to blame: the others go on."""
-        try:
-            return parts, self._runner.run([part.slice() for part in parts])
-        except NoRoomError as error:
-            self._roll_back(parts)
-            self._shed(parts, error)
-        except Exception as error:
-            self._roll_back(parts)
-            if len(parts) == 1 or not self._runner.can_drop_partial:  # a recurrent state is lost with the step
-                for part in parts:
-                    self._fail(part.sequence, error)
-            else:
-                self._run_apart(parts)
-        return _NOTHING_DONE
-
-    def _roll_back(self, parts: list[Part]) -> None:
-        for part in parts:
-            self._scheduler.kv.roll_back(part.row)
-
-    def _run_apart(self, parts: list[Part]) -> None:
-        """A batch has failed as a whole: run its parts one by one, so that only those that fail again end."""
-        for part in parts:
-            if part.sequence.row is part.row:  # it was not preempted meanwhile
-                done, output = self._run([part])
-                self._update(done, output)
-
-    def _shed(self, parts: list[Part], error: NoRoomError) -> None:
-        """The memory is full although our count says it is not: make room; the next step plans anew."""
-        if self._scheduler.kv.num_cached:
-            self._scheduler.kv.clear()
-        elif not self._scheduler.shed():
-            self._fail(parts[0].sequence, error)
-
     def _update(self, parts: list[Part], output: StepOutput) -> None:
         """Take in what the step computed and sampled."""
         samples = iter(output.samples)
         now, timestamp = time.perf_counter(), time.time()
         for part in parts:
-            self._scheduler.computed(part, list(part.sequence.uncomputed(part.num_tokens)))
+            if part.drafts:
+                self._take_in_drafts(part, verified(part.drafts, samples), now, timestamp)
+                continue
+            self._scheduler.computed(part)
             if part.num_tokens > 1 or not part.samples:
                 self._counts.prefill_tokens += part.num_tokens
             if part.samples:
                 self._emit(part.sequence, next(samples), now, timestamp)
+
+    def _take_in_drafts(self, part: Part, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
+        """Take in several samples of one sequence, up to where it ends."""
+        sequence, num_accepted = part.sequence, len(samples) - 1
+        self._scheduler.computed(part, num_accepted)
+        for counts in (self._counts, sequence.stats):
+            counts.drafted_tokens += len(part.drafts)
+            counts.accepted_tokens += num_accepted
+        for sample in samples:
+            self._emit(sequence, sample, now, timestamp)
+            if sequence.state is State.FINISHED:
+                break
 
     def _emit(self, sequence: Sequence, sample: Sample | Exception, now: float, timestamp: float) -> None:
         try:
@@ -388,7 +378,8 @@ class Engine:
             return
         num_decodes = sum(part.num_tokens == 1 and part.samples for part in parts)
         num_prefill = sum(part.num_tokens for part in parts) - num_decodes
-        self._cost.learn(num_decodes, num_prefill, seconds)
+        num_drafts = sum(len(part.drafts) for part in parts)
+        self._cost.learn(num_decodes + num_drafts, num_prefill, seconds)
         self._counts.steps += 1
         self._counts.step_time.add(seconds)
         self._counts.overhead.add(seconds - output.decode_seconds)
@@ -488,7 +479,6 @@ class Engine:
 
 _WAKE = Wake()
 _LONGEST_SLEEP = 3600.0  # seconds
-_NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
 
 
 def _failure(message: str, cause: BaseException) -> GenerationError:
