@@ -355,6 +355,7 @@ def test_the_defaults_of_the_documentation() -> None:
         "thinking": "split",
         "thinking_budget": None,
         "thinking_tags": None,
+        "speculation": "auto",
         "pricing": None,
     }
 
@@ -416,6 +417,7 @@ OTHER: dict[str, tuple[list[object], list[object]]] = {
     "regex": ([None, ".*"], ["", b"a", 1, ["a"]]),
     "grammar": ([None, "root ::= x"], ["", b"a", 1, ["a"]]),
     "thinking": (["split", "hide", "raw"], ["loud", "", None, True, np.array(["raw", "raw"])]),
+    "speculation": (["auto", "on", "off"], ["yes", "", None, True, np.array(["on", "on"])]),
     "thinking_tags": (
         [None, ("<a>", "</a>"), ["<a>", "</a>"], ("x", "x")],
         [

@@ -199,8 +199,15 @@ class KVCache:
             self.share(row, match)
         self.clear()
 
-    def append(self, row: Row, tokens: list[int]) -> None:
-        """Note that the KV of these tokens was computed at the end of an active row."""
+    def append(self, row: Row, tokens: list[int], *, is_alone: bool = True) -> None:
+        """Note that the KV of these tokens was computed at the end of an active row.
+
+        Args:
+            row: which.
+            tokens: what was computed.
+            is_alone: whether nothing was computed with them that may not be there another time; otherwise they do not
+                count as in order.
+        """
         tip = row.tip
         if tip is self._root or len(tip.rows) > 1:
             tip = Node([], tip, {row}, num_active=1)
@@ -211,7 +218,9 @@ class KVCache:
         else:
             tip.tokens.extend(tokens)
         count = len(tokens)
-        if row.num_in_order == row.length == self.num_used:  # nobody else has a cell that could lie in between
+        if (
+            is_alone and row.num_in_order == row.length == self.num_used
+        ):  # nobody else has a cell that could lie in between
             row.num_in_order += count
         row.length += count
         self.num_used += count

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headrace.engine.guide import Guide
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from headrace.llama.context import LlamaContext
     from headrace.llama.model import LlamaModel
 
-__all__ = ["LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput"]
+__all__ = ["LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
 
 
 class NoRoomError(Exception):
@@ -31,6 +32,7 @@ class Slice(NamedTuple):
         tokens: what to compute.
         sampler: what samples from the last token's logits; None where the prompt goes on in a later step.
         guide: what restricts the sample; None where anything goes.
+        drafts: what may follow the tokens: computed with them, to be verified. There must be a sampler, and no guide.
     """
 
     row: int
@@ -38,6 +40,7 @@ class Slice(NamedTuple):
     tokens: Sequence[int]
     sampler: Any
     guide: Guide | None = None
+    drafts: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,29 @@ class StepOutput:
     """What a step gave.
 
     Attributes:
-        samples: one per slice with a sampler, in order; an exception where sampling failed for that one alone.
+        samples: one per slice with a sampler, in order; an exception where sampling failed for that one alone. A slice
+            with drafts gives one more behind each sample that is the draft in its place: see `verified`.
         decode_seconds: time in the model, without sampling.
     """
 
     samples: Sequence[Sample | Exception]
     decode_seconds: float
+
+
+def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> list[Sample | Exception]:
+    """The samples of a slice with drafts: one, and another behind each that is the draft in its place.
+
+    Args:
+        drafts: what may follow the slice's tokens.
+        samples: what to take from, no more than is needed.
+    """
+    taken = [next(samples)]
+    for draft in drafts:
+        last = taken[-1]
+        if isinstance(last, Exception) or last.token != draft:
+            break
+        taken.append(next(samples))
+    return taken
 
 
 class Runner(Protocol):
@@ -61,6 +81,7 @@ class Runner(Protocol):
         max_length: longest sequence, in tokens.
         num_rows: sequence ids.
         max_batch: tokens in one step at most.
+        max_outputs: samples and drafts in one step at most.
         eog_tokens: tokens that end a generation.
         can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
         thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
@@ -71,6 +92,7 @@ class Runner(Protocol):
     max_length: int
     num_rows: int
     max_batch: int
+    max_outputs: int
     eog_tokens: frozenset[int]
     can_drop_partial: bool
     thread_counts: tuple[int, ...]
@@ -127,6 +149,7 @@ class LlamaRunner:
         self.max_length = min(num_cells, model.n_ctx_train or num_cells)
         self.num_rows = context.n_seq_max
         self.max_batch = context.n_batch
+        self.max_outputs = context.n_outputs_max
         self.eog_tokens = model.eog_tokens
         self.can_drop_partial = False
         self.thread_counts = thread_counts
@@ -162,7 +185,8 @@ class LlamaRunner:
         at = 0
         samplers: list[Any] = []
         guides: list[Guide | None] = []
-        for row, start, part, sampler, guide in slices:
+        num_drafts = 0
+        for row, start, part, sampler, guide, drafts in slices:
             count = len(part)
             if count == 1:
                 tokens[at], positions[at], rows[at], outputs[at] = part[0], start, row, sampler is not None
@@ -177,12 +201,22 @@ class LlamaRunner:
                 samplers.append(sampler)
                 guides.append(guide)
             at += count
+            if drafts:
+                end = at + len(drafts)
+                tokens[at:end] = drafts
+                positions[at:end] = range(start + count, start + count + len(drafts))
+                rows[at:end] = row
+                outputs[at:end] = 1
+                num_drafts += len(drafts)
+                at = end
         before = time.perf_counter()
         try:
-            logits = context.decode(at, len(samplers))
+            logits = context.decode(at, len(samplers) + num_drafts)
         except self._no_slot_error as error:
             raise NoRoomError(str(error)) from error
         seconds = time.perf_counter() - before
+        if num_drafts:
+            return StepOutput(self._verify(logits, [part for part in slices if part.sampler is not None]), seconds)
         return StepOutput(self._sample_rows(logits, samplers, guides) if samplers else (), seconds)
 
     def set_threads(self, count: int) -> None:
@@ -205,6 +239,18 @@ class LlamaRunner:
             return time.perf_counter() - before
         finally:
             context.clear()
+
+    def _verify(self, logits: Any, slices: Sequence[Slice]) -> list[Sample | Exception]:
+        """Sample where there are drafts, row after row, since a draft counts for the penalties of what follows it."""
+        samples: list[Sample | Exception] = []
+        at = 0
+        for part in slices:
+            samples += verified(part.drafts, map(self._sample_row, logits[at:], repeat(part)))
+            at += 1 + len(part.drafts)
+        return samples
+
+    def _sample_row(self, row: Any, part: Slice) -> Sample | Exception:
+        return self._sample_rows(row[None], [part.sampler], [part.guide])[0]
 
     def close(self) -> None:
         """Free the context."""

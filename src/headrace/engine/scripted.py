@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from headrace.engine.guide import Guide
-from headrace.engine.runner import NoRoomError, Slice, StepOutput
+from headrace.engine.runner import NoRoomError, Slice, StepOutput, verified
 from headrace.errors import InvalidRequestError
 from headrace.events import Sample
 from headrace.request import Request
@@ -44,6 +45,7 @@ class ScriptedRunner:
         num_cells: KV budget, in tokens.
         num_rows: sequence ids.
         max_batch: tokens in a step at most.
+        max_outputs: samples and drafts in a step at most.
         can_drop_partial: False behaves like a recurrent model.
         before_step: called with the slices of each step on the engine thread; what it raises fails the step.
         on_sample: called with a slice and its sample; what it raises fails that sample alone.
@@ -57,6 +59,7 @@ class ScriptedRunner:
     num_cells: int = 4096
     num_rows: int = 32
     max_batch: int = 512
+    max_outputs: int = 512
     can_drop_partial: bool = True
     before_step: Callable[[Sequence[Slice]], None] | None = None
     on_sample: Callable[[Slice, Sample], None] | None = None
@@ -98,21 +101,24 @@ class ScriptedRunner:
         """Write the tokens to their rows and hand out the next of each script."""
         if self.before_step is not None:
             self.before_step(slices)
-        count = sum(len(part.tokens) for part in slices)
+        count = sum(len(part.tokens) + len(part.drafts) for part in slices)
         if count > self.max_batch:
             raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
+        num_outputs = sum(1 + len(part.drafts) for part in slices if part.sampler is not None)
+        if num_outputs > self.max_outputs:
+            raise AssertionError(f"a step of {num_outputs} outputs, where {self.max_outputs} are allowed")
         if self.num_used + count > self.num_cells:
             raise NoRoomError(f"{count} tokens do not fit beside {self.num_used} of {self.num_cells}")
         if self.steps is not None:
-            self.steps.append([part._replace(tokens=tuple(part.tokens)) for part in slices])
+            self.steps.append([part._replace(tokens=tuple(part.tokens), drafts=tuple(part.drafts)) for part in slices])
         samples: list[Sample | Exception] = []
         for part in slices:
             held = self._rows.setdefault(part.row, [])
             if len(held) != part.start:
                 raise AssertionError(f"row {part.row} holds {len(held)} tokens, but the step starts at {part.start}")
-            held.extend((token, object()) for token in part.tokens)
+            held.extend((token, object()) for token in (*part.tokens, *part.drafts))
             if part.sampler is not None:
-                samples.append(self._sample(part))
+                samples += verified(part.drafts, map(self._sample, repeat(part)))
         return StepOutput(samples, 0.0)
 
     def _sample(self, part: Slice) -> Sample | Exception:
