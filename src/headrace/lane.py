@@ -398,8 +398,9 @@ def load_core(
             model,
             n_ctx=budget,
             n_batch=min(512, max(budget, max_streams)),
-            # As many rows again for cached prefixes as for streams, and some for a few streams with many conversations.
-            n_seq_max=min(256, 2 * max_streams + 16),
+            # As many rows again for cached prefixes as for streams, some for a few streams with many conversations, and
+            # the runner's own.
+            n_seq_max=min(256, 2 * max_streams + 17),
             n_threads=most_threads,
         )
         try:

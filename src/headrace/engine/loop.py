@@ -270,11 +270,13 @@ class Engine:
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
             is_repeatable = len(parts) == 1 and parts[0].sequence.is_seeded
-            self._tuning.begin(num_decodes, num_prefill, repeatable=is_repeatable)
-            done, output = self._execution.run(parts)
+            padding = self._tuning.begin(num_decodes, num_prefill, repeatable=is_repeatable)
+            if not self._scheduler.kv.takes(padding, besides=sum(shape)):
+                padding = 0
+            done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()
-            self._account(shape, done, output, time.perf_counter() - now)
+            self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - now)
         else:
             self._notify()
             if not self._scheduler.running:

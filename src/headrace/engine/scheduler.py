@@ -139,7 +139,7 @@ class Scheduler:
         """Add guesses where they pay. They only take cells that are free: nothing is evicted for them."""
         if not parts or not self.kv.can_drop_partial:
             return parts
-        room = min(self._max_outputs, self.kv.num_cells - self.kv.num_used) - len(parts)
+        room = min(self._max_outputs, self.kv.num_free) - len(parts)
         drafts = self._speculation.plan([part.sequence for part in parts], room)
         for place, tokens in drafts.items():
             parts[place] = parts[place]._replace(drafts=tokens)

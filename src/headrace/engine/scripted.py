@@ -52,6 +52,7 @@ class ScriptedRunner:
         steps: a list to note the slices of each step in.
         thread_counts: numbers of threads that the engine may choose from; a script needs none of them.
         threads: what it chose last.
+        padding: rows of no use that the last step was padded with.
     """
 
     pieces: Mapping[int, bytes]
@@ -68,6 +69,7 @@ class ScriptedRunner:
     thread_counts: tuple[int, ...] = (1,)
     can_measure: bool = False
     threads: int = 0
+    padding: int = 0
     is_closed: bool = False
     _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
 
@@ -97,11 +99,12 @@ class ScriptedRunner:
     def warm_up(self) -> None:
         """There is nothing to prepare."""
 
-    def run(self, slices: Sequence[Slice]) -> StepOutput:
+    def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Write the tokens to their rows and hand out the next of each script."""
+        self.padding = padding
         if self.before_step is not None:
             self.before_step(slices)
-        count = sum(len(part.tokens) + len(part.drafts) for part in slices)
+        count = padding + sum(len(part.tokens) + len(part.drafts) for part in slices)
         if count > self.max_batch:
             raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
         num_outputs = sum(1 + len(part.drafts) for part in slices if part.sampler is not None)
