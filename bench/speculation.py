@@ -1,14 +1,12 @@
 """Tokens per second of one stream with speculation against without, in one interleaved run.
 
-    python bench/speculation.py [--models gemma3-270m smollm2] [--rounds 5] [--tokens 160] [--json] [--cpu]
+    python bench/speculation.py [--models gemma3-270m smollm2] [--rounds 5] [--tokens 160] [--json]
 
 The tasks are texts to copy, code to edit and lists to go on with, where earlier text says much of what comes, and
 chats and stories, where it says little. Decoding is greedy. For each round the two neighbours in time are compared; the
 median of their ratios is printed, with the lowest and the highest, and what share of the guesses came true.
 
-Times are those between the first and the last token. With `--cpu` the engine has one thread, and times are those that
-it spent on a processor: for a machine that has other work, where the times on the clock say nothing. Then the cost of
-a step is measured in the same way before the start, since the engine's own table is one of clock times.
+Times are those between the first and the last token.
 """
 
 from __future__ import annotations
@@ -16,11 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from dataclasses import asdict, dataclass
 
 from headrace import Model
-from headrace.engine.cost import CostModel
 from headrace.engine.threads import available_cores
 
 STORY = (
@@ -97,16 +93,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--cpu", action="store_true", help="time on the processor, with one thread")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows: list[Row] = []
     for ref in options.models:
-        threads = 1 if options.cpu else options.threads
-        with Model.load(ref, n_ctx=4096, n_threads=threads, max_streams=16) as model:
-            teach(model, options.cpu)
+        with Model.load(ref, n_ctx=4096, n_threads=options.threads, max_streams=16) as model:
+            teach(model)
             if not options.json:
-                print(f"\n{ref}, threads: {threads}, {options.rounds} rounds of {options.tokens} tokens")
+                print(f"\n{ref}, threads: {options.threads}, {options.rounds} rounds of {options.tokens} tokens")
                 print(f"{'task':<14}{'without':>9}{'with':>8}{'ratio':>8}{'(min to max)':>16}{'drafted':>9}{'true':>7}")
             for task, copies, text in COMPLETIONS if ref.startswith("gemma") else CHATS:
                 row = measure(model, ref, task, copies, text, options)
@@ -125,16 +119,11 @@ def main() -> None:
 
 def measure(model: Model, ref: str, task: str, copies: bool, text: str, options: argparse.Namespace) -> Row:
     """One task: rounds of the two in turn."""
-    prompt = (
-        model.tokenize(text)
-        if ref.startswith("gemma")
-        else model.apply_chat_template([{"role": "user", "content": text}])
-    )
     speeds: dict[str, list[float]] = {"off": [], "auto": []}
     before = model.metrics
     for _ in range(options.rounds):
         for speculation, found in speeds.items():
-            found.append(decode(model, prompt, speculation, options.tokens, options.cpu))
+            found.append(decode(model, text, speculation, options.tokens))
     after = model.metrics
     ratios = [fast / slow for slow, fast in zip(speeds["off"], speeds["auto"], strict=True)]
     return Row(
@@ -145,47 +134,23 @@ def measure(model: Model, ref: str, task: str, copies: bool, text: str, options:
     )
 
 
-def decode(model: Model, prompt: str | list[int], speculation: str, tokens: int, cpu: bool) -> float:
+def decode(model: Model, text: str, speculation: str, tokens: int) -> float:
     """Tokens per second from the first token on; the prompt is cached after the first round."""
-    clock = engine_clock(model) if cpu else time.CLOCK_MONOTONIC
     settings = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "timeout_ms": 0, "buffer_size": 10_000}
-    stream = model.generate_stream(prompt, speculation=speculation, **settings)
-    next(stream)
-    begin, first = time.clock_gettime(clock), stream.tokens_generated()
-    result = stream.result()
-    return (result.tokens_used - first) / (time.clock_gettime(clock) - begin)
+    if model.name.startswith("gemma"):
+        stream = model.generate_stream(text, speculation=speculation, **settings)
+    else:
+        stream = model.chat_stream([{"role": "user", "content": text}], speculation=speculation, **settings)
+    return stream.result().tokens_per_second
 
 
-def teach(model: Model, cpu: bool) -> None:
-    """Let the engine see what a step with more rows costs."""
-    times: dict[int, float] = {}
+def teach(model: Model) -> None:
+    """Let the engine see what a step with more rows costs; it makes no guess before it has."""
     for n in (1, 2, 3, 4, 6, 8, 12, 16):
         settings = {"max_tokens": 40, "ignore_eos": True, "timeout_ms": 0, "speculation": "off", "buffer_size": 10_000}
         streams = [model.generate_stream(f"{number} and", **settings) for number in range(n)]
         for stream in streams:
-            next(stream)
-        if cpu:
-            steps, begin = model.metrics.steps, time.clock_gettime(engine_clock(model))
-        for stream in streams:
             stream.result()
-        if cpu:
-            times[n] = (time.clock_gettime(engine_clock(model)) - begin) / (model.metrics.steps - steps)
-    if cpu:
-
-        def decode_time(_: CostModel, n: int) -> float:
-            below, above = max(m for m in times if m <= n), min((m for m in times if m >= n), default=16)
-            share = (n - below) / (above - below) if above > below else 0.0
-            return times[below] + share * (times[above] - times[below])
-
-        model._core.engine._scheduler._speculation._decode_time = lambda n: decode_time(model._core.engine._cost, n)
-        print({n: round(seconds * 1000, 2) for n, seconds in times.items()}, "ms on the processor for n rows")
-
-
-def engine_clock(model: Model) -> int:
-    """The clock of the time that the engine's thread spent on a processor."""
-    thread = model._core.engine._thread
-    assert thread.ident is not None
-    return time.pthread_getcpuclockid(thread.ident)
 
 
 if __name__ == "__main__":
