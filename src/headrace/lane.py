@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import itertools
 import os
 import secrets
@@ -15,19 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from headrace._observer import Observer
 from headrace.checks import as_float, as_int, as_token_ids
 from headrace.config import StreamConfig
+from headrace.engine.calibration import CostFile
 from headrace.engine.loop import Engine
-from headrace.engine.threads import available_cores
-from headrace.errors import EngineClosedError, InvalidRequestError
+from headrace.engine.threads import available_cores, processor, thread_counts
+from headrace.errors import EngineClosedError, InvalidRequestError, ModelNotFoundError
 from headrace.pricing import Pricing
 from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.template import checked_messages
 from headrace.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from headrace.llama.model import LlamaModel
 
 __all__ = ["Core", "Job", "Lane", "checked_config", "load_core"]
 
@@ -386,19 +391,28 @@ def load_core(
         defaults = defaults.replace(pricing=pricing)
     found = resolve(ref)
     model = LlamaModel.load(found.path, n_gpu_layers=n_gpu_layers, progress=progress)
+    most_threads = n_threads or available_cores()
     try:
         budget = n_ctx if n_ctx is not None else _default_n_ctx(model.n_ctx_train, model.kv_bytes_per_token)
         context = LlamaContext(
             model,
             n_ctx=budget,
             n_batch=min(512, max(budget, max_streams)),
-            # As many rows again for cached prefixes as for streams, and some for a few streams with many conversations.
-            n_seq_max=min(256, 2 * max_streams + 16),
-            n_threads=n_threads or available_cores(),
+            # As many rows again for cached prefixes as for streams, some for a few streams with many conversations, and
+            # the runner's own.
+            n_seq_max=min(256, 2 * max_streams + 17),
+            n_threads=most_threads,
         )
         try:
-            runner = LlamaRunner(model, context, num_cells=budget)
-            engine = Engine(runner, max_streams=max_streams, max_queue=max_queue, step_target_ms=step_target_ms)
+            counts = (most_threads,) if n_gpu_layers else thread_counts(most_threads)
+            runner = LlamaRunner(model, context, num_cells=budget, thread_counts=counts)
+            engine = Engine(
+                runner,
+                max_streams=max_streams,
+                max_queue=max_queue,
+                step_target_ms=step_target_ms,
+                costs=_cost_file(model, most_threads),
+            )
         except BaseException:
             context.close()
             raise
@@ -406,6 +420,24 @@ def load_core(
         model.close()
         raise
     return Core(model, engine, name=found.name, config=defaults)
+
+
+def _cost_file(model: LlamaModel, n_threads: int) -> CostFile | None:
+    """Where it is kept what this model's steps cost on this machine; None without a folder for such things."""
+    import importlib.metadata
+
+    from headrace.store.places import cache_folder
+
+    try:
+        folder, stat = cache_folder(), model.path.stat()
+    except (ModelNotFoundError, OSError):
+        return None
+    parts = (
+        *(model.path.name, stat.st_size, stat.st_mtime_ns, model.description, model.n_gpu_layers, n_threads),
+        *(processor(), importlib.metadata.version("llama-cpp-python")),
+    )
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    return CostFile(folder / "costs" / f"{digest[:32]}.json")
 
 
 def _default_n_ctx(trained: int, kv_bytes_per_token: int) -> int:

@@ -19,8 +19,9 @@ class Request:
         id: name of the stream, unique in its engine.
         prompt: token ids, at least one.
         config: its settings.
-        lane: whose turn this is in the fair queue; requests of one lane are served in the order in which they come,
-            lanes in turn. Async streams come when their prompts are made, a short one sooner than a long one.
+        lane: whose turn this is in the fair queue; requests of one lane are served in the order in which they come, but
+            for short prompts that overtake a few long ones, lanes in turn. Async streams come when their prompts are
+            made, a short one sooner than a long one.
         outline: what its output consists of besides text.
     """
 

@@ -100,7 +100,7 @@ def test_one_step_that_the_machine_held_up_does_not_change_much() -> None:
 def test_the_engine_chooses_its_chunks_by_cost() -> None:
     with scripted("ok", step_target_ms=1.0) as made:
         for _ in range(50):
-            made.engine._cost.learn(0, 100, 1.0)
+            made.engine._tuning.cost.learn(0, 100, 1.0)
         assert within(made.model.generate, "q" * 100).text == "ok"
         assert len(made.steps[0][0].tokens) == 8, "the smallest chunk"
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 from harness import Gate, Scripted, ids, run_async, scripted, texts, within
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from headrace import Context, QueueFullError
+from headrace import Context, QueueFullError, StreamConfig
+from headrace.engine.channel import Channel
+from headrace.engine.fair_queue import MOST_OVERTAKING, FairQueue
+from headrace.engine.metrics import StreamStats
+from headrace.engine.sequence import Sequence
+from headrace.request import Request
 
 
 @pytest.mark.parametrize(("max_streams", "max_queue"), [(1, 0), (1, 1), (3, 5), (4, 64)])
@@ -121,3 +128,56 @@ def test_the_figures_of_the_engine() -> None:
         assert metrics.kv_used == 0
         assert metrics.steps == len(made.steps)
         assert metrics.step_ms > 0
+
+
+def waiting(length: int) -> Sequence:
+    """A sequence with a prompt of so many tokens."""
+    request = Request(id="r", prompt=(1,) * length, config=StreamConfig())
+    return Sequence(request, Channel(1), None, StreamStats(0.0))
+
+
+def test_a_short_prompt_overtakes_a_few_long_ones() -> None:
+    queue = FairQueue()
+    long = [waiting(2000) for _ in range(3)]
+    short = [waiting(10) for _ in range(20)]
+    for sequence in (*long, *short):
+        queue.push(sequence, len(sequence.tokens))
+    order = [queue.pop() for _ in range(23)]
+    assert [order.index(sequence) for sequence in long] == [1, 3, 5]
+    assert [sequence for sequence in order if sequence in short] == short
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(1, 5000), max_size=40))
+def test_nobody_is_overtaken_by_many(lengths: list[int]) -> None:
+    queue = FairQueue()
+    sequences = [waiting(length) for length in lengths]
+    for sequence in sequences:
+        queue.push(sequence, len(sequence.tokens))
+    order = [sequences.index(queue.pop()) for _ in lengths]
+    assert sorted(order) == list(range(len(lengths)))
+    for at, number in enumerate(order):
+        overtaking = [earlier for earlier in order[:at] if earlier > number]
+        assert len(overtaking) < MOST_OVERTAKING
+        assert all(lengths[other] < lengths[number] for other in overtaking)
+
+
+def test_prompts_of_one_length_keep_their_order() -> None:
+    queue = FairQueue()
+    sequences = [waiting(700) for _ in range(30)]
+    for sequence in sequences:
+        queue.push(sequence, len(sequence.tokens))
+    assert [queue.pop() for _ in sequences] == sequences
+
+
+def test_what_is_cached_already_does_not_make_a_prompt_long() -> None:
+    history = "h" * 1500
+    with scripted(lambda _: ids("ok"), max_streams=1) as made:
+        assert within(made.model.generate, history).text == "ok"
+        with made.hold():
+            streams = [made.model.generate_stream(prompt) for prompt in ("x" * 1500, history + "y", "w")]
+        assert [texts(stream) for stream in streams] == ["ok"] * 3
+        firsts = [ids(letter)[0] for letter in "yw"]
+        seen = [part.tokens[0] for step in made.steps for part in step if part.sampler and part.tokens[0] in firsts]
+        assert seen == firsts
+        assert made.steps[-3][0].tokens[0] == ids("x")[0], "the long one comes last"

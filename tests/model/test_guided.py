@@ -423,4 +423,7 @@ def test_several_choices_share_the_prompt_and_the_grammar(model: Model) -> None:
         jsonschema.validate(result.parsed, PERSON)
     assert len({result.text for result in results}) == 3
     prompt_tokens = results[0].usage.prompt_tokens
-    assert [result.usage.cached_tokens for result in results] == [0, prompt_tokens - 1, prompt_tokens - 1]
+    first, *others = [result.usage.cached_tokens for result in results]
+    assert first == 0
+    # Whoever came while the prompt was read took what there was, and read a short rest itself.
+    assert all(prompt_tokens - 16 <= cached <= prompt_tokens - 1 for cached in others)

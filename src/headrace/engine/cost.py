@@ -1,42 +1,73 @@
-"""What a step costs, learnt from the steps seen, and how many prefill tokens fit the step-time target."""
+"""What a step costs, by its shape and its threads: learnt from the steps seen, and used to plan the next ones."""
 
 from __future__ import annotations
 
-__all__ = ["CostModel"]
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["CostModel", "Costs"]
 
 _WEIGHT = 0.2
 _SMALLEST_CHUNK = 8
 _ALONE = 2.0
+# While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is.
+_SHARE = 2.0
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
 _FIRST_GUESS = 0.002
+# Rows that a step is padded with at most, and how much faster it must be for it.
+_MOST_PADDING = 3
+_CLEARLY = 0.95
+# Of n times the threads, a step of a model that fits no cache gains this power of n.
+_SCALING = 0.8
 
 
-class CostModel:
-    """Predicts step times as: a step of n decoding sequences, plus so much per prefill token.
+@dataclass(slots=True)
+class Costs:
+    """Step times with one number of threads.
 
-    Args:
-        target: what a step should take at most, in seconds.
-        largest_chunk: prefill tokens in a step at most.
+    Attributes:
+        decode: seconds of a step of so many decoding sequences.
+        per_prefill_token: seconds that each token of a prompt adds; None where none was seen.
     """
 
-    def __init__(self, target: float, largest_chunk: int) -> None:
-        self.target = target
-        self._largest_chunk = largest_chunk
-        self._per_prefill_token: float | None = None
-        self._decode: dict[int, float] = {}
+    decode: dict[int, float] = field(default_factory=dict[int, float])
+    per_prefill_token: float | None = None
+
+    def padding(self, num_decodes: int) -> int:
+        """Rows of no use to add to so many, since a larger step takes less time: with kernels for four rows, say."""
+        if num_decodes < 2:
+            return 0
+        least = self.decode.get(num_decodes, 0.0) * _CLEARLY
+        best = 0
+        for padding in range(1, _MOST_PADDING + 1):
+            seconds = self.decode.get(num_decodes + padding)
+            if seconds is not None and seconds < least:
+                best, least = padding, seconds
+        return best
 
     def decode_time(self, num_decodes: int) -> float:
-        """Seconds that a step of so many decoding sequences takes, from the nearest size seen."""
-        if num_decodes == 0 or not self._decode:
+        """Seconds of a step of so many decoding sequences, padded where that is faster; 0 where nothing was seen."""
+        return self._decode_time(num_decodes + self.padding(num_decodes))
+
+    def _decode_time(self, num_decodes: int) -> float:
+        """The same without padding; between the sizes seen."""
+        if num_decodes == 0 or not self.decode:
             return 0.0
-        known = self._decode.get(num_decodes)
+        known = self.decode.get(num_decodes)
         if known is not None:
             return known
-        nearest = min(self._decode, key=lambda size: abs(size - num_decodes))
-        # A bigger batch costs at most in proportion, a smaller one at most as much.
-        return self._decode[nearest] * max(1.0, num_decodes / nearest)
+        below = max((size for size in self.decode if size < num_decodes), default=None)
+        above = min((size for size in self.decode if size > num_decodes), default=None)
+        if below is None:
+            assert above is not None
+            return self.decode[above]  # a smaller batch costs at most as much
+        if above is None:
+            return self.decode[below] * num_decodes / below  # a bigger one at most in proportion
+        share = (num_decodes - below) / (above - below)
+        return self.decode[below] + share * (self.decode[above] - self.decode[below])
 
-    def _base(self, num_decodes: int) -> float:
+    def base(self, num_decodes: int) -> float:
         """What a step takes before its first prefill token: at least the weights are read once, as for one decode.
 
         Were that counted as the tokens' cost, a slow step would make the next chunk smaller, its tokens dearer, and
@@ -44,26 +75,99 @@ class CostModel:
         """
         return self.decode_time(max(1, num_decodes))
 
+    def step_time(self, num_decodes: int, num_prefill: int) -> float:
+        """Seconds of a step; 0 where nothing like it was seen."""
+        if not num_prefill:
+            return self.decode_time(num_decodes)
+        per_token = self.per_prefill_token
+        return 0.0 if per_token is None else self.base(num_decodes) + num_prefill * per_token
+
+
+class CostModel:
+    """Predicts step times as: a step of n decoding sequences, plus so much per prefill token, for each thread count.
+
+    Args:
+        target: what a step should take at most while a prompt is read, in seconds.
+        largest_chunk: prefill tokens in a step at most.
+        threads: the thread counts to choose from, rising.
+
+    Attributes:
+        threads: the same.
+        tables: what was learnt with each of them, as if nobody else wanted the cores.
+        slowdown: how many times as long steps take at present, for each of them.
+    """
+
+    def __init__(self, target: float, largest_chunk: int, threads: Sequence[int] = (1,)) -> None:
+        self.target = target
+        self.threads = tuple(threads)
+        self.tables = {count: Costs() for count in self.threads}
+        self.slowdown = dict.fromkeys(self.threads, 1.0)
+        self._largest_chunk = largest_chunk
+
+    def step_time(self, num_decodes: int, num_prefill: int, threads: int, *, calm: bool = False) -> float:
+        """Seconds of a step with so many threads, 0 where nothing is known.
+
+        Args:
+            num_decodes: sequences that decode.
+            num_prefill: tokens of prompts.
+            threads: one of `threads`.
+            calm: as if nobody else wanted the cores, instead of as it is now.
+        """
+        seconds = self.tables[threads].step_time(num_decodes, num_prefill)
+        if not seconds:
+            # From the nearest thread count that was seen: threads share the work, but for what they wait.
+            by_distance = sorted(self.threads, key=lambda count: abs(math.log(count / threads)))
+            for other in by_distance:
+                seconds = self.tables[other].step_time(num_decodes, num_prefill) * (other / threads) ** _SCALING
+                if seconds:
+                    break
+        return seconds if calm else seconds * self.slowdown[threads]
+
+    def decode_time(self, num_decodes: int) -> float:
+        """Seconds that a step of so many decoding sequences takes now, with the threads that are best for it."""
+        return min(self.step_time(num_decodes, 0, threads) for threads in self.threads)
+
     def chunk(self, num_decodes: int) -> int:
         """Prefill tokens that fit into a step beside so many decoding sequences."""
-        per_token = self._per_prefill_token or _FIRST_GUESS
-        # Where nobody's next token waits for the step, a longer one reads the prompt with less overhead.
-        target = self.target if num_decodes else self.target * _ALONE
-        fitting = int((target - self._base(num_decodes)) / per_token)
+        # Where nobody's next token waits for the step, a longer one reads the prompt with less overhead. Where the
+        # decodes leave little of it, the prompt still gets as much time as they do: what waits for it waits, too.
+        budget = self.target if num_decodes else self.target * _ALONE
+        budget = max(budget, self.decode_time(num_decodes) * _SHARE)
+        fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 
-    def learn(self, num_decodes: int, num_prefill: int, seconds: float) -> None:
-        """Take in a step that was run."""
+    def _fitting(self, budget: float, num_decodes: int, threads: int) -> int:
+        table, slowdown = self.tables[threads], self.slowdown[threads]
+        per_token = table.per_prefill_token
+        if per_token is None:
+            if threads != self.threads[-1] or any(other.per_prefill_token for other in self.tables.values()):
+                return 0
+            per_token = _FIRST_GUESS
+        return int((budget / slowdown - table.base(num_decodes)) / per_token)
+
+    def learn(
+        self, num_decodes: int, num_prefill: int, seconds: float, threads: int | None = None, weight: float = _WEIGHT
+    ) -> None:
+        """Take in a step that was run.
+
+        Args:
+            num_decodes: sequences that decoded.
+            num_prefill: tokens of prompts.
+            seconds: what it took.
+            threads: with how many threads; None for the most.
+            weight: how much it counts against what was known.
+        """
+        table = self.tables[self.threads[-1] if threads is None else threads]
         if num_prefill == 0:
-            self._decode[num_decodes] = _mean(self._decode.get(num_decodes), seconds)
+            table.decode[num_decodes] = _mean(table.decode.get(num_decodes), seconds, weight)
         elif num_prefill >= _SMALLEST_CHUNK:
             # Below that the sample is mostly the cost of having a step at all.
-            sample = max(seconds - self._base(num_decodes), 0.1 * seconds) / num_prefill
-            self._per_prefill_token = _mean(self._per_prefill_token, sample)
+            sample = max(seconds - table.base(num_decodes), 0.1 * seconds) / num_prefill
+            table.per_prefill_token = _mean(table.per_prefill_token, sample, weight)
 
 
-def _mean(known: float | None, sample: float) -> float:
+def _mean(known: float | None, sample: float, weight: float) -> float:
     """An exponential mean in which one step that the machine held up counts at most fourfold."""
     if known is None:
         return sample
-    return known + _WEIGHT * (min(sample, 4 * known) - known)
+    return known + weight * (min(sample, 4 * known) - known)

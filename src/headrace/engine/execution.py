@@ -36,13 +36,18 @@ class Execution:
         self._update = update
         self._fail = fail
 
-    def run(self, parts: list[Part]) -> tuple[list[Part], StepOutput]:
-        """Run a step and return what of it was done."""
+    def run(self, parts: list[Part], padding: int = 0) -> tuple[list[Part], StepOutput]:
+        """Run a step and return what of it was done.
+
+        Args:
+            parts: what is planned.
+            padding: with how many rows of no use it is faster.
+        """
         try:
-            return parts, self._runner.run([part.slice() for part in parts])
+            return parts, self._runner.run([part.slice() for part in parts], padding)
         except NoRoomError as error:
             self._roll_back(parts)
-            if any(part.drafts for part in parts):  # nobody has to give way to a guess
+            if padding or any(part.drafts for part in parts):  # nobody has to give way to a guess, or to nothing
                 return self.run([part._replace(drafts=()) for part in parts])
             self._shed(parts, error)
         except Exception as error:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 from headrace.engine.sequence import Sequence
 
-__all__ = ["FairQueue"]
+__all__ = ["MOST_OVERTAKING", "FairQueue"]
+
+# A prompt stands back by one place for so many tokens that it needs computed, and by so many places at most: whoever
+# waits behind a long one gains much, and the long one loses little.
+_TOKENS_PER_PLACE = 256
+MOST_OVERTAKING = 4
+
+
+class _Place(NamedTuple):
+    key: float
+    number: int
+    sequence: Sequence
 
 
 class FairQueue:
-    """First come, first served within a lane, one from each lane in turn; preempted sequences before all others."""
+    """First come, first served within a lane, one from each lane in turn; preempted sequences before all others.
+
+    Within a lane, a short prompt may overtake long ones: each is overtaken by fewer than `MOST_OVERTAKING` later ones.
+    """
 
     def __init__(self) -> None:
         self._returned: deque[Sequence] = deque()
-        self._lanes: dict[Hashable, deque[Sequence]] = {}  # in the order of their turns
+        self._lanes: dict[Hashable, list[_Place]] = {}  # in the order of their turns
+        self._num_pushed = 0
 
     def __len__(self) -> int:
         return len(self._returned) + sum(map(len, self._lanes.values()))
@@ -23,11 +40,15 @@ class FairQueue:
     def __iter__(self) -> Iterator[Sequence]:
         yield from self._returned
         for lane in self._lanes.values():
-            yield from lane
+            for place in lane:
+                yield place.sequence
 
-    def push(self, sequence: Sequence) -> None:
-        """Queue a new sequence."""
-        self._lanes.setdefault(sequence.request.lane, deque()).append(sequence)
+    def push(self, sequence: Sequence, num_tokens: int) -> None:
+        """Queue a new sequence, which so many tokens must be computed for before it can start to write."""
+        number = self._num_pushed
+        self._num_pushed += 1
+        key = number + min(num_tokens / _TOKENS_PER_PLACE, MOST_OVERTAKING)
+        bisect.insort(self._lanes.setdefault(sequence.request.lane, []), _Place(key, number, sequence))
 
     def push_front(self, sequence: Sequence) -> None:
         """Queue a sequence that ran before, ahead of everything new; of several, the oldest first."""
@@ -44,10 +65,10 @@ class FairQueue:
             return self._returned.popleft()
         key = next(iter(self._lanes))
         lane = self._lanes.pop(key)
-        sequence = lane.popleft()
+        place = lane.pop(0)
         if lane:
             self._lanes[key] = lane  # to the end of the round
-        return sequence
+        return place.sequence
 
     def remove(self, sequence: Sequence) -> None:
         """Take one out of turn, if it is here."""
@@ -55,8 +76,9 @@ class FairQueue:
             self._returned.remove(sequence)
             return
         key = sequence.request.lane
-        lane = self._lanes.get(key)
-        if lane is not None and sequence in lane:
-            lane.remove(sequence)
+        lane = self._lanes.get(key, [])
+        at = next((at for at, place in enumerate(lane) if place.sequence is sequence), None)
+        if at is not None:
+            del lane[at]
             if not lane:
                 del self._lanes[key]

@@ -127,6 +127,11 @@ class KVCache:
         return len(self._active)
 
     @property
+    def num_free(self) -> int:
+        """Cells that hold nothing."""
+        return self.num_cells - self.num_used
+
+    @property
     def num_available(self) -> int:
         """Cells that are free, or would be after evicting every cached prefix."""
         return self.num_cells - self.num_pinned
@@ -234,10 +239,10 @@ class KVCache:
 
     def make_room(self, count: int) -> bool:
         """Evict cached prefixes until `count` cells are free; False where even all of them do not suffice."""
-        while self.num_cells - self.num_used < count:
+        while self.num_free < count:
             if not self._cached:
                 return False
-            self._evict(count - (self.num_cells - self.num_used))
+            self._evict(count - self.num_free)
         return True
 
     def release(self, row: Row) -> None:
@@ -254,6 +259,10 @@ class KVCache:
                 for other in [other for other in node.rows if other.tip is node and other is not row]:
                     if not other.is_active:  # its whole path is part of this row's: it holds nothing of its own
                         self._drop(other)
+
+    def takes(self, count: int, besides: int) -> bool:
+        """Whether so many tokens more than a step needs can be computed in it, and removed again."""
+        return self.can_drop_partial and besides + count <= self.num_free
 
     def clear(self) -> None:
         """Drop every cached prefix."""

@@ -13,17 +13,18 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from headrace.engine import lifetime
+from headrace.engine.calibration import CostFile
 from headrace.engine.channel import Channel, wake
-from headrace.engine.cost import CostModel
 from headrace.engine.execution import Execution
 from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
-from headrace.engine.scheduler import Part, Scheduler
+from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation import Speculation
+from headrace.engine.tuning import Tuning
 from headrace.errors import (
     ContextOverflowError,
     EngineClosedError,
@@ -49,6 +50,7 @@ class Engine:
         max_streams: streams that decode together at most, at least 1.
         max_queue: streams that may wait at most, at least 0.
         step_target_ms: what a step should take at most while a prompt is read, in milliseconds.
+        costs: where what steps cost is kept from one start to the next; None to forget it.
         debug: check every invariant whenever the engine is idle.
 
     Raises:
@@ -62,7 +64,8 @@ class Engine:
         *,
         max_streams: int = 16,
         max_queue: int = 64,
-        step_target_ms: float = 60.0,
+        step_target_ms: float = 100.0,
+        costs: CostFile | None = None,
         debug: bool | None = None,
     ) -> None:
         most = min(runner.num_rows, runner.max_batch)
@@ -78,14 +81,14 @@ class Engine:
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
-        self._cost = CostModel(step_target_ms / 1000, runner.max_batch)
+        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=max_streams, file=costs)
         self._scheduler = Scheduler(
             kv,
-            self._cost,
+            self._tuning.cost,
             max_streams=max_streams,
             max_batch=runner.max_batch,
             max_outputs=runner.max_outputs,
-            speculation=Speculation(self._cost.decode_time, runner.max_length),
+            speculation=Speculation(self._tuning.cost.decode_time, runner.max_length),
             claim=self._claim,
         )
         self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
@@ -246,6 +249,7 @@ class Engine:
         else:
             self._end_all(None)
         finally:
+            self._tuning.save()
             self._runner.close()
 
     def _warm_up(self) -> None:
@@ -264,10 +268,15 @@ class Engine:
         self._resume(now)
         parts = self._scheduler.schedule(now)
         if parts:
-            done, output = self._execution.run(parts)
+            num_decodes, num_prefill = shape = step_shape(parts)
+            is_repeatable = len(parts) == 1 and parts[0].sequence.is_seeded
+            padding = self._tuning.begin(num_decodes, num_prefill, repeatable=is_repeatable)
+            if not self._scheduler.kv.takes(padding, besides=sum(shape)):
+                padding = 0
+            done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()
-            self._account(done, output, time.perf_counter() - now)
+            self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - now)
         else:
             self._notify()
             if not self._scheduler.running:
@@ -282,7 +291,7 @@ class Engine:
         if isinstance(message, Submit):
             sequence = message.sequence
             if sequence.state is State.WAITING:
-                self._scheduler.waiting.push(sequence)
+                self._scheduler.enqueue(sequence)
                 self._watch(sequence)
         elif isinstance(message, Cancel):
             self._finish(message.sequence, "cancelled")
@@ -373,13 +382,10 @@ class Engine:
             self._scheduler.pause(sequence)
             self._watch(sequence)
 
-    def _account(self, parts: list[Part], output: StepOutput, seconds: float) -> None:
+    def _account(self, shape: tuple[int, int], parts: list[Part], output: StepOutput, seconds: float) -> None:
         if not parts:
             return
-        num_decodes = sum(part.num_tokens == 1 and part.samples for part in parts)
-        num_prefill = sum(part.num_tokens for part in parts) - num_decodes
-        num_drafts = sum(len(part.drafts) for part in parts)
-        self._cost.learn(num_decodes + num_drafts, num_prefill, seconds)
+        self._tuning.end(*shape, seconds)
         self._counts.steps += 1
         self._counts.step_time.add(seconds)
         self._counts.overhead.add(seconds - output.decode_seconds)
@@ -394,6 +400,8 @@ class Engine:
         """Nothing to compute: wait for a message, a deadline, or the moment a paused stream must give up its place."""
         if self._debug:
             self._check_integrity()
+        if not self._scheduler.kv.num_used and self._inbox.empty() and self._tuning.use_idle_time():
+            return
         until = min(self._next_deadline, self._scheduler.next_parking() or float("inf"))
         # A deadline may lie further ahead than the platform's clock can wait; looking again now and then does no harm.
         timeout = None if until == float("inf") else min(max(0.0, until - time.perf_counter()), _LONGEST_SLEEP)

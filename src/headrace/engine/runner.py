@@ -84,6 +84,8 @@ class Runner(Protocol):
         max_outputs: samples and drafts in one step at most.
         eog_tokens: tokens that end a generation.
         can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
+        thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
+        can_measure: whether `measure` tells what steps cost.
     """
 
     num_cells: int
@@ -93,6 +95,8 @@ class Runner(Protocol):
     max_outputs: int
     eog_tokens: frozenset[int]
     can_drop_partial: bool
+    thread_counts: tuple[int, ...]
+    can_measure: bool
 
     def make_sampler(self, request: Request) -> Any:
         """What samples for a request; called by the caller's thread, raises InvalidRequestError."""
@@ -106,13 +110,25 @@ class Runner(Protocol):
         """Whatever has to be done before the first step, on the engine thread."""
         ...
 
-    def run(self, slices: Sequence[Slice]) -> StepOutput:
+    def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Compute and sample.
+
+        Args:
+            slices: what to compute, those that sample first.
+            padding: rows of logits of no use to compute besides; there is room for as many tokens.
 
         Raises:
             NoRoomError: the memory is full; nothing was changed.
             Exception: the step failed.
         """
+        ...
+
+    def set_threads(self, count: int) -> None:
+        """Compute the steps that follow with so many threads."""
+        ...
+
+    def measure(self, num_decodes: int, num_prefill: int) -> float:
+        """Seconds that a step of so many decodes and prefill tokens takes, on an empty memory, which stays empty."""
         ...
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None: ...
@@ -125,17 +141,23 @@ class Runner(Protocol):
 class LlamaRunner:
     """Runs steps with llama.cpp, and owns the context; the model belongs to whoever loaded it."""
 
-    def __init__(self, model: LlamaModel, context: LlamaContext, *, num_cells: int) -> None:
+    can_measure = True
+
+    def __init__(
+        self, model: LlamaModel, context: LlamaContext, *, num_cells: int, thread_counts: tuple[int, ...]
+    ) -> None:
         from headrace.llama.context import NoKVSlotError
         from headrace.llama.sampler import Sampler, sample_rows
 
         self.num_cells = num_cells
         self.max_length = min(num_cells, model.n_ctx_train or num_cells)
-        self.num_rows = context.n_seq_max
+        self.num_rows = context.n_seq_max - 1
+        self._spare = context.n_seq_max - 1  # a sequence for what is only computed
         self.max_batch = context.n_batch
         self.max_outputs = context.n_outputs_max
         self.eog_tokens = model.eog_tokens
         self.can_drop_partial = False
+        self.thread_counts = thread_counts
         self.piece = model.piece
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
@@ -161,7 +183,7 @@ class LlamaRunner:
         """
         self.can_drop_partial = self._context.probe()
 
-    def run(self, slices: Sequence[Slice]) -> StepOutput:
+    def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Fill the batch, decode it, sample from its rows."""
         context = self._context
         tokens, positions, rows, outputs = context.tokens, context.positions, context.sequences, context.outputs
@@ -192,15 +214,57 @@ class LlamaRunner:
                 outputs[at:end] = 1
                 num_drafts += len(drafts)
                 at = end
+        num_outputs = len(samplers) + num_drafts
+        padding = min(padding, self.max_outputs - num_outputs, self.max_batch - at)
+        is_apart = False
+        if padding > 0:
+            is_apart = self._pad(at, slices[-1], padding)
         before = time.perf_counter()
         try:
-            logits = context.decode(at, len(samplers) + num_drafts)
+            logits = context.decode(at + padding * is_apart, num_outputs + padding)
         except self._no_slot_error as error:
             raise NoRoomError(str(error)) from error
+        finally:
+            if is_apart:
+                context.remove_sequence(self._spare, 0)
         seconds = time.perf_counter() - before
         if num_drafts:
             return StepOutput(self._verify(logits, [part for part in slices if part.sampler is not None]), seconds)
-        return StepOutput(self._sample_rows(logits, samplers, guides) if samplers else (), seconds)
+        return StepOutput(self._sample_rows(logits[:num_outputs], samplers, guides) if samplers else (), seconds)
+
+    def set_threads(self, count: int) -> None:
+        """Compute the steps that follow with so many threads."""
+        self._context.set_threads(count, count)
+
+    def measure(self, num_decodes: int, num_prefill: int) -> float:
+        """Seconds that llama.cpp takes for such a step."""
+        context, count = self._context, num_decodes + num_prefill
+        context.tokens[:count] = self._model.bos_token or 0
+        context.positions[:num_decodes] = 0
+        context.positions[num_decodes:count] = range(num_prefill)
+        context.sequences[:num_decodes] = range(num_decodes)
+        context.sequences[num_decodes:count] = num_decodes
+        context.outputs[:num_decodes] = 1
+        context.outputs[num_decodes:count] = 0
+        before = time.perf_counter()
+        try:
+            context.decode(count, num_decodes)
+            return time.perf_counter() - before
+        finally:
+            context.clear()
+
+    def _pad(self, at: int, last: Slice, count: int) -> bool:
+        """Ask for so many rows behind those that are needed; True where tokens were added to the batch for them."""
+        context = self._context
+        if last.sampler is None and len(last.tokens) >= count:
+            context.outputs[at - count : at] = 1  # in the midst of a prompt there are rows enough
+            return False
+        end = at + count
+        context.tokens[at:end] = self._model.bos_token or 0
+        context.positions[at:end] = range(count)
+        context.sequences[at:end] = self._spare
+        context.outputs[at:end] = 1
+        return True
 
     def _verify(self, logits: Any, slices: Sequence[Slice]) -> list[Sample | Exception]:
         """Sample where there are drafts, row after row, since a draft counts for the penalties of what follows it."""

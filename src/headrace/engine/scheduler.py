@@ -13,7 +13,7 @@ from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation import Speculation
 
-__all__ = ["PARK_AFTER", "Part", "Scheduler"]
+__all__ = ["PARK_AFTER", "Part", "Scheduler", "step_shape"]
 
 # Waiting for somebody else's prefill costs about a step; recomputing fewer tokens than this costs less.
 _SHARE_AT_LEAST = 16
@@ -40,6 +40,13 @@ class Part(NamedTuple):
         sequence, tokens = self.sequence, self.sequence.uncomputed(self.num_tokens)
         sampler = sequence.sampler if self.samples else None
         return Slice(self.row.id, self.row.length, tokens, sampler, sequence.guide, self.drafts)
+
+
+def step_shape(parts: SequenceOf[Part]) -> tuple[int, int]:
+    """How many tokens are decoded in a step, drafts included, and how many tokens of prompts are read."""
+    num_decoding = sum(part.num_tokens == 1 and part.samples for part in parts)
+    num_prefill = sum(part.num_tokens for part in parts) - num_decoding
+    return num_decoding + sum(len(part.drafts) for part in parts), num_prefill
 
 
 class Scheduler:
@@ -92,6 +99,11 @@ class Scheduler:
         sequence = self._longest_paused()
         return None if sequence is None else (sequence.stats.paused_since or 0.0) + PARK_AFTER
 
+    def enqueue(self, sequence: Sequence) -> None:
+        """A new sequence waits for its turn."""
+        tokens = sequence.tokens
+        self.waiting.push(sequence, len(tokens) - self.kv.match(tokens, len(tokens) - 1).length)
+
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
         self._admit(now)
@@ -127,7 +139,7 @@ class Scheduler:
         """Add guesses where they pay. They only take cells that are free: nothing is evicted for them."""
         if not parts or not self.kv.can_drop_partial:
             return parts
-        room = min(self._max_outputs, self.kv.num_cells - self.kv.num_used) - len(parts)
+        room = min(self._max_outputs, self.kv.num_free) - len(parts)
         drafts = self._speculation.plan([part.sequence for part in parts], room)
         for place, tokens in drafts.items():
             parts[place] = parts[place]._replace(drafts=tokens)

@@ -50,6 +50,9 @@ class ScriptedRunner:
         before_step: called with the slices of each step on the engine thread; what it raises fails the step.
         on_sample: called with a slice and its sample; what it raises fails that sample alone.
         steps: a list to note the slices of each step in.
+        thread_counts: numbers of threads that the engine may choose from; a script needs none of them.
+        threads: what it chose last.
+        padding: rows of no use that the last step was padded with.
     """
 
     pieces: Mapping[int, bytes]
@@ -63,6 +66,10 @@ class ScriptedRunner:
     on_sample: Callable[[Slice, Sample], None] | None = None
     steps: list[list[Slice]] | None = None
     eog_tokens: frozenset[int] = frozenset({0})
+    thread_counts: tuple[int, ...] = (1,)
+    can_measure: bool = False
+    threads: int = 0
+    padding: int = 0
     is_closed: bool = False
     _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
 
@@ -92,11 +99,12 @@ class ScriptedRunner:
     def warm_up(self) -> None:
         """There is nothing to prepare."""
 
-    def run(self, slices: Sequence[Slice]) -> StepOutput:
+    def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Write the tokens to their rows and hand out the next of each script."""
+        self.padding = padding
         if self.before_step is not None:
             self.before_step(slices)
-        count = sum(len(part.tokens) + len(part.drafts) for part in slices)
+        count = padding + sum(len(part.tokens) + len(part.drafts) for part in slices)
         if count > self.max_batch:
             raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
         num_outputs = sum(1 + len(part.drafts) for part in slices if part.sampler is not None)
@@ -141,6 +149,14 @@ class ScriptedRunner:
         if token not in allowed or guide.refuses(token):
             raise ValueError(f"the script goes on with token {token}, {self.piece(token)!r}, which may not come here")
         return token
+
+    def set_threads(self, count: int) -> None:
+        """Note it."""
+        self.threads = count
+
+    def measure(self, num_decodes: int, num_prefill: int) -> float:
+        """A script costs nothing."""
+        return 0.0
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
         """Share cells."""

@@ -1,0 +1,136 @@
+"""Chooses the compute threads of each step: what is fastest now, also while somebody else wants the cores."""
+
+from __future__ import annotations
+
+from headrace.engine.cost import CostModel
+
+__all__ = ["Governor"]
+
+# A step that takes so many times as long as it should is held up by somebody: twice in a row, or once by very much.
+_HELD_UP = 1.5
+_HELD_UP_BY_FAR = 4.0
+_CALM = 1.3
+# Of two counts that are about as fast, the larger one: it is the one whose time is known best.
+_CLEARLY = 0.97
+_WEIGHT = 0.2
+# What is held up may as well be the new truth (a sequence has become long, say): believed little by little.
+_DOUBT = 0.02
+# What was only tried has to count for more: it is not seen often. What was known to be far worse is tried again soon.
+_TRIED = 0.5
+_FAR_BETTER = 0.8
+# Seconds until threads that were shed are tried again, first and at most; each failure doubles them.
+_FIRST_PROBE = 0.25
+_LAST_PROBE = 4.0
+# Seconds after which another count is tried although nothing speaks for it: what is known of it may be wrong.
+_EXPLORE = 10.0
+
+
+class Governor:
+    """Threads for each step, by the cost model's tables and by how much longer steps take than these say.
+
+    llama.cpp's threads wait for each other some hundred times in a step, and a thread that lost its core to another
+    process holds up all of them: a step then takes 3 to 200 times as long, while fewer threads lose nothing. So as soon
+    as steps take far longer than predicted, the counts from that one up are taken to be slower by what was seen, and
+    what is then the fastest is chosen. From time to time one step tries what was best; two good ones in a row end it.
+
+    Args:
+        cost: the tables; the governor feeds them, and writes their `slowdown`.
+    """
+
+    def __init__(self, cost: CostModel) -> None:
+        self._cost = cost
+        self._held_up = dict.fromkeys(cost.threads, 0)
+        self._tries: int | None = None
+        self._good_tries = 0
+        self._wait = _FIRST_PROBE
+        self._probe_at = 0.0
+        self._explore_at: float | None = None
+
+    def choose(self, num_decodes: int, num_prefill: int, now: float) -> int:
+        """Threads for a step.
+
+        Args:
+            num_decodes: sequences that decode in it.
+            num_prefill: tokens of prompts in it.
+            now: seconds, on a clock that only rises.
+        """
+        counts = self._cost.threads
+        self._tries = None
+        if len(counts) == 1:
+            return counts[0]
+        best = self._fastest(num_decodes, num_prefill, calm=False)
+        if self._explore_at is None:
+            self._explore_at = now + _EXPLORE
+        wanted = self._fastest(num_decodes, num_prefill, calm=True)
+        if wanted != best and now >= self._probe_at:
+            self._tries = wanted
+        elif now >= self._explore_at:
+            self._explore_at = now + _EXPLORE
+            at = counts.index(best)
+            self._tries = counts[at + 1] if at + 1 < len(counts) else counts[at - 1]
+        return best if self._tries is None else self._tries
+
+    def observe(self, num_decodes: int, num_prefill: int, threads: int, seconds: float, now: float) -> None:
+        """Take in what a step took, with the threads that were chosen for it or others."""
+        cost = self._cost
+        expected = cost.tables[threads].step_time(num_decodes, num_prefill)
+        if not expected:
+            cost.learn(num_decodes, num_prefill, seconds, threads)
+            return
+        ratio = seconds / expected
+        if self._tries == threads:
+            self._judge(threads, ratio, now)
+            if ratio < 1:
+                cost.learn(num_decodes, num_prefill, seconds, threads, _TRIED)
+                if ratio < _FAR_BETTER and self._explore_at is not None:
+                    self._explore_at = now + _FIRST_PROBE
+        elif cost.slowdown[threads] > 1:
+            known = cost.slowdown[threads]
+            slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)
+            cost.slowdown[threads] = slowdown if slowdown > 1.1 else 1.0
+            cost.learn(num_decodes, num_prefill, seconds, threads, _DOUBT if ratio > 1 else _WEIGHT)
+        else:
+            self._held_up[threads] = self._held_up[threads] + 1 if ratio > _HELD_UP else 0
+            if self._held_up[threads] >= 2 or ratio > _HELD_UP_BY_FAR:
+                self._shed(threads, ratio, now)
+            else:
+                cost.learn(num_decodes, num_prefill, seconds, threads)
+
+    def _fastest(self, num_decodes: int, num_prefill: int, *, calm: bool) -> int:
+        counts = self._cost.threads
+        best, least = counts[-1], self._cost.step_time(num_decodes, num_prefill, counts[-1], calm=calm)
+        for threads in counts[-2::-1]:
+            seconds = self._cost.step_time(num_decodes, num_prefill, threads, calm=calm)
+            if seconds < least * _CLEARLY:
+                best, least = threads, seconds
+        return best
+
+    def _shed(self, threads: int, ratio: float, now: float) -> None:
+        """So many threads hold each other up; more of them would do so, too."""
+        for count in self._cost.threads:
+            if count >= threads:
+                self._cost.slowdown[count] = max(self._cost.slowdown[count], ratio)
+        self._held_up[threads] = 0
+        self._probe_at = now + self._wait
+
+    def _judge(self, threads: int, ratio: float, now: float) -> None:
+        """A step has tried what is not the choice at present."""
+        cost = self._cost
+        if cost.slowdown[threads] == 1:
+            return
+        if ratio > _CALM:
+            cost.slowdown[threads] = max(ratio, 1.1)
+            self._good_tries = 0
+            self._wait = min(2 * self._wait, _LAST_PROBE)
+            self._probe_at = now + self._wait
+            return
+        self._good_tries += 1
+        if self._good_tries < 2:
+            self._probe_at = now  # the next step, too
+            return
+        for count in cost.threads:
+            if count <= threads:
+                cost.slowdown[count] = 1.0
+        self._good_tries = 0
+        # Whoever comes and goes all the time is not believed sooner each time.
+        self._wait = max(_FIRST_PROBE, self._wait / 2)

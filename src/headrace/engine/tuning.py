@@ -1,0 +1,99 @@
+"""Fits the steps to the machine: the threads of each, and what is known of their cost."""
+
+from __future__ import annotations
+
+import time
+
+from headrace.engine.calibration import Calibration, CostFile, Shape
+from headrace.engine.cost import CostModel
+from headrace.engine.governor import Governor
+from headrace.engine.runner import Runner
+
+__all__ = ["Tuning"]
+
+# One of so many steps that would be padded is not: what is known of steps without padding may be wrong.
+_DOUBT_EVERY = 64
+
+
+class Tuning:
+    """What the engine asks before and tells after each step. Belongs to the engine thread.
+
+    Args:
+        runner: whose threads are set, and which is measured.
+        target: what a step should take at most while a prompt is read, in seconds.
+        max_streams: sequences that decode together at most.
+        file: where the costs are kept from one start to the next; None to forget them.
+
+    Attributes:
+        cost: what steps cost.
+    """
+
+    def __init__(self, runner: Runner, *, target: float, max_streams: int, file: CostFile | None = None) -> None:
+        self.cost = CostModel(target, runner.max_batch, runner.thread_counts)
+        self._runner = runner
+        self._governor = Governor(self.cost)
+        self._file = file
+        self._threads = runner.thread_counts[-1]
+        self._num_learnt = 0
+        self._num_padded = 0
+        self._is_doubting = False
+        self._calibration: Calibration | None = None
+        if runner.can_measure:
+            self._calibration = Calibration(
+                self.cost, self._measure, max_streams=max_streams, largest_chunk=runner.max_batch
+            )
+        if file is not None:
+            file.load(self.cost)
+
+    def begin(self, num_decodes: int, num_prefill: int, *, repeatable: bool) -> int:
+        """Set the threads of the next step; returns with how many rows of no use it is faster.
+
+        Args:
+            num_decodes: sequences that decode in it.
+            num_prefill: tokens of prompts in it.
+            repeatable: whether its logits shall be the same, to the last bit, whenever it is run. Attention over a long
+                sequence is shared among the threads, so their number decides in which order it is summed up.
+        """
+        if repeatable:
+            self._set_threads(self.cost.threads[-1])
+            return 0
+        self._set_threads(self._governor.choose(num_decodes, num_prefill, time.perf_counter()))
+        padding = self.cost.tables[self._threads].padding(num_decodes)
+        if padding:
+            self._num_padded += 1
+            self._is_doubting = self._num_padded % _DOUBT_EVERY == 0
+        return 0 if self._is_doubting else padding
+
+    def end(self, num_decodes: int, num_prefill: int, seconds: float) -> None:
+        """Learn from the step that was run."""
+        if self._is_doubting:
+            self._is_doubting = False
+            self.cost.learn(num_decodes, num_prefill, seconds, self._threads, weight=0.5)
+        else:
+            self._governor.observe(num_decodes, num_prefill, self._threads, seconds, time.perf_counter())
+        self._num_learnt += 1
+
+    def use_idle_time(self) -> bool:
+        """Measure something, if there is anything left to measure; the memory must be empty."""
+        calibration = self._calibration
+        if calibration is None:
+            return False
+        calibration.go_on()
+        if calibration.is_done:
+            self._calibration = None
+            self.save()
+        return True
+
+    def save(self) -> None:
+        """Keep what was learnt."""
+        if self._file is not None and (self._num_learnt or self._calibration is None):
+            self._file.save(self.cost)
+
+    def _measure(self, shape: Shape) -> float:
+        self._set_threads(shape.threads)
+        return self._runner.measure(shape.num_decodes, shape.num_prefill)
+
+    def _set_threads(self, threads: int) -> None:
+        if threads != self._threads:
+            self._runner.set_threads(threads)
+            self._threads = threads

@@ -1,0 +1,386 @@
+"""The threads of each step follow what is fastest now, on a machine that is not always this engine's alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from harness import scripted, within
+
+from headrace.engine.calibration import Calibration, CostFile, Shape
+from headrace.engine.cost import CostModel
+from headrace.engine.governor import Governor
+from headrace.engine.kv_cache import KVCache
+from headrace.engine.runner import Slice
+from headrace.engine.scripted import ScriptedRunner
+from headrace.engine.threads import available_cores, processor, thread_counts
+from headrace.engine.tuning import Tuning
+
+TARGET = 0.1
+# Seconds of a step of one stream, by threads, alone and beside a process that wants a core.
+ALONE = {1: 0.010, 2: 0.006}
+BESIDE = {1: 0.010, 2: 0.030}
+
+
+@dataclass
+class Machine:
+    """Runs steps on a clock of its own, with the threads that the governor chooses."""
+
+    governor: Governor
+    seconds: Callable[[int], float] = ALONE.__getitem__
+    now: float = 100.0
+    chosen: list[int] = field(default_factory=list[int])
+
+    def run(self, steps: int, shape: tuple[int, int] = (1, 0)) -> list[int]:
+        self.chosen = []
+        for _ in range(steps):
+            threads = self.governor.choose(*shape, self.now)
+            seconds = self.seconds(threads)
+            self.now += seconds
+            self.governor.observe(*shape, threads, seconds, self.now)
+            self.chosen.append(threads)
+        return self.chosen
+
+    def run_for(self, seconds: float) -> list[int]:
+        end, chosen = self.now + seconds, list[int]()
+        while self.now < end:
+            chosen += self.run(1)
+        return chosen
+
+
+def machine(*, known: bool = True) -> tuple[CostModel, Machine]:
+    cost = CostModel(TARGET, 512, (1, 2))
+    if known:
+        for threads, seconds in ALONE.items():
+            cost.learn(1, 0, seconds, threads)
+    return cost, Machine(Governor(cost))
+
+
+def test_alone_it_takes_what_is_fastest() -> None:
+    _, running = machine()
+    chosen = running.run(3000)  # 18 seconds: one look at the other
+    assert chosen.count(1) == 1
+
+
+def test_where_nothing_is_known_it_takes_all_threads() -> None:
+    _, running = machine(known=False)
+    assert running.run(100) == [2] * 100
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_beside_a_neighbour_it_sheds_threads_within_a_few_steps(known: bool) -> None:
+    _, running = machine(known=known)
+    running.run(50)
+    running.seconds = BESIDE.__getitem__
+    chosen = running.run(20)
+    assert chosen[:4].count(2) <= 2
+    assert chosen[4:] == [1] * 16
+
+
+def test_beside_a_neighbour_it_loses_little_by_trying() -> None:
+    _, running = machine()
+    running.run(50)
+    running.seconds = BESIDE.__getitem__
+    running.run(10)
+    begin, steps = running.now, len(running.run_for(60))
+    assert steps * BESIDE[1] / (running.now - begin) > 0.98
+
+
+def test_when_the_neighbour_has_gone_it_takes_its_threads_again() -> None:
+    cost, running = machine()
+    running.run(50)
+    running.seconds = BESIDE.__getitem__
+    running.run_for(60)
+    running.seconds = ALONE.__getitem__
+    running.run_for(5)
+    chosen = running.run(500)
+    assert chosen.count(2) >= 499
+    assert cost.slowdown == {1: 1.0, 2: 1.0}
+    assert cost.step_time(1, 0, 2, calm=True) == pytest.approx(ALONE[2], rel=0.01), "the neighbour's time is not ours"
+
+
+def test_a_neighbour_who_comes_and_goes_is_not_tried_all_the_time() -> None:
+    _, running = machine()
+    running.run(50)
+    for _ in range(20):
+        running.seconds = BESIDE.__getitem__
+        running.run_for(2)
+        running.seconds = ALONE.__getitem__
+        running.run_for(2)
+    running.seconds = BESIDE.__getitem__
+    assert running.run_for(10).count(2) <= 8
+
+
+def test_one_slow_step_changes_nothing() -> None:
+    _, running = machine()
+    running.run(50)
+    running.seconds = lambda threads: 3 * ALONE[threads]
+    assert running.run(1) == [2]
+    running.seconds = ALONE.__getitem__
+    assert running.run(20) == [2] * 20
+
+
+def test_steps_that_are_slower_with_any_threads_keep_theirs() -> None:
+    """As when a sequence with a long history begins: it is no neighbour, and fewer threads would not help."""
+    cost, running = machine()
+    running.run(50)
+    running.seconds = lambda threads: 2.5 * ALONE[threads]
+    chosen = running.run(2000)
+    assert chosen[10:].count(1) <= 30
+    assert cost.step_time(1, 0, 2, calm=True) == pytest.approx(2.5 * ALONE[2], rel=0.1), "in time, it is believed"
+    running.seconds = ALONE.__getitem__
+    running.run(200)
+    assert cost.step_time(1, 0, 2) == pytest.approx(ALONE[2], rel=0.1)
+
+
+def test_what_was_learnt_beside_a_neighbour_is_found_out() -> None:
+    cost = CostModel(TARGET, 512, (1, 2))
+    for threads, seconds in BESIDE.items():
+        cost.learn(1, 0, seconds, threads)
+    running = Machine(Governor(cost))
+    assert running.run(1) == [1]
+    running.run_for(30)
+    assert running.run(50).count(2) >= 49
+
+
+def test_other_shapes_are_slowed_down_too() -> None:
+    cost, running = machine()
+    for threads in (1, 2):
+        cost.learn(8, 0, 5 * ALONE[threads], threads)
+    running.run(50)
+    assert running.run(1, (8, 0)) == [2]
+    running.seconds = BESIDE.__getitem__
+    running.run(10)
+    assert running.governor.choose(8, 0, running.now) == 1
+    assert cost.decode_time(8) == pytest.approx(5 * ALONE[1])
+
+
+def test_prompts_are_read_in_smaller_chunks_beside_a_neighbour() -> None:
+    cost, running = machine()
+    for threads, seconds in ALONE.items():
+        cost.learn(0, 100, 100 * seconds / 5, threads)
+    alone = cost.chunk(1)
+    running.run(5)
+    running.seconds = BESIDE.__getitem__
+    running.run(10)
+    beside = cost.chunk(1)
+    assert beside < alone
+    assert cost.step_time(1, beside, 1) <= TARGET
+
+
+def test_a_stream_that_shall_repeat_itself_always_has_the_same_threads() -> None:
+    runner = ScriptedRunner({0: b""}, thread_counts=(1, 2))
+    tuning = Tuning(runner, target=TARGET, max_streams=4)
+    for threads, seconds in BESIDE.items():
+        tuning.cost.learn(1, 0, seconds, threads)
+    tuning.begin(1, 0, repeatable=False)
+    assert runner.threads == 1
+    tuning.begin(1, 0, repeatable=True)
+    assert runner.threads == 2
+
+
+def test_the_engine_sets_the_threads_of_its_steps() -> None:
+    chosen: list[int] = []
+    runners: list[ScriptedRunner] = []
+
+    def note(_: Sequence[Slice]) -> None:
+        chosen.append(runners[0].threads)
+
+    with scripted("a" * 20, before_step=note, thread_counts=(1, 2)) as made:
+        runners.append(made.runner)
+        for threads, seconds in BESIDE.items():
+            made.engine._tuning.cost.learn(1, 0, seconds, threads)
+        assert within(made.model.generate, "p", seed=None).text == "a" * 20
+        assert chosen[1] == 1
+        chosen.clear()
+        assert within(made.model.generate, "q", seed=3).text == "a" * 20
+        assert set(chosen) == {2}
+
+
+# Padding.
+
+
+def test_steps_are_padded_where_a_larger_one_is_faster() -> None:
+    cost, _ = machine()
+    for size, seconds in {4: 0.028, 5: 0.043, 6: 0.048, 7: 0.053, 8: 0.042, 9: 0.061, 12: 0.0605}.items():
+        cost.learn(size, 0, seconds, 2)
+    table = cost.tables[2]
+    assert [table.padding(size) for size in (1, 4, 5, 6, 7, 8, 9, 10, 12)] == [0, 0, 0, 2, 1, 0, 0, 0, 0]
+    assert table.decode_time(7) == 0.042
+    cost.learn(8, 0, 0.060, 2, weight=1.0)
+    assert table.padding(7) == 0, "no longer"
+
+
+@pytest.mark.parametrize(("drops", "expected"), [(True, [1, 1]), (False, [0, 0])])
+def test_the_engine_pads_its_steps(drops: bool, expected: list[int]) -> None:
+    seen: list[int] = []
+    runners: list[ScriptedRunner] = []
+
+    def note(slices: Sequence[Slice]) -> None:
+        if len(slices) == 3:
+            seen.append(runners[0].padding)
+
+    with scripted("abc", max_streams=3, can_drop_partial=drops, before_step=note) as made:
+        runners.append(made.runner)
+        for size, seconds in ((3, 10.0), (4, 1e-9)):
+            made.engine._tuning.cost.learn(size, 0, seconds, 1)
+        with made.hold():
+            streams = [made.model.generate_stream(letter, max_tokens=2) for letter in "xyz"]
+        assert [within(stream.result).text for stream in streams] == ["ab"] * 3
+    assert seen == expected
+
+
+def test_rows_of_no_use_take_no_cell_from_anybody() -> None:
+    kv = KVCache(ScriptedRunner({0: b""}), num_cells=10, num_rows=4)
+    row = kv.acquire()
+    kv.append(row, [1, 2, 3, 4])
+    assert kv.takes(3, besides=3)
+    assert not kv.takes(4, besides=3)
+    kv.release(row)
+    assert not kv.takes(7, besides=0), "not even a cached prefix"
+
+
+# What is measured while there is nothing to do.
+
+
+def calibrated(seconds: Callable[[Shape], float], **given: object) -> tuple[CostModel, list[Shape]]:
+    cost, seen = CostModel(TARGET, 512, (1, 2)), list[Shape]()
+
+    def measure(shape: Shape) -> float:
+        seen.append(shape)
+        return seconds(shape)
+
+    calibration = Calibration(cost, measure, **{"max_streams": 16, "largest_chunk": 512, **given})  # pyright: ignore[reportArgumentType]
+    for _ in range(1000):
+        if calibration.is_done:
+            break
+        calibration.go_on()
+    assert calibration.is_done
+    return cost, seen
+
+
+def test_a_fast_model_is_measured_whole() -> None:
+    cost, seen = calibrated(lambda shape: (1 + shape.num_decodes + shape.num_prefill) * 1e-4 / shape.threads)
+    assert set(cost.tables[2].decode) == set(range(1, 17))
+    assert {1, 4, 8, 16} <= set(cost.tables[1].decode)
+    assert cost.tables[2].per_prefill_token == pytest.approx(0.5e-4, rel=0.1)
+    assert len(seen) == 2 * len(set(seen))
+
+
+def test_a_slow_model_is_measured_for_a_second_or_two_and_never_for_long_at_once() -> None:
+    times: list[float] = []
+
+    def slow(shape: Shape) -> float:
+        times.append(0.1 * shape.num_decodes + 0.05 * shape.num_prefill)
+        return times[-1]
+
+    calibrated(slow)
+    assert sum(times) < 5
+    assert sum(time > 0.5 for time in times) <= 2, "how long a prompt takes is not known before"
+
+
+def test_what_is_known_is_not_measured_again() -> None:
+    cost = CostModel(TARGET, 512, (1, 2))
+    for threads in (1, 2):
+        cost.learn(1, 0, 0.001, threads)
+    seen: list[Shape] = []
+
+    def measure(shape: Shape) -> float:
+        seen.append(shape)
+        return 0.001
+
+    calibration = Calibration(cost, measure, max_streams=1, largest_chunk=8)
+    while not calibration.is_done:
+        calibration.go_on()
+    assert set(seen) == {Shape(2, 0, 8), Shape(1, 0, 8)}
+
+
+# What is kept.
+
+
+def filled() -> CostModel:
+    cost = CostModel(TARGET, 512, (1, 2))
+    cost.learn(1, 0, 0.0123, 1)
+    cost.learn(8, 0, 0.5, 2)
+    cost.learn(1, 32, 1.5, 2)
+    return cost
+
+
+def test_costs_come_back(tmp_path: Path) -> None:
+    file = CostFile(tmp_path / "new" / "folder" / "costs.json")
+    file.save(filled())
+    cost = CostModel(TARGET, 512, (1, 2))
+    file.load(cost)
+    assert cost.tables == filled().tables
+    fewer = CostModel(TARGET, 512, (1,))
+    file.load(fewer)
+    assert fewer.tables[1] == filled().tables[1]
+    assert list((tmp_path / "new" / "folder").iterdir()) == [tmp_path / "new" / "folder" / "costs.json"]
+
+
+GOOD = {"version": 1, "threads": {"2": {"decode": {"1": 0.5}, "per_prefill_token": None}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'{"threads": 5}',
+        json.dumps({**GOOD, "version": 2}).encode(),
+        json.dumps({**GOOD, "threads": {"x": {}}}).encode(),
+        json.dumps(GOOD).replace("0.5", "-0.5").encode(),
+        json.dumps(GOOD).replace("0.5", "NaN").encode(),
+        json.dumps(GOOD).replace("0.5", "1e99").encode(),
+        json.dumps(GOOD).replace("0.5", '"1"').encode(),
+        json.dumps(GOOD).replace('"1"', '"0"').encode(),
+        json.dumps(GOOD).replace("null", "-1.0").encode(),
+        json.dumps(GOOD).encode()[:-3],
+    ],
+)
+def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "costs.json"
+    path.write_bytes(content)
+    cost = CostModel(TARGET, 512, (1, 2))
+    CostFile(path).load(cost)
+    assert cost.tables == CostModel(TARGET, 512, (1, 2)).tables
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(GOOD))
+    cost = CostModel(TARGET, 512, (1, 2))
+    CostFile(path).load(cost)
+    assert cost.tables[2].decode == {1: 0.5}
+
+
+def test_a_folder_that_cannot_be_written_to_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "costs").write_text("a file in the way")
+    CostFile(tmp_path / "costs" / "costs.json").save(filled())
+    (tmp_path / "costs.json").mkdir()
+    CostFile(tmp_path / "costs.json").save(filled())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["costs", "costs.json"]
+    CostFile(tmp_path / "costs.json").load(filled())
+
+
+# What there is to choose from.
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(1, (1,)), (2, (1, 2)), (4, (1, 2, 3, 4)), (6, (1, 3, 6)), (8, (1, 2, 4, 8)), (96, (1, 3, 6, 12, 24, 48, 96))],
+)
+def test_thread_counts(most: int, expected: tuple[int, ...]) -> None:
+    assert thread_counts(most) == expected
+
+
+def test_the_processor_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some Processor 9000\n")
+    assert processor(tmp_path / "cpuinfo") == "Some Processor 9000"
+    assert processor(tmp_path / "none")
+    assert available_cores() >= 1
