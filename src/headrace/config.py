@@ -13,7 +13,7 @@ from headrace.checks import as_float, as_int
 from headrace.errors import InvalidRequestError, shortened
 from headrace.pricing import Pricing
 
-__all__ = ["StreamConfig"]
+__all__ = ["StreamConfig", "speculation_of"]
 
 _UNLIMITED = math.inf
 _MOST_TOKENS = 2**31 - 1  # more than any context; what is larger is a mistake
@@ -163,6 +163,11 @@ class StreamConfig:
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         self._set(name, as_float(name, getattr(self, name), low, high, above=above))
+
+
+def speculation_of(wanted: bool | None) -> Literal["auto", "on", "off"]:
+    """The setting that a flag stands for, which may be absent."""
+    return "auto" if wanted is None else "on" if wanted else "off"
 
 
 class _FrozenDict(dict[int, float]):

@@ -16,7 +16,7 @@ import typer
 from headrace.cli.models import complete_model
 from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
-from headrace.config import StreamConfig
+from headrace.config import StreamConfig, speculation_of
 from headrace.errors import GenerationError, HeadraceError, InvalidRequestError
 from headrace.results import GenerationResult
 
@@ -100,6 +100,13 @@ def run(
             metavar="OPEN CLOSE", help="What opens and what closes a thought, where the chat template does not show it."
         ),
     ] = None,
+    speculation: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculation/--no-speculation",
+            help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Milliseconds the generation may take; 0 is no limit.")] = 0,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Write all at the end instead of as it comes.")
@@ -144,6 +151,7 @@ def run(
             thinking=thinking,
             thinking_budget=thinking_budget,
             thinking_tags=thinking_tags,
+            speculation=speculation_of(speculation),
             timeout_ms=timeout,
         )
         text = _checked("prompt", _from_stdin() if prompt is None else prompt)
@@ -255,5 +263,6 @@ def _report(result: GenerationResult) -> None:
     thought = f", {usage.thinking_tokens} of them thinking" if usage.thinking_tokens else ""
     say(f"completion: {usage.completion_tokens} tokens{thought}, ended by: {why}")
     say(f"time to first token: {'none came' if first is None else f'{first:.0f} ms'}")
-    say(f"speed: {metrics.tokens_per_second:.1f} tokens/s")
+    guessed = f", {metrics.accepted_tokens} of {metrics.drafted_tokens} guesses right" if metrics.drafted_tokens else ""
+    say(f"speed: {metrics.tokens_per_second:.1f} tokens/s{guessed}")
     say(f"total: {metrics.latency_ms:.0f} ms, of them paused for the reader: {metrics.paused_ms:.0f} ms")

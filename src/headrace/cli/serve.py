@@ -89,6 +89,13 @@ def serve(
         int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to put on a GPU; -1 for all.  [default: 0]")] = None,
+    speculation: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculation/--no-speculation",
+            help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
+        ),
+    ] = None,
     timeout_ms: Annotated[
         float | None,
         typer.Option(help="Milliseconds that a stream may take; 0 is no limit.  [default: 600000]"),
@@ -142,6 +149,7 @@ def serve(
         "n_ctx": n_ctx,
         "threads": threads,
         "gpu_layers": gpu_layers,
+        "speculation": speculation,
         "timeout_ms": timeout_ms,
         "stall_timeout_ms": stall_timeout_ms,
         "shutdown_timeout": shutdown_timeout,

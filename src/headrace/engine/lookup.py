@@ -19,7 +19,7 @@ _MOST = 16_384
 _LONGEST = 32
 # How often a guess comes true, by the number of equal tokens before it: less than 2, 4, 8, 16, 32, and more. It starts
 # with what holds for text that is not a copy, up to where chance does not explain the match any more.
-_PRIOR = (0.0, 0.2, 0.3, 0.5, 0.8, 0.9, 0.95)
+_PRIOR = (0.0, 0.2, 0.3, 0.5, 0.7, 0.85, 0.95)
 _WEIGHT = 0.1
 _LEAST_CHANCE = 0.05
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from math import log, log1p
 
 from headrace.engine.lookup import Lookup
 from headrace.engine.sequence import Sequence
@@ -18,13 +19,18 @@ __all__ = ["MAX_DRAFTS", "Speculation"]
 
 # Guessed tokens in a step at most, of all sequences together.
 MAX_DRAFTS = 15
-# How much faster the step's streams must get, all together, for guesses to be tried: estimates err, and to be wrong
-# costs those who wait for this step.
-_MARGIN = 1.05
+# How much faster streams must become, in the mean, for guesses to be tried: estimates err, and a guess that is wrong
+# costs everybody who waits for the step.
+_MARGIN = 1.15
 
 
 class Speculation:
     """Weighs what guesses may gain against what they cost.
+
+    A guess that comes true speeds one stream up, and makes the step longer for all. What is made as large as it can be
+    is the product of all streams' speeds, which is known as proportional fairness (Kelly, 1997): for one stream it is
+    its speed; and of several, none is held up much so that another one can run. The sum of the speeds would be made
+    largest by letting a stream that copies take most of the time from those that do not.
 
     Args:
         decode_time: seconds that a step with so many rows of logits takes; 0.0 where that is not known.
@@ -48,7 +54,7 @@ class Speculation:
         room = min(room, MAX_DRAFTS)
         if not self._can_pay(len(sequences), room):
             return {}
-        chances: list[tuple[float, int]] = []
+        gains: list[tuple[float, int]] = []
         for place, sequence in enumerate(sequences):
             most = min(room, sequence.num_guessable(self._max_length))
             if most > 0:
@@ -56,14 +62,17 @@ class Speculation:
                 if lookup is None:
                     lookup = sequence.lookup = Lookup(sequence.tokens)
                 lookup.catch_up()
-                chances += [(chance, place) for chance in lookup.chances(most)]
-        if not chances:
+                expected = 1.0
+                for chance in lookup.chances(most):
+                    gains.append((log1p(chance / expected), place))
+                    expected += chance
+        if not gains:
             return {}
-        # A guess is at most as likely as the one before it in its sequence, and the sort keeps the order of equals. So
-        # the likeliest ones are always the first few of each sequence.
-        chances.sort(key=_by_chance, reverse=True)
+        # A guess gains at most what the one before it in its sequence does, and the sort keeps the order of equals. So
+        # the best ones are always the first few of each sequence.
+        gains.sort(key=_gain, reverse=True)
         counts: dict[int, int] = {}
-        for _, place in chances[: self._best_count(len(sequences), [chance for chance, _ in chances[:room]])]:
+        for _, place in gains[: self._best_count(len(sequences), [gain for gain, _ in gains[:room]])]:
             counts[place] = counts.get(place, 0) + 1
         drafts: dict[int, list[int]] = {}
         for place, count in counts.items():
@@ -84,18 +93,23 @@ class Speculation:
             for count in (room, (room + 1) // 2)
         )
 
-    def _best_count(self, num_sequences: int, chances: SequenceOf[float]) -> int:
-        """How many guesses make the most tokens per second, likeliest first; 0 where none of them pay."""
-        best = _MARGIN * num_sequences / self._decode_time(num_sequences)
-        best_count = 0
-        expected = float(num_sequences)
-        for count, chance in enumerate(chances, 1):
-            expected += chance
-            speed = expected / self._decode_time(num_sequences + count)
-            if speed > best:
-                best, best_count = speed, count
+    def _best_count(self, num_sequences: int, gains: SequenceOf[float]) -> int:
+        """How many guesses make the streams fastest, the best first; 0 where none of them pay.
+
+        Args:
+            num_sequences: how many there are.
+            gains: by how much the logarithm of its stream's tokens for this step grows with each guess.
+        """
+        base = self._decode_time(num_sequences)
+        best, best_count = num_sequences * log(_MARGIN), 0
+        total = 0.0
+        for count, gain in enumerate(gains, 1):
+            total += gain
+            value = total - num_sequences * log(self._decode_time(num_sequences + count) / base)
+            if value > best:
+                best, best_count = value, count
         return best_count
 
 
-def _by_chance(entry: tuple[float, int]) -> float:
+def _gain(entry: tuple[float, int]) -> float:
     return entry[0]

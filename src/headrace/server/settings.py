@@ -91,6 +91,8 @@ class Settings(BaseSettings):
         n_ctx: tokens of context of each model; None takes what it was trained for, as far as memory holds it.
         threads: threads that compute; None takes one per available core.
         gpu_layers: layers to put on a GPU; -1 for all.
+        speculation: whether tokens may be guessed from earlier text, where a request does not say; None takes "where
+            there is no seed".
         timeout_ms: milliseconds that a stream may take, its reader's pauses left out; 0 for no limit.
         stall_timeout_ms: milliseconds for which a client may take nothing, before it is cut off; 0 for no limit.
         shutdown_timeout: seconds that running streams have to come to their end when the server is told to stop.
@@ -122,6 +124,7 @@ class Settings(BaseSettings):
     n_ctx: _Whole | None = Field(default=None, ge=1)
     threads: _Whole | None = Field(default=None, ge=1, le=512)
     gpu_layers: _Whole = Field(default=0, ge=-1)
+    speculation: bool | None = None
     timeout_ms: _Number = Field(default=600_000, ge=0, le=_LONGEST * 1000)
     stall_timeout_ms: _Number = Field(default=60_000, ge=0, le=_LONGEST * 1000)
     shutdown_timeout: _Number = Field(default=30, ge=0, le=_LONGEST)
