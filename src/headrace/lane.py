@@ -23,6 +23,7 @@ from headrace.config import StreamConfig
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores
 from headrace.errors import EngineClosedError, InvalidRequestError
+from headrace.llama.kv_types import KVType, checked_kv_type
 from headrace.pricing import Pricing
 from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
 from headrace.stream import AsyncTokenStream, TokenStream
@@ -352,6 +353,7 @@ def load_core(
     ref: str | os.PathLike[str],
     *,
     n_ctx: int | None,
+    kv_type: KVType,
     n_threads: int | None,
     n_gpu_layers: int,
     max_streams: int,
@@ -375,6 +377,7 @@ def load_core(
         n_ctx = as_int("n_ctx", n_ctx, 1)
         if n_ctx < max_streams:
             raise InvalidRequestError("n_ctx", n_ctx, f"at least max_streams, which is {max_streams}")
+    checked_kv_type(kv_type)
     if n_threads is not None:
         n_threads = as_int("n_threads", n_threads, 1, 512)
     n_gpu_layers = as_int("n_gpu_layers", n_gpu_layers, -1)
@@ -387,7 +390,7 @@ def load_core(
     found = resolve(ref)
     model = LlamaModel.load(found.path, n_gpu_layers=n_gpu_layers, progress=progress)
     try:
-        budget = n_ctx if n_ctx is not None else _default_n_ctx(model.n_ctx_train, model.kv_bytes_per_token)
+        budget = n_ctx if n_ctx is not None else _default_n_ctx(model.n_ctx_train, model.kv_bytes_per_token(kv_type))
         context = LlamaContext(
             model,
             n_ctx=budget,
@@ -395,6 +398,7 @@ def load_core(
             # As many rows again for cached prefixes as for streams, and some for a few streams with many conversations.
             n_seq_max=min(256, 2 * max_streams + 16),
             n_threads=n_threads or available_cores(),
+            kv_type=kv_type,
         )
         try:
             runner = LlamaRunner(model, context, num_cells=budget)

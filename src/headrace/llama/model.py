@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
+from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import Library, library, log
 
 __all__ = ["LlamaModel"]
@@ -21,7 +22,6 @@ __all__ = ["LlamaModel"]
 _MAGIC = b"GGUF"
 _NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
 _HIDDEN = (1 << 0) | (1 << 3)  # LLAMA_TOKEN_ATTR_UNKNOWN | LLAMA_TOKEN_ATTR_CONTROL
-_F16_BYTES = 2
 _TOO_MANY = -(2**31)  # llama_tokenize: the number of tokens does not fit its result
 
 
@@ -156,9 +156,20 @@ class LlamaModel:
                 for index in range(bulk.llama_model_meta_count(handle))
             }
 
+    def kv_bytes_per_token(self, kv_type: str = "f16") -> int:
+        """An estimate of the KV cache's size, in bytes per token over all layers.
+
+        Args:
+            kv_type: the precision of keys and values.
+
+        Raises:
+            InvalidRequestError: there is no such precision.
+        """
+        precision = KV_TYPES[checked_kv_type(kv_type)]
+        return self._kv_values_per_token * precision.block_bytes // precision.block_size
+
     @cached_property
-    def kv_bytes_per_token(self) -> int:
-        """An estimate of the KV cache's size, in bytes per token over all layers, at 16 bits a value."""
+    def _kv_values_per_token(self) -> int:
         if self.is_recurrent:
             return 0
         bulk = self._library.bulk
@@ -168,7 +179,7 @@ class LlamaModel:
             default: int = bulk.llama_model_n_embd(handle) // max(n_head, 1)
         attention = f"{self.metadata.get('general.architecture', '')}.attention"
         key, value = (int(self.metadata.get(f"{attention}.{name}_length", default)) for name in ("key", "value"))
-        return _F16_BYTES * self.n_layer * n_head_kv * (key + value)
+        return self.n_layer * n_head_kv * (key + value)
 
     @property
     def eog_tokens(self) -> frozenset[int]:
