@@ -565,6 +565,6 @@ def test_a_smaller_kv_type_fits_where_a_larger_one_does_not(model, monkeypatch):
 
 @pytest.mark.parametrize("value", ["f8", "F16", "", None, 1, ["f16"]])
 def test_a_kv_type_that_is_none(model, value):
-    with pytest.raises(InvalidRequestError, match="kv_type is .*; allowed: one of f32, f16") as caught:
+    with pytest.raises(InvalidRequestError, match=r"kv_type is .*; allowed: one of f32, f16") as caught:
         LlamaContext(model, n_ctx=256, n_batch=64, n_seq_max=2, n_threads=1, kv_type=value)
     assert caught.value.field == "kv_type"

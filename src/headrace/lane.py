@@ -26,6 +26,7 @@ from headrace.errors import EngineClosedError, InvalidRequestError
 from headrace.llama.kv_types import KVType, checked_kv_type
 from headrace.pricing import Pricing
 from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
+from headrace.request import Trail
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.template import checked_messages
 from headrace.vocabulary import Vocabulary
@@ -139,6 +140,9 @@ class Lane:
         defaults: the settings of its streams, as far as they have none of their own.
         system_prompt: what its chats begin with.
         turn: lanes that share one share a turn in the fair queue; None takes one of its own.
+
+    Attributes:
+        trail: the tokens of the stream of this lane that ended last.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class Lane:
         self.core = core
         self.defaults = defaults
         self.system_prompt = _checked_system_prompt(system_prompt)
+        self.trail = Trail()
         # Without a lock, so that a signal handler or a garbage collection may cancel in the midst of anything.
         self._streams: dict[str, weakref.ref[TokenStream | AsyncTokenStream]] = {}
         self._turn = id(self) if turn is None else turn
@@ -287,6 +292,7 @@ class Lane:
             parse=job.parse,
             pricing=core.config.pricing,
             observer=observer,
+            trail=self.trail,
         )
         streams[id] = weakref.ref(stream, lambda _: streams.pop(id, None))
         return stream

@@ -15,6 +15,7 @@ from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadErr
 from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import library, log
 from headrace.llama.model import LlamaModel
+from headrace.llama.state import StateError, check_state
 
 __all__ = ["DecodeError", "LlamaContext", "NoKVSlotError"]
 
@@ -22,6 +23,7 @@ _NO_KV_SLOT = 1
 _MAX_INT32 = 2**31 - 1
 # Per cell, llama.cpp keeps a position, a shift, an extension and a set of 256 sequences beside keys and values.
 _CELL_BYTES = 64
+_MOST_SAVED = 512
 
 
 class NoKVSlotError(Exception):
@@ -134,6 +136,7 @@ class LlamaContext:
             self._free()
             raise
         self._pid = os.getpid()
+        self._window: int = bulk.llama_model_n_swa(model_handle)
         self.n_ctx: int = bulk.llama_n_ctx(self._handle)
         self.n_batch: int = bulk.llama_n_batch(self._handle)
         self.n_seq_max = n_seq_max
@@ -235,6 +238,71 @@ class LlamaContext:
         self._check_sequence(sequence)
         return self._library.tiny.llama_memory_seq_pos_min(self._memory, sequence)
 
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        """Whether a sequence's first `length` positions are all there that the next one looks at.
+
+        In layers with a sliding window llama.cpp gives cells that a sequence has left behind to others. So a sequence
+        can go on, but may no longer be what another one, which parts from it earlier, can begin with.
+        """
+        return not self._window or 0 <= self.position_min(sequence) <= max(0, length - self._window + 1)
+
+    @property
+    def most_saved(self) -> int:
+        """Positions that `save_state` takes at most: a few milliseconds' worth, and never more than a window."""
+        return min(self._window or _MOST_SAVED, _MOST_SAVED)
+
+    def save_state(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+        """The KV of positions start to end - 1 of a sequence, as `load_state` takes it.
+
+        Args:
+            sequence: which.
+            spare: a sequence that is empty, before and after.
+            start: the first position.
+            end: behind the last; at most `most_saved` behind the first.
+
+        Returns:
+            None for a model whose KV is laid out in a way that cannot be checked when it is read.
+        """
+        handle, bulk = self._open(), self._library.bulk
+        self.copy_sequence(sequence, spare, start, end)
+        try:
+            size: int = bulk.llama_state_seq_get_size(handle, spare)
+            data = bytearray(size)
+            written: int = bulk.llama_state_seq_get_data(handle, _address(data), size, spare)
+            check_state(data, start, end)
+        except StateError:
+            return None
+        finally:
+            self.remove_sequence(spare, 0)
+        return data if written == size else None
+
+    def load_state(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+        """Append what `save_state` gave to a sequence that holds the positions before it.
+
+        Args:
+            sequence: which.
+            spare: a sequence that is empty, before and after.
+            start: the first position.
+            end: behind the last.
+            data: the KV.
+
+        Returns:
+            Whether it lies in the memory in the order of its positions, as far as it is in one piece.
+
+        Raises:
+            StateError: this is no KV of these positions, or not of this model and kv_type; nothing has changed.
+        """
+        handle = self._open()
+        in_order = check_state(data, start, end)
+        log.begin()
+        try:
+            if self._library.bulk.llama_state_seq_set_data(handle, _address(data), len(data), spare) != len(data):
+                raise StateError(f"llama.cpp cannot read this KV: {log.reason()}")
+            self.copy_sequence(spare, sequence, start, end)
+        finally:
+            self.remove_sequence(spare, 0)
+        return in_order
+
     def set_threads(self, n: int, n_batch: int) -> None:
         """Sets the compute threads of the steps that follow: for a batch of one token, and for a larger one."""
         _check("n_threads", n, 512)
@@ -325,6 +393,10 @@ class LlamaContext:
             self._library.bulk.llama_free(self._handle)
             self._handle = 0
         self._model.release()
+
+
+def _address(data: bytearray) -> Any:
+    return (ctypes.c_uint8 * len(data)).from_buffer(data)
 
 
 def _check(field: str, value: int, high: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
 import threading
@@ -22,6 +23,7 @@ __all__ = ["LlamaModel"]
 _MAGIC = b"GGUF"
 _NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
 _HIDDEN = (1 << 0) | (1 << 3)  # LLAMA_TOKEN_ATTR_UNKNOWN | LLAMA_TOKEN_ATTR_CONTROL
+_NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
 _TOO_MANY = -(2**31)  # llama_tokenize: the number of tokens does not fit its result
 
 
@@ -180,6 +182,29 @@ class LlamaModel:
         attention = f"{self.metadata.get('general.architecture', '')}.attention"
         key, value = (int(self.metadata.get(f"{attention}.{name}_length", default)) for name in ("key", "value"))
         return self.n_layer * n_head_kv * (key + value)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this model from others: a hash of its header's values, its sizes, and samples of its bytes.
+
+        Raises:
+            ModelLoadError: the file can no longer be read.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                samples: list[bytes] = []
+                for number in range(_NUM_SAMPLES):
+                    file.seek(size * number // _NUM_SAMPLES)
+                    samples.append(file.read(_SAMPLE_BYTES))
+        except OSError as error:
+            raise ModelLoadError(f"{self.path} can no longer be read: {error.strerror or error}") from error
+        described = repr((size, self.size_bytes, self.n_vocab, sorted(self.metadata.items())))
+        return hashlib.sha256(b"".join((described.encode(), *samples))).hexdigest()
 
     @property
     def eog_tokens(self) -> frozenset[int]:
