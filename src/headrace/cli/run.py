@@ -18,6 +18,7 @@ from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
 from headrace.config import StreamConfig, speculation_of
 from headrace.errors import GenerationError, HeadraceError, InvalidRequestError
+from headrace.llama.kv_types import KV_TYPES, KVType
 from headrace.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ def run(
             help="Tokens of context, prompt included; if absent, what the model was trained for and memory holds."
         ),
     ] = None,
+    kv_type: Annotated[
+        KVType,
+        typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
+    ] = "f16",
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
     ] = None,
@@ -157,7 +162,7 @@ def run(
         text = _checked("prompt", _from_stdin() if prompt is None else prompt)
         if system is not None:
             _checked("system_prompt", system)
-        with _load(model, n_ctx, threads, gpu_layers, config) as loaded:
+        with _load(model, n_ctx, kv_type, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
             with stream, _on_interrupt(stream.cancel) as interrupts, Waiting(waiting_for) as waiting:
@@ -199,7 +204,9 @@ def _checked(field: str, text: str) -> str:
     return text
 
 
-def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, config: StreamConfig) -> Model:
+def _load(
+    ref: str, n_ctx: int | None, kv_type: KVType, threads: int | None, gpu_layers: int, config: StreamConfig
+) -> Model:
     from headrace.model import Model
 
     # An exception in a callback from C is lost, so Ctrl-C is only raised where it is not.
@@ -213,6 +220,7 @@ def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, con
         model = Model.load(
             ref,
             n_ctx=n_ctx,
+            kv_type=kv_type,
             n_threads=threads,
             n_gpu_layers=gpu_layers,
             max_streams=1,

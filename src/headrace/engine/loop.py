@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.engine import lifetime
 from headrace.engine.calibration import CostFile
@@ -37,6 +37,8 @@ from headrace.request import Request
 from headrace.results import EngineMetrics, FinishReason, TopLogprob
 
 __all__ = ["Engine"]
+
+_T = TypeVar("_T")
 
 
 class Engine:
@@ -78,6 +80,8 @@ class Engine:
         self.max_streams = max_streams
         self.max_queue = max_queue
         self.max_length = runner.max_length
+        self.kv_format = runner.kv_format
+        self.most_saved = runner.most_saved
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
@@ -197,7 +201,11 @@ class Engine:
 
     def clear_cache(self) -> None:
         """Drop every cached prefix."""
-        self._call(self._scheduler.kv.clear)
+        self.with_cache(KVCache.clear)
+
+    def with_cache(self, function: Callable[[KVCache], _T]) -> _T:
+        """Call a function with the KV cache between two steps, which wait for it."""
+        return self._call(lambda: function(self._scheduler.kv))
 
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant of the engine does not hold; waits for the step that is running."""
@@ -218,17 +226,15 @@ class Engine:
         self._closing = True
         self._inbox.put(_WAKE)
 
-    def _call(self, function: Callable[[], Any]) -> None:
+    def _call(self, function: Callable[[], _T]) -> _T:
         answer: Future[Any] = Future()
         self._inbox.put(Call(function, answer))
         while self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
-                answer.result(timeout=0.1)
-                return
+                return answer.result(timeout=0.1)
         if not answer.done():  # the thread has ended, so nothing changes any more
-            function()
-        else:
-            answer.result()
+            return function()
+        return answer.result()
 
     def _retry_after(self) -> float:
         """Until a place is free: of those that run at once, one ends every so often."""
@@ -456,6 +462,8 @@ class Engine:
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
             sequence.state = State.FINISHED  # in the queue it is only a husk by now
+        if sequence.request.trail is not None and sequence.has_computed:
+            sequence.request.trail.tokens = sequence.tokens
         sequence.channel.finish(end)
 
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:

@@ -86,6 +86,8 @@ class Runner(Protocol):
         can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
         thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
         can_measure: whether `measure` tells what steps cost.
+        kv_format: in what form it saves KV: what was saved in another one cannot be loaded.
+        most_saved: tokens whose KV is saved at once at most.
     """
 
     num_cells: int
@@ -97,6 +99,8 @@ class Runner(Protocol):
     can_drop_partial: bool
     thread_counts: tuple[int, ...]
     can_measure: bool
+    kv_format: str
+    most_saved: int
 
     def make_sampler(self, request: Request) -> Any:
         """What samples for a request; called by the caller's thread, raises InvalidRequestError."""
@@ -135,6 +139,12 @@ class Runner(Protocol):
 
     def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool: ...
 
+    def can_reuse(self, sequence: int, length: int) -> bool: ...
+
+    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None: ...
+
+    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool: ...
+
     def close(self) -> None: ...
 
 
@@ -147,6 +157,7 @@ class LlamaRunner:
         self, model: LlamaModel, context: LlamaContext, *, num_cells: int, thread_counts: tuple[int, ...]
     ) -> None:
         from headrace.llama.context import NoKVSlotError
+        from headrace.llama.library import library_version
         from headrace.llama.sampler import Sampler, sample_rows
 
         self.num_cells = num_cells
@@ -161,6 +172,11 @@ class LlamaRunner:
         self.piece = model.piece
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
+        self.can_reuse = context.can_reuse
+        self.save_sequence = context.save_state
+        self.load_sequence = context.load_state
+        self.kv_format = f"{context.kv_type} of llama.cpp {library_version()}"
+        self.most_saved = context.most_saved
         self._model = model
         self._context = context
         self._no_slot_error = NoKVSlotError
