@@ -31,6 +31,10 @@ _DEFAULTS = StreamConfig()
 _INTERRUPTED = 130
 # Nobody else waits for the steps of this engine, and long ones read a long prompt twice as fast; Ctrl-C waits for one.
 _STEP_TARGET_MS = 500
+# Tokens that a chat template may write around a prompt.
+_TEMPLATE = 2048
+# Where so many tokens are enough, the context is not made any larger: 32,768 take longer than to load a small model.
+_SHORT = 8192
 
 
 def _read(value: str | None) -> str | None:
@@ -120,7 +124,8 @@ def run(
     n_ctx: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of context, prompt included; if absent, what the model was trained for and memory holds."
+            help="Tokens of context, prompt included; if absent, enough for it and --max-tokens, or all that the model "
+            "was trained for and memory holds."
         ),
     ] = None,
     kv_type: Annotated[
@@ -162,6 +167,8 @@ def run(
         text = _checked("prompt", _from_stdin() if prompt is None else prompt)
         if system is not None:
             _checked("system_prompt", system)
+        if n_ctx is None:
+            n_ctx = _enough(text, system or "", max_tokens)
         with _load(model, n_ctx, kv_type, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
@@ -202,6 +209,12 @@ def _checked(field: str, text: str) -> str:
 
     check_text(field, text)
     return text
+
+
+def _enough(text: str, system: str, max_tokens: int) -> int | None:
+    """Tokens of context for one answer; None, for as many as can be had, where that may be many."""
+    enough = len(text.encode()) + len(system.encode()) + _TEMPLATE + max_tokens  # no token is shorter than a byte
+    return enough if enough <= _SHORT else None
 
 
 def _load(

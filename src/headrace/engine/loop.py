@@ -211,6 +211,11 @@ class Engine:
         """Raise AssertionError where an invariant of the engine does not hold; waits for the step that is running."""
         self._call(self._check_integrity)
 
+    @property
+    def tuning(self) -> Tuning:
+        """What is known of the cost of steps. It is the engine thread's: others may look, and no more."""
+        return self._tuning
+
     def close(self, timeout: float | None = None) -> None:
         """End every stream as "cancelled", stop the thread, free the model's memory. Any number of times.
 

@@ -213,9 +213,15 @@ class LlamaModel:
 
     @cached_property
     def _eog_tokens(self) -> frozenset[int]:
-        is_eog, vocab = self._library.tiny.llama_vocab_is_eog, self._vocab
+        # To ask of each token of a large vocabulary takes a tenth of a second. Those that llama.cpp knows by their text
+        # it makes control tokens; the others are named by the file.
+        bulk, is_eog, vocab = self._library.bulk, self._library.tiny.llama_vocab_is_eog, self._vocab
+        finders = ("eos", "eot", "fim_pad", "fim_rep", "fim_sep")
         with self._in_use():
-            return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
+            named = {int(getattr(bulk, f"llama_vocab_{name}")(vocab)) for name in finders}
+            named.add(int(self.metadata.get("tokenizer.ggml.eom_token_id", -1)))
+            candidates = {token for token in named if 0 <= token < self.n_vocab} | self._special_tokens.keys()
+            return frozenset(token for token in candidates if is_eog(vocab, token))
 
     @property
     def special_texts(self) -> tuple[str, ...]:
