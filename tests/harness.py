@@ -23,8 +23,9 @@ PATIENCE = 30.0
 # One token per byte; token 0 ends a generation.
 BYTES: dict[int, bytes] = {0: b"", **{byte + 1: bytes([byte]) for byte in range(256)}}
 
-# What a test waits for is an event; these timeouts must be far longer than a test takes.
-UNHURRIED = StreamConfig(timeout_ms=0, max_tokens=100_000)
+# What a test waits for is an event; these timeouts must be far longer than a test takes. And a step brings a token:
+# scripted steps take so little time that it would be chance what speculation makes of them.
+UNHURRIED = StreamConfig(timeout_ms=0, max_tokens=100_000, speculation="off")
 
 R = TypeVar("R")
 

@@ -295,6 +295,7 @@ def test_the_faces_are_on_par(sync: type, asynchronous: type, renamed: dict[str,
         "read",
         "result",
         "run_tools",
+        "save",
         "wait_end",
     }
     assert {"generate", "generate_streaming", "chat", "close"} <= awaited or {"aclose", "result"} <= awaited
@@ -355,6 +356,7 @@ def test_the_defaults_of_the_documentation() -> None:
         "thinking": "split",
         "thinking_budget": None,
         "thinking_tags": None,
+        "speculation": "auto",
         "pricing": None,
     }
 
@@ -416,6 +418,7 @@ OTHER: dict[str, tuple[list[object], list[object]]] = {
     "regex": ([None, ".*"], ["", b"a", 1, ["a"]]),
     "grammar": ([None, "root ::= x"], ["", b"a", 1, ["a"]]),
     "thinking": (["split", "hide", "raw"], ["loud", "", None, True, np.array(["raw", "raw"])]),
+    "speculation": (["auto", "on", "off"], ["yes", "", None, True, np.array(["on", "on"])]),
     "thinking_tags": (
         [None, ("<a>", "</a>"), ["<a>", "</a>"], ("x", "x")],
         [

@@ -13,7 +13,7 @@ from headrace.checks import as_float, as_int
 from headrace.errors import InvalidRequestError, shortened
 from headrace.pricing import Pricing
 
-__all__ = ["StreamConfig"]
+__all__ = ["StreamConfig", "speculation_of"]
 
 _UNLIMITED = math.inf
 _MOST_TOKENS = 2**31 - 1  # more than any context; what is larger is a mistake
@@ -63,6 +63,10 @@ class StreamConfig:
             of kind "thinking" and `result.thinking`; "hide" drops its text; "raw" leaves it in the text, tags and all.
         thinking_budget: close the thought after so many tokens; None for no limit.
         thinking_tags: what opens and what closes a thought; None takes what the chat template shows.
+        speculation: whether next tokens may be guessed from earlier text and several of them verified in one step,
+            where that is faster: "auto" unless there is a seed, "on" also where there is one, "off" never. It changes
+            no distribution. But which guesses are tried depends on measured times, and with them the last bits of the
+            logits.
         pricing: prices for `usage.cost`; None takes the model's.
     """
 
@@ -91,6 +95,7 @@ class StreamConfig:
     thinking: Literal["split", "hide", "raw"] = "split"
     thinking_budget: int | None = None
     thinking_tags: tuple[str, str] | None = None
+    speculation: Literal["auto", "on", "off"] = "auto"
     pricing: Pricing | None = None
 
     def __post_init__(self) -> None:
@@ -115,10 +120,8 @@ class StreamConfig:
         for name in ("timeout_ms", "queue_timeout_ms", "first_token_timeout_ms", "stall_timeout_ms"):
             self._check_number(name, 0, _LONGEST_MS)
         self._check_constraints()
-        thinking = cast("object", self.thinking)
-        if not isinstance(thinking, str) or thinking not in ("split", "hide", "raw"):
-            raise InvalidRequestError("thinking", thinking, '"split", "hide" or "raw"')
-        self._set("thinking", str.__str__(thinking))
+        self._check_choice("thinking", "split", "hide", "raw")
+        self._check_choice("speculation", "auto", "on", "off")
         if self.thinking_budget is not None:
             self._check_int("thinking_budget", 0, _MOST_TOKENS)
         if self.thinking_tags is not None:
@@ -148,11 +151,23 @@ class StreamConfig:
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
+    def _check_choice(self, name: str, *choices: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in choices:
+            *others, last = (f'"{choice}"' for choice in choices)
+            raise InvalidRequestError(name, value, f"{', '.join(others)} or {last}")
+        self._set(name, str.__str__(value))
+
     def _check_int(self, name: str, low: int, high: int | None = None) -> None:
         self._set(name, as_int(name, getattr(self, name), low, high))
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         self._set(name, as_float(name, getattr(self, name), low, high, above=above))
+
+
+def speculation_of(wanted: bool | None) -> Literal["auto", "on", "off"]:
+    """The setting that a flag stands for, which may be absent."""
+    return "auto" if wanted is None else "on" if wanted else "off"
 
 
 class _FrozenDict(dict[int, float]):

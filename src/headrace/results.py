@@ -163,7 +163,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Times of one stream, in milliseconds; None where there is nothing to measure yet.
+    """Times of one stream, in milliseconds, and what it guessed; None where there is nothing to measure yet.
 
     Attributes:
         time_to_first_token_ms: from the request to its first token.
@@ -175,6 +175,8 @@ class Metrics:
         paused_ms: paused because its reader did not read.
         inter_token_p50_ms: median time between two tokens, pauses excluded.
         inter_token_p99_ms: 99th percentile of the same.
+        drafted_tokens: tokens that were guessed, to be verified along with others; see `StreamConfig.speculation`.
+        accepted_tokens: how many of them came true, so that they took no step of their own.
     """
 
     time_to_first_token_ms: float | None = None
@@ -186,6 +188,8 @@ class Metrics:
     paused_ms: float = 0.0
     inter_token_p50_ms: float | None = None
     inter_token_p99_ms: float | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,8 @@ class EngineMetrics:
         cached_tokens: prompt tokens that were not computed.
         prefill_tokens: tokens computed in prefill, restarts after preemption included.
         completion_tokens: tokens sampled since the start.
+        drafted_tokens: tokens guessed, to be verified along with others.
+        accepted_tokens: how many of them came true.
         streams_started: streams accepted since the start.
         streams_finished: how many ended, by finish reason; "error" where one failed.
         preemptions: how often a stream had to give up its KV.
@@ -273,6 +279,8 @@ class EngineMetrics:
     cached_tokens: int
     prefill_tokens: int
     completion_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     streams_started: int
     streams_finished: dict[str, int]
     preemptions: int

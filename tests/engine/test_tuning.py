@@ -13,6 +13,7 @@ from harness import scripted, within
 from headrace.engine.calibration import Calibration, CostFile, Shape
 from headrace.engine.cost import CostModel
 from headrace.engine.governor import Governor
+from headrace.engine.kv_cache import KVCache
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner
 from headrace.engine.threads import available_cores, processor, thread_counts
@@ -197,6 +198,49 @@ def test_the_engine_sets_the_threads_of_its_steps() -> None:
         chosen.clear()
         assert within(made.model.generate, "q", seed=3).text == "a" * 20
         assert set(chosen) == {2}
+
+
+# Padding.
+
+
+def test_steps_are_padded_where_a_larger_one_is_faster() -> None:
+    cost, _ = machine()
+    for size, seconds in {4: 0.028, 5: 0.043, 6: 0.048, 7: 0.053, 8: 0.042, 9: 0.061, 12: 0.0605}.items():
+        cost.learn(size, 0, seconds, 2)
+    table = cost.tables[2]
+    assert [table.padding(size) for size in (1, 4, 5, 6, 7, 8, 9, 10, 12)] == [0, 0, 0, 2, 1, 0, 0, 0, 0]
+    assert table.decode_time(7) == 0.042
+    cost.learn(8, 0, 0.060, 2, weight=1.0)
+    assert table.padding(7) == 0, "no longer"
+
+
+@pytest.mark.parametrize(("drops", "expected"), [(True, [1, 1]), (False, [0, 0])])
+def test_the_engine_pads_its_steps(drops: bool, expected: list[int]) -> None:
+    seen: list[int] = []
+    runners: list[ScriptedRunner] = []
+
+    def note(slices: Sequence[Slice]) -> None:
+        if len(slices) == 3:
+            seen.append(runners[0].padding)
+
+    with scripted("abc", max_streams=3, can_drop_partial=drops, before_step=note) as made:
+        runners.append(made.runner)
+        for size, seconds in ((3, 10.0), (4, 1e-9)):
+            made.engine._tuning.cost.learn(size, 0, seconds, 1)
+        with made.hold():
+            streams = [made.model.generate_stream(letter, max_tokens=2) for letter in "xyz"]
+        assert [within(stream.result).text for stream in streams] == ["ab"] * 3
+    assert seen == expected
+
+
+def test_rows_of_no_use_take_no_cell_from_anybody() -> None:
+    kv = KVCache(ScriptedRunner({0: b""}), num_cells=10, num_rows=4)
+    row = kv.acquire()
+    kv.append(row, [1, 2, 3, 4])
+    assert kv.takes(3, besides=3)
+    assert not kv.takes(4, besides=3)
+    kv.release(row)
+    assert not kv.takes(7, besides=0), "not even a cached prefix"
 
 
 # What is measured while there is nothing to do.

@@ -67,6 +67,29 @@ def test_16_callers_from_threads_and_tasks_get_what_they_would_get_alone(model: 
         assert_greedy(model, model.tokenize(prompt), ids)
 
 
+def test_rows_of_no_use_leave_no_trace(model: Model) -> None:
+    """Steps of one to three streams are padded to four rows, while prompts are read and afterwards."""
+    engine = model._core.engine
+    for table in engine._tuning.cost.tables.values():
+        table.decode.clear()
+        table.decode.update({1: 10.0, 2: 10.0, 3: 10.0, 4: 1e-9})
+    context = engine._runner._context
+    asked: list[int] = []
+    decode = context.decode
+    context.decode = lambda n_tokens, n_outputs: asked.append(n_outputs) or decode(n_tokens, n_outputs)
+    try:
+        streams = [model.generate_stream(prompt * 3, max_tokens=8) for prompt in PROMPTS[:3]]
+        generated = [[token.id for token in stream] for stream in streams]
+    finally:
+        context.decode = decode
+        for table in engine._tuning.cost.tables.values():
+            table.decode.clear()
+    assert asked.count(4) >= 4
+    for prompt, ids in zip(PROMPTS, generated, strict=False):
+        assert_greedy(model, model.tokenize(prompt * 3), ids)
+    engine.check_integrity()
+
+
 def test_a_stream_is_read_by_another_thread_than_the_one_that_made_it(model: Model) -> None:
     stream = model.generate_stream("One, two, three,", max_tokens=8)
     with ThreadPoolExecutor(1) as threads:

@@ -17,6 +17,7 @@ __all__ = ["exit_code", "message"]
 _INTERNAL, _USAGE, _MODEL, _GENERATION = 1, 2, 3, 4
 _FLAGS = {
     "config": "--config",
+    "kv_type": "--kv-type",
     "max_queue": "--max-queue",
     "max_streams": "--max-streams",
     "max_tokens": "--max-tokens",

@@ -16,8 +16,9 @@ import typer
 from headrace.cli.models import complete_model
 from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
-from headrace.config import StreamConfig
+from headrace.config import StreamConfig, speculation_of
 from headrace.errors import GenerationError, HeadraceError, InvalidRequestError
+from headrace.llama.kv_types import KV_TYPES, KVType
 from headrace.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -104,6 +105,13 @@ def run(
             metavar="OPEN CLOSE", help="What opens and what closes a thought, where the chat template does not show it."
         ),
     ] = None,
+    speculation: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculation/--no-speculation",
+            help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Milliseconds the generation may take; 0 is no limit.")] = 0,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Write all at the end instead of as it comes.")
@@ -120,6 +128,10 @@ def run(
             "was trained for and memory holds."
         ),
     ] = None,
+    kv_type: Annotated[
+        KVType,
+        typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
+    ] = "f16",
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
     ] = None,
@@ -149,6 +161,7 @@ def run(
             thinking=thinking,
             thinking_budget=thinking_budget,
             thinking_tags=thinking_tags,
+            speculation=speculation_of(speculation),
             timeout_ms=timeout,
         )
         text = _checked("prompt", _from_stdin() if prompt is None else prompt)
@@ -156,7 +169,7 @@ def run(
             _checked("system_prompt", system)
         if n_ctx is None:
             n_ctx = _enough(text, system or "", max_tokens)
-        with _load(model, n_ctx, threads, gpu_layers, config) as loaded:
+        with _load(model, n_ctx, kv_type, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
             with stream, _on_interrupt(stream.cancel) as interrupts, Waiting(waiting_for) as waiting:
@@ -204,7 +217,9 @@ def _enough(text: str, system: str, max_tokens: int) -> int | None:
     return enough if enough <= _SHORT else None
 
 
-def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, config: StreamConfig) -> Model:
+def _load(
+    ref: str, n_ctx: int | None, kv_type: KVType, threads: int | None, gpu_layers: int, config: StreamConfig
+) -> Model:
     from headrace.model import Model
 
     # An exception in a callback from C is lost, so Ctrl-C is only raised where it is not.
@@ -218,6 +233,7 @@ def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, con
         model = Model.load(
             ref,
             n_ctx=n_ctx,
+            kv_type=kv_type,
             n_threads=threads,
             n_gpu_layers=gpu_layers,
             max_streams=1,
@@ -268,5 +284,6 @@ def _report(result: GenerationResult) -> None:
     thought = f", {usage.thinking_tokens} of them thinking" if usage.thinking_tokens else ""
     say(f"completion: {usage.completion_tokens} tokens{thought}, ended by: {why}")
     say(f"time to first token: {'none came' if first is None else f'{first:.0f} ms'}")
-    say(f"speed: {metrics.tokens_per_second:.1f} tokens/s")
+    guessed = f", {metrics.accepted_tokens} of {metrics.drafted_tokens} guesses right" if metrics.drafted_tokens else ""
+    say(f"speed: {metrics.tokens_per_second:.1f} tokens/s{guessed}")
     say(f"total: {metrics.latency_ms:.0f} ms, of them paused for the reader: {metrics.paused_ms:.0f} ms")

@@ -12,6 +12,7 @@ import typer
 from headrace.cli.failures import exit_code, message
 from headrace.cli.models import complete_model
 from headrace.errors import HeadraceError
+from headrace.llama.kv_types import KV_TYPES, KVType
 
 if TYPE_CHECKING:
     from headrace.server.settings import Settings
@@ -85,10 +86,24 @@ def serve(
             help="Tokens of context, shared by all streams; if absent, what the model was trained for and memory holds."
         ),
     ] = None,
+    kv_type: Annotated[
+        KVType | None,
+        typer.Option(
+            metavar="TYPE",
+            help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}.  [default: f16]",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to put on a GPU; -1 for all.  [default: 0]")] = None,
+    speculation: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculation/--no-speculation",
+            help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
+        ),
+    ] = None,
     timeout_ms: Annotated[
         float | None,
         typer.Option(help="Milliseconds that a stream may take; 0 is no limit.  [default: 600000]"),
@@ -140,8 +155,10 @@ def serve(
         "max_queue": max_queue,
         "max_body_mb": max_body_mb,
         "n_ctx": n_ctx,
+        "kv_type": kv_type,
         "threads": threads,
         "gpu_layers": gpu_layers,
+        "speculation": speculation,
         "timeout_ms": timeout_ms,
         "stall_timeout_ms": stall_timeout_ms,
         "shutdown_timeout": shutdown_timeout,

@@ -10,11 +10,13 @@ __all__ = ["CostModel", "Costs"]
 
 _WEIGHT = 0.2
 _SMALLEST_CHUNK = 8
-_ALONE = 2.0
 # While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is.
 _SHARE = 2.0
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
 _FIRST_GUESS = 0.002
+# Rows that a step is padded with at most, and how much faster it must be for it.
+_MOST_PADDING = 3
+_CLEARLY = 0.95
 # Of n times the threads, a step of a model that fits no cache gains this power of n.
 _SCALING = 0.8
 
@@ -31,8 +33,24 @@ class Costs:
     decode: dict[int, float] = field(default_factory=dict[int, float])
     per_prefill_token: float | None = None
 
+    def padding(self, num_decodes: int) -> int:
+        """Rows of no use to add to so many, since a larger step takes less time: with kernels for four rows, say."""
+        if num_decodes < 2:
+            return 0
+        least = self.decode.get(num_decodes, 0.0) * _CLEARLY
+        best = 0
+        for padding in range(1, _MOST_PADDING + 1):
+            seconds = self.decode.get(num_decodes + padding)
+            if seconds is not None and seconds < least:
+                best, least = padding, seconds
+        return best
+
     def decode_time(self, num_decodes: int) -> float:
-        """Seconds of a step of so many decoding sequences, between the sizes seen; 0 where nothing was seen."""
+        """Seconds of a step of so many decoding sequences, padded where that is faster; 0 where nothing was seen."""
+        return self._decode_time(num_decodes + self.padding(num_decodes))
+
+    def _decode_time(self, num_decodes: int) -> float:
+        """The same without padding; between the sizes seen."""
         if num_decodes == 0 or not self.decode:
             return 0.0
         known = self.decode.get(num_decodes)
@@ -110,10 +128,8 @@ class CostModel:
 
     def chunk(self, num_decodes: int) -> int:
         """Prefill tokens that fit into a step beside so many decoding sequences."""
-        # Where nobody's next token waits for the step, a longer one reads the prompt with less overhead. Where the
-        # decodes leave little of it, the prompt still gets as much time as they do: what waits for it waits, too.
-        budget = self.target if num_decodes else self.target * _ALONE
-        budget = max(budget, self.decode_time(num_decodes) * _SHARE)
+        # Where the decodes leave little of it, the prompt still gets as much time: who waits for it waits, too.
+        budget = max(self.target, self.decode_time(num_decodes) * _SHARE)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 

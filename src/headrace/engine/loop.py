@@ -10,18 +10,20 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.engine import lifetime
 from headrace.engine.calibration import CostFile
 from headrace.engine.channel import Channel, wake
+from headrace.engine.execution import Execution
 from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
-from headrace.engine.runner import NoRoomError, Runner, StepOutput
+from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.speculation import Speculation
 from headrace.engine.tuning import Tuning
 from headrace.errors import (
     ContextOverflowError,
@@ -35,6 +37,8 @@ from headrace.request import Request
 from headrace.results import EngineMetrics, FinishReason, TopLogprob
 
 __all__ = ["Engine"]
+
+_T = TypeVar("_T")
 
 
 class Engine:
@@ -76,13 +80,22 @@ class Engine:
         self.max_streams = max_streams
         self.max_queue = max_queue
         self.max_length = runner.max_length
+        self.kv_format = runner.kv_format
+        self.most_saved = runner.most_saved
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
         self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=max_streams, file=costs)
         self._scheduler = Scheduler(
-            kv, self._tuning.cost, max_streams=max_streams, max_batch=runner.max_batch, claim=self._claim
+            kv,
+            self._tuning.cost,
+            max_streams=max_streams,
+            max_batch=runner.max_batch,
+            max_outputs=runner.max_outputs,
+            speculation=Speculation(self._tuning.cost.decode_time, runner.max_length),
+            claim=self._claim,
         )
+        self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
         self._inbox: SimpleQueue[Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
         self._lock = threading.RLock()  # guards _live, and the end of every sequence
         self._live: dict[str, Sequence] = {}
@@ -188,7 +201,11 @@ class Engine:
 
     def clear_cache(self) -> None:
         """Drop every cached prefix."""
-        self._call(self._scheduler.kv.clear)
+        self.with_cache(KVCache.clear)
+
+    def with_cache(self, function: Callable[[KVCache], _T]) -> _T:
+        """Call a function with the KV cache between two steps, which wait for it."""
+        return self._call(lambda: function(self._scheduler.kv))
 
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant of the engine does not hold; waits for the step that is running."""
@@ -214,17 +231,15 @@ class Engine:
         self._closing = True
         self._inbox.put(_WAKE)
 
-    def _call(self, function: Callable[[], Any]) -> None:
+    def _call(self, function: Callable[[], _T]) -> _T:
         answer: Future[Any] = Future()
         self._inbox.put(Call(function, answer))
         while self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
-                answer.result(timeout=0.1)
-                return
+                return answer.result(timeout=0.1)
         if not answer.done():  # the thread has ended, so nothing changes any more
-            function()
-        else:
-            answer.result()
+            return function()
+        return answer.result()
 
     def _retry_after(self) -> float:
         """Until a place is free: of those that run at once, one ends every so often."""
@@ -266,11 +281,13 @@ class Engine:
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
             is_repeatable = len(parts) == 1 and parts[0].sequence.is_seeded
-            self._tuning.begin(num_decodes, num_prefill, repeatable=is_repeatable)
-            done, output = self._run(parts)
+            padding = self._tuning.begin(num_decodes, num_prefill, repeatable=is_repeatable)
+            if not self._scheduler.kv.takes(padding, besides=sum(shape)):
+                padding = 0
+            done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()
-            self._account(shape, done, output, time.perf_counter() - now)
+            self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - now)
         else:
             self._notify()
             if not self._scheduler.running:
@@ -317,50 +334,31 @@ class Engine:
             self._scheduler.resume(sequence)
             self._watch(sequence)
 
-    def _run(self, parts: list[Part]) -> tuple[list[Part], StepOutput]:
-        """Run a step and return what of it was done. Where it fails, find out who is to blame: the others go on."""
-        try:
-            return parts, self._runner.run([part.slice() for part in parts])
-        except NoRoomError as error:
-            self._roll_back(parts)
-            self._shed(parts, error)
-        except Exception as error:
-            self._roll_back(parts)
-            if len(parts) == 1 or not self._runner.can_drop_partial:  # a recurrent state is lost with the step
-                for part in parts:
-                    self._fail(part.sequence, error)
-            else:
-                self._run_apart(parts)
-        return _NOTHING_DONE
-
-    def _roll_back(self, parts: list[Part]) -> None:
-        for part in parts:
-            self._scheduler.kv.roll_back(part.row)
-
-    def _run_apart(self, parts: list[Part]) -> None:
-        """A batch has failed as a whole: run its parts one by one, so that only those that fail again end."""
-        for part in parts:
-            if part.sequence.row is part.row:  # it was not preempted meanwhile
-                done, output = self._run([part])
-                self._update(done, output)
-
-    def _shed(self, parts: list[Part], error: NoRoomError) -> None:
-        """The memory is full although our count says it is not: make room; the next step plans anew."""
-        if self._scheduler.kv.num_cached:
-            self._scheduler.kv.clear()
-        elif not self._scheduler.shed():
-            self._fail(parts[0].sequence, error)
-
     def _update(self, parts: list[Part], output: StepOutput) -> None:
         """Take in what the step computed and sampled."""
         samples = iter(output.samples)
         now, timestamp = time.perf_counter(), time.time()
         for part in parts:
-            self._scheduler.computed(part, list(part.sequence.uncomputed(part.num_tokens)))
+            if part.drafts:
+                self._take_in_drafts(part, verified(part.drafts, samples), now, timestamp)
+                continue
+            self._scheduler.computed(part)
             if part.num_tokens > 1 or not part.samples:
                 self._counts.prefill_tokens += part.num_tokens
             if part.samples:
                 self._emit(part.sequence, next(samples), now, timestamp)
+
+    def _take_in_drafts(self, part: Part, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
+        """Take in several samples of one sequence, up to where it ends."""
+        sequence, num_accepted = part.sequence, len(samples) - 1
+        self._scheduler.computed(part, num_accepted)
+        for counts in (self._counts, sequence.stats):
+            counts.drafted_tokens += len(part.drafts)
+            counts.accepted_tokens += num_accepted
+        for sample in samples:
+            self._emit(sequence, sample, now, timestamp)
+            if sequence.state is State.FINISHED:
+                break
 
     def _emit(self, sequence: Sequence, sample: Sample | Exception, now: float, timestamp: float) -> None:
         try:
@@ -469,6 +467,8 @@ class Engine:
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
             sequence.state = State.FINISHED  # in the queue it is only a husk by now
+        if sequence.request.trail is not None and sequence.has_computed:
+            sequence.request.trail.tokens = sequence.tokens
         sequence.channel.finish(end)
 
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:
@@ -500,7 +500,6 @@ class Engine:
 
 _WAKE = Wake()
 _LONGEST_SLEEP = 3600.0  # seconds
-_NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
 
 
 def _failure(message: str, cause: BaseException) -> GenerationError:

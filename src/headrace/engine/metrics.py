@@ -27,6 +27,8 @@ class StreamStats:
     completion_tokens: int = 0
     thinking_tokens: int = 0
     computed_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     admitted: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -91,6 +93,8 @@ class StreamStats:
             paused_ms=_ms(self.paused_until(now)),
             inter_token_p50_ms=_percentile(ordered, 0.50),
             inter_token_p99_ms=_percentile(ordered, 0.99),
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
 
@@ -119,6 +123,8 @@ class Counts:
     cached_tokens: int = 0
     prefill_tokens: int = 0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     finished: dict[str, int] = field(default_factory=dict[str, int])
     step_time: Average = field(default_factory=lambda: Average(0.05))
     overhead: Average = field(default_factory=lambda: Average(0.05))
@@ -137,6 +143,8 @@ class Counts:
             cached_tokens=self.cached_tokens,
             prefill_tokens=self.prefill_tokens,
             completion_tokens=self.completion_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
             streams_started=self.started,
             streams_finished=dict(self.finished),
             preemptions=preemptions,

@@ -11,6 +11,7 @@ from headrace.engine.fair_queue import FairQueue
 from headrace.engine.kv_cache import KVCache, Row, common_prefix
 from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.speculation import Speculation
 
 __all__ = ["PARK_AFTER", "Part", "Scheduler", "step_shape"]
 
@@ -23,24 +24,29 @@ _HEADROOM = 16
 
 
 class Part(NamedTuple):
-    """What one sequence does in a step: its next `num_tokens` tokens, and a sample if these are its last."""
+    """What one sequence does in a step: its next `num_tokens` tokens, and a sample if these are its last.
+
+    Guesses of what comes then may be verified with them: `drafts`.
+    """
 
     sequence: Sequence
     row: Row
     num_tokens: int
     samples: bool
+    drafts: SequenceOf[int] = ()
 
     def slice(self) -> Slice:
         """The same for the runner."""
         sequence, tokens = self.sequence, self.sequence.uncomputed(self.num_tokens)
         sampler = sequence.sampler if self.samples else None
-        return Slice(self.row.id, self.row.length, tokens, sampler, sequence.guide)
+        return Slice(self.row.id, self.row.length, tokens, sampler, sequence.guide, self.drafts)
 
 
 def step_shape(parts: SequenceOf[Part]) -> tuple[int, int]:
-    """How many sequences decode in a step, and how many tokens of prompts are read."""
-    num_decodes = sum(part.num_tokens == 1 and part.samples for part in parts)
-    return num_decodes, sum(part.num_tokens for part in parts) - num_decodes
+    """How many tokens are decoded in a step, drafts included, and how many tokens of prompts are read."""
+    num_decoding = sum(part.num_tokens == 1 and part.samples for part in parts)
+    num_prefill = sum(part.num_tokens for part in parts) - num_decoding
+    return num_decoding + sum(len(part.drafts) for part in parts), num_prefill
 
 
 class Scheduler:
@@ -51,6 +57,8 @@ class Scheduler:
         cost: what steps cost.
         max_streams: sequences with a row at most.
         max_batch: tokens in a step at most.
+        max_outputs: samples and drafts in a step at most.
+        speculation: what may guess tokens.
         claim: makes a waiting sequence a running one; False where it has ended in the queue.
     """
 
@@ -61,6 +69,8 @@ class Scheduler:
         *,
         max_streams: int,
         max_batch: int,
+        max_outputs: int,
+        speculation: Speculation,
         claim: Callable[[Sequence], bool],
     ) -> None:
         self.kv = kv
@@ -72,6 +82,8 @@ class Scheduler:
         self._max_streams = max_streams
         self._num_places = max_streams  # fewer after `shed`
         self._max_batch = max_batch
+        self._max_outputs = min(max_outputs, max_batch)
+        self._speculation = speculation
         self._claim = claim
         self._num_admitted = 0
 
@@ -117,13 +129,31 @@ class Scheduler:
             for sequence, count in _share(prefills, max(0, chunk)):
                 if sequence.row is not None and count:
                     parts.append(Part(sequence, sequence.row, count, samples=count == sequence.num_remaining))
-        if not self.kv.make_room(sum(part.num_tokens for part in parts)):
+        else:  # who waits for a prompt shall not wait for guesses, too
+            parts = self._with_drafts(parts)
+        if not self.kv.make_room(sum(part.num_tokens + len(part.drafts) for part in parts)):
             raise AssertionError("the scheduler planned more than the KV cache holds")
         return parts
 
-    def computed(self, part: Part, tokens: list[int]) -> None:
-        """A step has computed these tokens of a sequence."""
-        self.kv.append(part.row, tokens)
+    def _with_drafts(self, parts: list[Part]) -> list[Part]:
+        """Add guesses where they pay. They only take cells that are free: nothing is evicted for them."""
+        if not parts or not self.kv.can_drop_partial:
+            return parts
+        room = min(self._max_outputs, self.kv.num_free) - len(parts)
+        drafts = self._speculation.plan([part.sequence for part in parts], room)
+        for place, tokens in drafts.items():
+            parts[place] = parts[place]._replace(drafts=tokens)
+        return parts
+
+    def computed(self, part: Part, num_accepted: int = 0) -> None:
+        """A step has computed a part and, behind it, so many drafts that were accepted; the others are removed."""
+        tokens = list(part.sequence.uncomputed(part.num_tokens))
+        if part.drafts:
+            self.kv.append(part.row, [*tokens, *part.drafts[:num_accepted]], is_alone=False)
+            if num_accepted < len(part.drafts):
+                self.kv.roll_back(part.row)
+        else:
+            self.kv.append(part.row, tokens)
         part.sequence.has_computed = True
         part.sequence.stats.computed_tokens = part.row.length
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from headrace.engine.guide import Guide
-from headrace.engine.runner import NoRoomError, Slice, StepOutput
+from headrace.engine.runner import NoRoomError, Slice, StepOutput, verified
 from headrace.errors import InvalidRequestError
 from headrace.events import Sample
 from headrace.request import Request
@@ -44,12 +46,16 @@ class ScriptedRunner:
         num_cells: KV budget, in tokens.
         num_rows: sequence ids.
         max_batch: tokens in a step at most.
+        max_outputs: samples and drafts in a step at most.
         can_drop_partial: False behaves like a recurrent model.
         before_step: called with the slices of each step on the engine thread; what it raises fails the step.
         on_sample: called with a slice and its sample; what it raises fails that sample alone.
         steps: a list to note the slices of each step in.
         thread_counts: numbers of threads that the engine may choose from; a script needs none of them.
         threads: what it chose last.
+        padding: rows of no use that the last step was padded with.
+        kv_format: in what form it saves KV; what was saved in another one is refused.
+        most_saved: tokens whose KV is saved at once at most.
     """
 
     pieces: Mapping[int, bytes]
@@ -57,6 +63,7 @@ class ScriptedRunner:
     num_cells: int = 4096
     num_rows: int = 32
     max_batch: int = 512
+    max_outputs: int = 512
     can_drop_partial: bool = True
     before_step: Callable[[Sequence[Slice]], None] | None = None
     on_sample: Callable[[Slice, Sample], None] | None = None
@@ -65,6 +72,9 @@ class ScriptedRunner:
     thread_counts: tuple[int, ...] = (1,)
     can_measure: bool = False
     threads: int = 0
+    padding: int = 0
+    kv_format: str = "scripted"
+    most_saved: int = 512
     is_closed: bool = False
     _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
 
@@ -94,25 +104,29 @@ class ScriptedRunner:
     def warm_up(self) -> None:
         """There is nothing to prepare."""
 
-    def run(self, slices: Sequence[Slice]) -> StepOutput:
+    def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Write the tokens to their rows and hand out the next of each script."""
+        self.padding = padding
         if self.before_step is not None:
             self.before_step(slices)
-        count = sum(len(part.tokens) for part in slices)
+        count = padding + sum(len(part.tokens) + len(part.drafts) for part in slices)
         if count > self.max_batch:
             raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
+        num_outputs = sum(1 + len(part.drafts) for part in slices if part.sampler is not None)
+        if num_outputs > self.max_outputs:
+            raise AssertionError(f"a step of {num_outputs} outputs, where {self.max_outputs} are allowed")
         if self.num_used + count > self.num_cells:
             raise NoRoomError(f"{count} tokens do not fit beside {self.num_used} of {self.num_cells}")
         if self.steps is not None:
-            self.steps.append([part._replace(tokens=tuple(part.tokens)) for part in slices])
+            self.steps.append([part._replace(tokens=tuple(part.tokens), drafts=tuple(part.drafts)) for part in slices])
         samples: list[Sample | Exception] = []
         for part in slices:
             held = self._rows.setdefault(part.row, [])
             if len(held) != part.start:
                 raise AssertionError(f"row {part.row} holds {len(held)} tokens, but the step starts at {part.start}")
-            held.extend((token, object()) for token in part.tokens)
+            held.extend((token, object()) for token in (*part.tokens, *part.drafts))
             if part.sampler is not None:
-                samples.append(self._sample(part))
+                samples += verified(part.drafts, map(self._sample, repeat(part)))
         return StepOutput(samples, 0.0)
 
     def _sample(self, part: Slice) -> Sample | Exception:
@@ -168,6 +182,27 @@ class ScriptedRunner:
         del held[start:]
         return True
 
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        """Whether nothing is missing that comes before position `length`: here nothing ever is."""
+        return length <= len(self._rows.get(sequence, []))
+
+    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+        """The tokens themselves stand for their KV."""
+        held = self.row(sequence)
+        if self._rows.get(spare) or end > len(held) or not 0 < end - start <= self.most_saved:
+            raise AssertionError(f"cannot save {start} to {end} of {len(held)} tokens by way of row {spare}")
+        return bytearray(json.dumps(held[start:end]).encode())
+
+    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+        """Append them to a row."""
+        held, tokens = self._rows.setdefault(sequence, []), json.loads(data)
+        if self._rows.get(spare) or len(held) != start or len(tokens) != end - start:
+            raise AssertionError(f"cannot load {start} to {end} behind {len(held)} tokens by way of row {spare}")
+        if self.num_used + len(tokens) > self.num_cells:
+            raise AssertionError(f"{len(tokens)} tokens do not fit beside {self.num_used} of {self.num_cells}")
+        held.extend((token, object()) for token in tokens)
+        return True
+
     def close(self) -> None:
         """Note that the engine has let go."""
         self.is_closed = True
@@ -193,6 +228,7 @@ class ScriptedVocabulary:
 
     def __init__(self, pieces: Mapping[int, bytes], *, chat_template: str | None = None) -> None:
         self.chat_template = chat_template
+        self.fingerprint = repr(sorted(pieces.items()))
         self._pieces = pieces
         self._longest_first = sorted(
             ((piece, token) for token, piece in pieces.items() if piece), key=lambda entry: -len(entry[0])

@@ -11,6 +11,7 @@ from headrace.config import StreamConfig
 from headrace.engine.channel import Channel
 from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import Row
+from headrace.engine.lookup import Lookup
 from headrace.engine.metrics import StreamStats
 from headrace.engine.output import Output
 from headrace.events import End, TokenEvent
@@ -43,6 +44,7 @@ class Sequence:
         is_leaving: whether it was cancelled, so that its place in the queue's count is free already.
         output: what it has written.
         guide: what it is kept to; None where anything goes.
+        lookup: what guesses its next tokens; None where nobody has asked for that yet.
         is_complete: whether it has ended as its grammar wants it.
     """
 
@@ -60,6 +62,7 @@ class Sequence:
     is_leaving: bool = False
     output: Output = field(init=False)
     guide: Guide | None = None
+    lookup: Lookup | None = None
     is_complete: bool = False
 
     def __post_init__(self) -> None:
@@ -76,6 +79,19 @@ class Sequence:
     def is_seeded(self) -> bool:
         """Whether it shall give the same tokens again: the last bits of its logits may decide a draw, or a near-tie."""
         return self.config.seed is not None
+
+    def num_guessable(self, max_length: int) -> int:
+        """How many tokens may be guessed in a step, so that all of them and one more can be taken in.
+
+        A seeded one guesses only where it was asked to: which guesses are tried depends on measured times, and the
+        more are computed at once, the more differ the last bits of the logits.
+        """
+        config = self.config
+        # What a guide allows is only known behind tokens that it has accepted.
+        if self.guide is not None or config.speculation == "off" or (self.is_seeded and config.speculation == "auto"):
+            return 0
+        most = min(config.max_tokens - self.stats.completion_tokens, max_length + 1 - len(self.tokens))
+        return int(min(most, self.channel.capacity - len(self.channel))) - 1
 
     @property
     def num_computed(self) -> int:

@@ -11,6 +11,9 @@ from headrace.engine.runner import Runner
 
 __all__ = ["Tuning"]
 
+# One of so many steps that would be padded is not: what is known of steps without padding may be wrong.
+_DOUBT_EVERY = 64
+
 
 class Tuning:
     """What the engine asks before and tells after each step. Belongs to the engine thread.
@@ -32,6 +35,8 @@ class Tuning:
         self._file = file
         self._threads = runner.thread_counts[-1]
         self._num_learnt = 0
+        self._num_padded = 0
+        self._is_doubting = False
         self._calibration: Calibration | None = None
         if runner.can_measure:
             self._calibration = Calibration(
@@ -45,8 +50,8 @@ class Tuning:
         """Whether there is nothing left that idle time would be used for."""
         return self._calibration is None
 
-    def begin(self, num_decodes: int, num_prefill: int, *, repeatable: bool) -> None:
-        """Set the threads of the next step.
+    def begin(self, num_decodes: int, num_prefill: int, *, repeatable: bool) -> int:
+        """Set the threads of the next step; returns with how many rows of no use it is faster.
 
         Args:
             num_decodes: sequences that decode in it.
@@ -56,12 +61,21 @@ class Tuning:
         """
         if repeatable:
             self._set_threads(self.cost.threads[-1])
-        else:
-            self._set_threads(self._governor.choose(num_decodes, num_prefill, time.perf_counter()))
+            return 0
+        self._set_threads(self._governor.choose(num_decodes, num_prefill, time.perf_counter()))
+        padding = self.cost.tables[self._threads].padding(num_decodes)
+        if padding:
+            self._num_padded += 1
+            self._is_doubting = self._num_padded % _DOUBT_EVERY == 0
+        return 0 if self._is_doubting else padding
 
     def end(self, num_decodes: int, num_prefill: int, seconds: float) -> None:
         """Learn from the step that was run."""
-        self._governor.observe(num_decodes, num_prefill, self._threads, seconds, time.perf_counter())
+        if self._is_doubting:
+            self._is_doubting = False
+            self.cost.learn(num_decodes, num_prefill, seconds, self._threads, weight=0.5)
+        else:
+            self._governor.observe(num_decodes, num_prefill, self._threads, seconds, time.perf_counter())
         self._num_learnt += 1
 
     def use_idle_time(self) -> bool:

@@ -44,6 +44,8 @@ _COUNTERS = (
     ("prompt_cached_tokens", "Tokens of prompts that were not computed, since they were cached.", "cached_tokens"),
     ("prefill_tokens", "Tokens computed in prefill, restarts after preemption included.", "prefill_tokens"),
     ("completion_tokens", "Tokens sampled.", "completion_tokens"),
+    ("drafted_tokens", "Tokens guessed, to be verified along with others.", "drafted_tokens"),
+    ("accepted_tokens", "Guessed tokens that came true.", "accepted_tokens"),
     ("streams_started", "Streams accepted: one for each choice of a request.", "streams_started"),
     ("preemptions", "How often a stream had to give up its place in the KV cache.", "preemptions"),
     ("steps", "Steps of the engine that decoded something.", "steps"),

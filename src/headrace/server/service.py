@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
+from headrace.config import speculation_of
 from headrace.errors import InvalidRequestError, QueueFullError
 from headrace.lane import Core, Job, Lane
 from headrace.model import AsyncModel, Model, core_of
-from headrace.pricing import Pricing
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generation
 from headrace.server.keys import Keys
@@ -25,12 +25,14 @@ __all__ = ["Served", "Service"]
 class Served:
     """A model under the name by which clients ask for it."""
 
-    def __init__(self, name: str, core: Core, timeout_ms: float, pricing: Pricing | None = None) -> None:
+    def __init__(self, name: str, core: Core, settings: Settings) -> None:
         self.name = name
         self.core = core
         self.created = int(time.time())
-        self.pricing = pricing or core.config.pricing
-        self.defaults = core.config.replace(timeout_ms=timeout_ms, pricing=self.pricing)
+        self.pricing = settings.pricing or core.config.pricing
+        self.defaults = core.config.replace(timeout_ms=settings.timeout_ms, pricing=self.pricing)
+        if settings.speculation is not None:
+            self.defaults = self.defaults.replace(speculation=speculation_of(settings.speculation))
         self._opening: set[str] = set()  # streams whose prompts are being made: they will want places
 
     @property
@@ -103,8 +105,7 @@ class Service:
 
     def add(self, name: str, model: Model | AsyncModel) -> None:
         """Serve a model; whoever loaded it closes it."""
-        settings = self.settings
-        self._served[name] = Served(name, core_of(model), settings.timeout_ms, settings.pricing)
+        self._served[name] = Served(name, core_of(model), self.settings)
         self._loading.discard(name)
 
     @property

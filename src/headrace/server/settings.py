@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from headrace.errors import InvalidRequestError, shortened
+from headrace.llama.kv_types import KVType
 from headrace.pricing import Pricing
 
 __all__ = ["Settings", "flag_of", "read_settings", "split_model", "unknown_variables"]
@@ -89,8 +90,11 @@ class Settings(BaseSettings):
         max_queue: streams that may wait at most, for each model.
         max_body_mb: what the body of a request may have, in millions of bytes.
         n_ctx: tokens of context of each model; None takes what it was trained for, as far as memory holds it.
+        kv_type: precision of the context's keys and values.
         threads: threads that compute; None takes one per available core.
         gpu_layers: layers to put on a GPU; -1 for all.
+        speculation: whether tokens may be guessed from earlier text, where a request does not say; None takes "where
+            there is no seed".
         timeout_ms: milliseconds that a stream may take, its reader's pauses left out; 0 for no limit.
         stall_timeout_ms: milliseconds for which a client may take nothing, before it is cut off; 0 for no limit.
         shutdown_timeout: seconds that running streams have to come to their end when the server is told to stop.
@@ -120,8 +124,10 @@ class Settings(BaseSettings):
     max_queue: _Whole = Field(default=64, ge=0)
     max_body_mb: _Number = Field(default=4, gt=0)
     n_ctx: _Whole | None = Field(default=None, ge=1)
+    kv_type: KVType = "f16"
     threads: _Whole | None = Field(default=None, ge=1, le=512)
     gpu_layers: _Whole = Field(default=0, ge=-1)
+    speculation: bool | None = None
     timeout_ms: _Number = Field(default=600_000, ge=0, le=_LONGEST * 1000)
     stall_timeout_ms: _Number = Field(default=60_000, ge=0, le=_LONGEST * 1000)
     shutdown_timeout: _Number = Field(default=30, ge=0, le=_LONGEST)

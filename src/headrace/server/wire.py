@@ -134,6 +134,7 @@ class Sampling(Wire):
     thinking: Literal["split", "hide", "raw"] | None = None
     thinking_budget: int | None = None
     thinking_tags: tuple[str, str] | None = None
+    speculation: Literal["auto", "on", "off"] | None = None
     resumable: bool | None = None
     user: Ignored = None
     metadata: Ignored = None
@@ -168,4 +169,5 @@ _SAME_NAMES = (
     "thinking",
     "thinking_budget",
     "thinking_tags",
+    "speculation",
 )

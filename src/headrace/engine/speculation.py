@@ -1,0 +1,115 @@
+"""Decides which sequences try guesses of their next tokens in a step, and how many: as many as pay in time.
+
+A guess is verified by computing it along with the token before it: where sampling arrives at the same token, the next
+one can be sampled in the same step. What is sampled stays what it would have been, since each token is drawn from its
+own distribution behind the tokens before it; a guess only decides whether that distribution is there already. (For a
+guess without a distribution of its own that is what speculative sampling comes down to; Leviathan et al., 2023.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from math import log, log1p
+
+from headrace.engine.lookup import Lookup
+from headrace.engine.sequence import Sequence
+
+__all__ = ["MAX_DRAFTS", "Speculation"]
+
+# Guessed tokens in a step at most, of all sequences together.
+MAX_DRAFTS = 15
+# How much faster streams must become, in the mean, for guesses to be tried: estimates err, and a guess that is wrong
+# costs everybody who waits for the step.
+_MARGIN = 1.15
+
+
+class Speculation:
+    """Weighs what guesses may gain against what they cost.
+
+    A guess that comes true speeds one stream up, and makes the step longer for all. What is made as large as it can be
+    is the product of all streams' speeds, which is known as proportional fairness (Kelly, 1997): for one stream it is
+    its speed; and of several, none is held up much so that another one can run. The sum of the speeds would be made
+    largest by letting a stream that copies take most of the time from those that do not.
+
+    Args:
+        decode_time: seconds that a step with so many rows of logits takes; 0.0 where that is not known.
+        max_length: longest sequence, in tokens.
+    """
+
+    def __init__(self, decode_time: Callable[[int], float], max_length: int) -> None:
+        self._decode_time = decode_time
+        self._max_length = max_length
+
+    def plan(self, sequences: SequenceOf[Sequence], room: int) -> dict[int, list[int]]:
+        """What to guess in a step in which all of these sequences decode.
+
+        Args:
+            sequences: each computes one token.
+            room: tokens that the step can take besides.
+
+        Returns:
+            The guessed tokens, by place in `sequences`; of those that guess nothing there is no entry.
+        """
+        room = min(room, MAX_DRAFTS)
+        if not self._can_pay(len(sequences), room):
+            return {}
+        gains: list[tuple[float, int]] = []
+        for place, sequence in enumerate(sequences):
+            most = min(room, sequence.num_guessable(self._max_length))
+            if most > 0:
+                lookup = sequence.lookup
+                if lookup is None:
+                    lookup = sequence.lookup = Lookup(sequence.tokens)
+                lookup.catch_up()
+                expected = 1.0
+                for chance in lookup.chances(most):
+                    gains.append((log1p(chance / expected), place))
+                    expected += chance
+        if not gains:
+            return {}
+        # A guess gains at most what the one before it in its sequence does, and the sort keeps the order of equals. So
+        # the best ones are always the first few of each sequence.
+        gains.sort(key=_gain, reverse=True)
+        counts: dict[int, int] = {}
+        for _, place in gains[: self._best_count(len(sequences), [gain for gain, _ in gains[:room]])]:
+            counts[place] = counts.get(place, 0) + 1
+        drafts: dict[int, list[int]] = {}
+        for place, count in counts.items():
+            lookup = sequences[place].lookup
+            assert lookup is not None
+            drafts[place] = lookup.propose(count)
+        return drafts
+
+    def _can_pay(self, num_sequences: int, room: int) -> bool:
+        """Whether guesses would pay if all of them came true; where not, nobody needs to guess."""
+        if room < 1:
+            return False
+        base = self._decode_time(num_sequences)
+        if not base > 0:
+            return False
+        return any(
+            (num_sequences + count) * base > _MARGIN * num_sequences * self._decode_time(num_sequences + count)
+            for count in (room, (room + 1) // 2)
+        )
+
+    def _best_count(self, num_sequences: int, gains: SequenceOf[float]) -> int:
+        """How many guesses make the streams fastest, the best first; 0 where none of them pay.
+
+        Args:
+            num_sequences: how many there are.
+            gains: by how much the logarithm of its stream's tokens for this step grows with each guess.
+        """
+        base = self._decode_time(num_sequences)
+        best, best_count = num_sequences * log(_MARGIN), 0
+        total = 0.0
+        for count, gain in enumerate(gains, 1):
+            total += gain
+            value = total - num_sequences * log(self._decode_time(num_sequences + count) / base)
+            if value > best:
+                best, best_count = value, count
+        return best_count
+
+
+def _gain(entry: tuple[float, int]) -> float:
+    return entry[0]
