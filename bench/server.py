@@ -42,10 +42,12 @@ Series = dict[Metric, dict[str, list[float | None]]]
 
 
 @contextmanager
-def serving(model: str, threads: int | None) -> Iterator[str]:
+def serving(model: str, threads: int | None, *, speculation: bool) -> Iterator[str]:
     """`headrace serve` as a process of its own; gives its URL."""
     port = free_port()
     command = [sys.executable, "-m", "headrace", "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    # The workloads' greedy texts go round in circles, which are easier to guess than what anybody asks for.
+    command += [] if speculation else ["--no-speculation"]
     if threads is not None:
         command += ["--threads", str(threads)]
     with started("headrace serve", command, port, "/ready") as url:
@@ -169,6 +171,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--url", help="of a headrace that runs already; otherwise one is started")
     parser.add_argument("--threads", type=int, help="that headrace computes with; otherwise, what it takes by itself")
     parser.add_argument("--peers-folder", type=Path, default=peers_folder(), help="where the peers are built")
+    parser.add_argument("--speculation", action="store_true", help="let headrace guess tokens")
     parser.add_argument("--slots", type=int, default=8, help="streams that `tuned` runs at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -254,7 +257,9 @@ def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, then, too
     with ExitStack() as stack:
-        url = options.url or stack.enter_context(serving(options.model, options.threads))
+        url = options.url or stack.enter_context(
+            serving(options.model, options.threads, speculation=options.speculation)
+        )
         named = [peer for peer in options.peers if peer in PEERS]
         urls = stack.enter_context(running(named, options.model, options.peers_folder, options.slots))
         given = dict(peer.split("=", 1) for peer in options.peers if peer not in PEERS)
