@@ -77,13 +77,15 @@ async def meet(target: Target) -> None:
         await target.read_all(warm_up.several(num_streams, num_words), 16)
 
 
-async def measure(workload: Workload, targets: Sequence[Any], seed: str, rounds: int) -> Series:
+async def measure(
+    workload: Workload, targets: Sequence[Any], seed: str, rounds: int, patience: float = PATIENCE
+) -> Series:
     """Run a workload on all servers in turn, several times."""
     series: Series = {}
     for number in range(rounds):
         # Back and forth, so that nobody always comes after the same neighbour.
         for target in targets if number % 2 == 0 else reversed(targets):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 values = await workload.run(target, Prompts(f"{seed} {workload.title} {number}"))
             for metric, value in values.items():
                 series.setdefault(metric, {}).setdefault(target.name, []).append(value)
@@ -240,7 +242,7 @@ async def run(options: argparse.Namespace, url: str, peers: dict[str, str]) -> N
                 workload = Workload("streams at once, throughput and worst gap", SWEEP[0].run)
             elif name in ALONE:
                 workload = ALONE[name]
-                series = await measure(workload, targets[:1], seed, 1)
+                series = await measure(workload, targets[:1], seed, 1, 10 * PATIENCE)
             else:
                 workload = WORKLOADS[name]
                 series = await measure(workload, targets, seed, options.rounds)
