@@ -183,13 +183,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help=", ".join(allowed),
     )
+    parser.add_argument("--no-sweep", action="store_true", help="leave the sweep out")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--svg", type=Path, help="where to draw the sweep")
     options = parser.parse_args(arguments)
+    options.only = [name for name in options.only or allowed if name != SWEEP_NAME or not options.no_sweep]
     unknown = set(options.only) - set(allowed)
     if unknown:
         parser.error(f"--only is {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
-    if options.svg is not None and SWEEP_NAME not in (options.only or allowed):
+    if options.svg is not None and SWEEP_NAME not in options.only:
         parser.error(f"--svg draws the sweep; allowed: with {SWEEP_NAME} among the workloads")
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; allowed: at least 1")
@@ -208,7 +210,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def run(options: argparse.Namespace, url: str, peers: dict[str, str]) -> None:
     """Measure, and print."""
-    wanted = options.only or [*WORKLOADS, SWEEP_NAME, *ALONE, IN_PROCESS]
+    wanted = options.only
     targets = [Target(OURS, url), *(Target(*peer) for peer in peers.items())]
     seed = secrets.token_hex(8)  # others may remember the prompts of the last run
     for target in targets:
