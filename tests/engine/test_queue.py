@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from harness import Gate, Scripted, ids, run_async, scripted, texts, within
 
@@ -121,3 +123,13 @@ def test_the_figures_of_the_engine() -> None:
         assert metrics.kv_used == 0
         assert metrics.steps == len(made.steps)
         assert metrics.step_ms > 0
+
+
+def test_metrics_tell_sampling_from_what_is_left():
+    with scripted("abc") as made:
+        run = made.runner.run
+        made.runner.run = lambda slices: replace(run(slices), sample_seconds=1000.0)
+        assert texts(made.model.generate_stream("prompt")) == "abc"
+        metrics = made.model.metrics
+        assert metrics.sampling_ms == pytest.approx(1_000_000)
+        assert metrics.overhead_ms == 0  # longer than the steps themselves: nothing is left

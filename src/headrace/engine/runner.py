@@ -47,10 +47,12 @@ class StepOutput:
     Attributes:
         samples: one per slice with a sampler, in order; an exception where sampling failed for that one alone.
         decode_seconds: time in the model, without sampling.
+        sample_seconds: time of choosing tokens from the model's logits.
     """
 
     samples: Sequence[Sample | Exception]
     decode_seconds: float
+    sample_seconds: float = 0.0
 
 
 class Runner(Protocol):
@@ -165,8 +167,9 @@ class LlamaRunner:
             logits = context.decode(at, len(samplers))
         except self._no_slot_error as error:
             raise NoRoomError(str(error)) from error
-        seconds = time.perf_counter() - before
-        return StepOutput(self._sample_rows(logits, samplers, guides) if samplers else (), seconds)
+        decoded = time.perf_counter()
+        samples = self._sample_rows(logits, samplers, guides) if samplers else ()
+        return StepOutput(samples, decoded - before, time.perf_counter() - decoded)
 
     def close(self) -> None:
         """Free the context."""
