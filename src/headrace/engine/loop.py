@@ -399,7 +399,8 @@ class Engine:
         self._tuning.end(*shape, seconds)
         self._counts.steps += 1
         self._counts.step_time.add(seconds)
-        self._counts.overhead.add(seconds - output.decode_seconds)
+        self._counts.sampling.add(output.sample_seconds)
+        self._counts.overhead.add(seconds - output.decode_seconds - output.sample_seconds)
 
     def _notify(self) -> None:
         """Wake readers: once a step."""

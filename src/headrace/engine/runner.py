@@ -51,10 +51,12 @@ class StepOutput:
         samples: one per slice with a sampler, in order; an exception where sampling failed for that one alone. A slice
             with drafts gives one more behind each sample that is the draft in its place: see `verified`.
         decode_seconds: time in the model, without sampling.
+        sample_seconds: time of choosing tokens from the model's logits.
     """
 
     samples: Sequence[Sample | Exception]
     decode_seconds: float
+    sample_seconds: float = 0.0
 
 
 def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> list[Sample | Exception]:
@@ -243,10 +245,12 @@ class LlamaRunner:
         finally:
             if is_apart:
                 context.remove_sequence(self._spare, 0)
-        seconds = time.perf_counter() - before
+        decoded = time.perf_counter()
         if num_drafts:
-            return StepOutput(self._verify(logits, [part for part in slices if part.sampler is not None]), seconds)
-        return StepOutput(self._sample_rows(logits[:num_outputs], samplers, guides) if samplers else (), seconds)
+            samples = self._verify(logits, [part for part in slices if part.sampler is not None])
+        else:
+            samples = self._sample_rows(logits[:num_outputs], samplers, guides) if samplers else ()
+        return StepOutput(samples, decoded - before, time.perf_counter() - decoded)
 
     def set_threads(self, count: int) -> None:
         """Compute the steps that follow with so many threads."""

@@ -144,11 +144,11 @@ class LlamaContext:
         self.kv_type = kv_type
         self.can_drop_partial = False
         # On a GPU decode returns early and this waits, so the GIL must be free. On a CPU there is nothing to wait for.
-        self._synchronize: Any = (bulk if bulk.llama_supports_gpu_offload() else self._library.tiny).llama_synchronize
+        self._synchronize: Any = bulk.llama_synchronize if bulk.llama_supports_gpu_offload() else None
         self._decode: Any = bulk.llama_decode
         self._get_logits: Any = self._library.tiny.llama_get_logits
         self._logits_address = 0
-        self._logits: NDArray[np.float32] = np.empty((0, model.n_vocab), np.float32)
+        self._logits: list[NDArray[np.float32]] = [np.empty((0, model.n_vocab), np.float32)]  # the first rows, by count
         self._make_batch()
 
     def decode(self, n_tokens: int, n_outputs: int) -> NDArray[np.float32]:
@@ -171,12 +171,13 @@ class LlamaContext:
         handle = self._open()
         if not 0 < n_tokens <= self.n_batch:
             raise ValueError(f"n_tokens is {n_tokens}; allowed: 1 to {self.n_batch}")
-        # As unsigned numbers the negative ones are the largest.
-        if self._unsigned_sequences[:n_tokens].max() >= self.n_seq_max:
+        # As unsigned numbers the negative ones are the largest. Lists, because between two decodes nothing of numpy
+        # stays in the processor's caches: its own functions for this take five times as long.
+        if max(self._unsigned_sequences[:n_tokens].tolist()) >= self.n_seq_max:
             raise ValueError(f"a sequence id of {self.sequences[:n_tokens]} is not in 0 to {self.n_seq_max - 1}")
-        if self._unsigned_positions[:n_tokens].max() > _MAX_INT32:
+        if max(self._unsigned_positions[:n_tokens].tolist()) > _MAX_INT32:
             raise ValueError(f"a position of {self.positions[:n_tokens]} is negative")
-        marked = np.count_nonzero(self.outputs[:n_tokens])
+        marked = n_tokens - self.outputs[:n_tokens].tolist().count(0)
         if marked != n_outputs or n_outputs > self.n_outputs_max:
             raise ValueError(
                 f"n_outputs is {n_outputs} and {marked} rows are marked; both must be equal, at most "
@@ -189,12 +190,13 @@ class LlamaContext:
             raise NoKVSlotError(f"no room for {n_tokens} tokens in a KV cache of {self.n_ctx}")
         if code != 0:
             raise DecodeError(code, log.reason())
-        self._synchronize(handle)
+        if self._synchronize is not None:
+            self._synchronize(handle)
         if n_outputs:
             address: int = self._get_logits(handle)
             if address != self._logits_address:
                 self._map_logits(address)
-        return self._logits[:n_outputs]
+        return self._logits[n_outputs]
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
         """Lets another sequence share the KV of positions start to end - 1; -1 for the end means all that follow.
@@ -376,7 +378,8 @@ class LlamaContext:
     def _map_logits(self, address: int) -> None:
         n_vocab = self._model.n_vocab
         rows = (ctypes.c_float * (self.n_outputs_max * n_vocab)).from_address(address)
-        self._logits = np.ctypeslib.as_array(rows).reshape(self.n_outputs_max, n_vocab)
+        logits = np.ctypeslib.as_array(rows).reshape(self.n_outputs_max, n_vocab)
+        self._logits = [logits[:count] for count in range(self.n_outputs_max + 1)]
         self._logits_address = address
 
     def _open(self) -> int:

@@ -29,7 +29,6 @@ _TINY = (
     "llama_memory_seq_rm",
     "llama_model_chat_template",
     "llama_set_n_threads",
-    "llama_synchronize",
     "llama_token_to_piece",
     "llama_vocab_get_attr",
     "llama_vocab_get_text",
