@@ -138,8 +138,7 @@ def test_damage(saved: Path, fresh: Model, path: Path) -> None:
         data[at] ^= 64
     fresh.check_integrity()
     prompt = prompt_of(fresh, 590, "Es war einmal:")
-    tokens, result = read(fresh.generate_stream(prompt, max_tokens=8))
-    assert result.usage.cached_tokens in (0, 512)  # of the files whose first piece was whole
+    tokens, _ = read(fresh.generate_stream(prompt, max_tokens=8))  # with the pieces that were whole
     fresh._core.engine.clear_cache()
     assert_greedy(fresh, prompt, [token.id for token in tokens])
 
@@ -167,8 +166,8 @@ def state(fresh: Model, context: LlamaContext) -> bytearray:
 def refuse(model: Model, context: LlamaContext, data: bytes | bytearray, words: str, end: int = 20) -> None:
     def load(_: object) -> None:
         with pytest.raises(StateError, match=words):
-            context.load_state(30, 31, 0, end, bytearray(data))
-        assert context.position_max(30) == context.position_max(31) == -1
+            context.load_state(22, 23, 0, end, bytearray(data))
+        assert context.position_max(22) == context.position_max(23) == -1
 
     model._core.engine.with_cache(load)
 
