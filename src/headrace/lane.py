@@ -401,8 +401,8 @@ def load_core(
             model,
             n_ctx=budget,
             n_batch=min(512, max(budget, max_streams)),
-            # As many rows again for cached prefixes as for streams, and some for a few streams with many conversations.
-            n_seq_max=min(256, 2 * max_streams + 16),
+            # Besides those of streams, rows for cached prefixes. Each row takes a row of logits: a megabyte for Gemma.
+            n_seq_max=min(256, max_streams + 16),
             n_threads=n_threads or available_cores(),
             kv_type=kv_type,
         )

@@ -166,8 +166,8 @@ def state(fresh: Model, context: LlamaContext) -> bytearray:
 def refuse(model: Model, context: LlamaContext, data: bytes | bytearray, words: str, end: int = 20) -> None:
     def load(_: object) -> None:
         with pytest.raises(StateError, match=words):
-            context.load_state(22, 23, 0, end, bytearray(data))
-        assert context.position_max(22) == context.position_max(23) == -1
+            context.load_state(18, 19, 0, end, bytearray(data))
+        assert context.position_max(18) == context.position_max(19) == -1
 
     model._core.engine.with_cache(load)
 
