@@ -407,9 +407,9 @@ def load_core(
             model,
             n_ctx=budget,
             n_batch=min(512, max(budget, max_streams)),
-            # As many rows again for cached prefixes as for streams, some for a few streams with many conversations, and
-            # the runner's own.
-            n_seq_max=min(256, 2 * max_streams + 17),
+            # Besides those of streams, rows for cached prefixes, and the runner's own. Each row takes a row of logits: a
+            # megabyte for Gemma.
+            n_seq_max=min(256, max_streams + 17),
             n_threads=most_threads,
             kv_type=kv_type,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ from .ties import assert_greedy, read
 from .waits import prompt_of, until_idle
 
 
-def loaded(ref: str = "smollm2", n_ctx: int = 2048, **settings: str) -> Model:
-    return Model.load(ref, n_ctx=n_ctx, n_threads=1, max_streams=4, config=GREEDY, **settings)  # pyright: ignore
+def loaded(ref: str = "smollm2", n_ctx: int = 2048, **settings: Any) -> Model:
+    return Model.load(ref, n_ctx=n_ctx, n_threads=1, max_streams=4, config=GREEDY, **settings)
 
 
 @pytest.fixture
@@ -138,8 +139,7 @@ def test_damage(saved: Path, fresh: Model, path: Path) -> None:
         data[at] ^= 64
     fresh.check_integrity()
     prompt = prompt_of(fresh, 590, "Es war einmal:")
-    tokens, result = read(fresh.generate_stream(prompt, max_tokens=8))
-    assert result.usage.cached_tokens in (0, 512)  # of the files whose first piece was whole
+    tokens, _ = read(fresh.generate_stream(prompt, max_tokens=8))  # with the pieces that were whole
     fresh._core.engine.clear_cache()
     assert_greedy(fresh, prompt, [token.id for token in tokens])
 
@@ -167,8 +167,8 @@ def state(fresh: Model, context: LlamaContext) -> bytearray:
 def refuse(model: Model, context: LlamaContext, data: bytes | bytearray, words: str, end: int = 20) -> None:
     def load(_: object) -> None:
         with pytest.raises(StateError, match=words):
-            context.load_state(30, 31, 0, end, bytearray(data))
-        assert context.position_max(30) == context.position_max(31) == -1
+            context.load_state(18, 19, 0, end, bytearray(data))
+        assert context.position_max(18) == context.position_max(19) == -1
 
     model._core.engine.with_cache(load)
 
@@ -213,17 +213,20 @@ def test_kv_of_another_shape(fresh: Model, context: LlamaContext, state: bytearr
 
 def test_a_prefix_whose_window_was_given_away_is_not_reused() -> None:
     """llama.cpp gives the cells that a sequence's window has left behind to others, in the layers that have one."""
-    with loaded("gemma3-270m") as model:
+    # Prompts are read in steps of 512 tokens, and so the third takes more cells at once than the first gave up for it.
+    with loaded("gemma3-270m", step_target_ms=60_000) as model:
         first, second, third = (prompt_of(model, count, f"{count}:")[1:] for count in (1150, 700, 400))
         beginning = [*second[:90], *prompt_of(model, 6, "But")[1:]]
-        for prompt in (first, second, third):
-            model.generate(prompt, max_tokens=2, ignore_eos=True)
+        model.generate(first, max_tokens=2, ignore_eos=True)
+        written, _ = read(model.generate_stream(second, max_tokens=2, ignore_eos=True))
+        model.generate(third, max_tokens=2, ignore_eos=True)
         context = model._core.engine._runner._context  # pyright: ignore
         assert any(context.position_min(row) > 0 for row in range(context.n_seq_max)), "nothing was given away"
         tokens, result = read(model.generate_stream(beginning, max_tokens=8))
         assert result.usage.cached_tokens == 0
-        again = [*second, *prompt_of(model, 6, "But")[1:]]
-        assert model.generate(again, max_tokens=2).usage.cached_tokens == len(second)
+        # What goes on from its end finds all that it looks at.
+        longer = [*second, *(token.id for token in written)]
+        assert model.generate(longer, max_tokens=2).usage.cached_tokens == len(second) + 1
         model._core.engine.clear_cache()
         assert_greedy(model, beginning, [token.id for token in tokens])
         until_idle(model)

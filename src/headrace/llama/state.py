@@ -39,7 +39,7 @@ def check_state(data: bytes | bytearray, start: int, end: int) -> bool:
         while at < len(data):
             at, is_sorted = _walk(data, at, start, end)
             in_order = in_order and is_sorted
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise StateError(f"this is not the KV of positions {start} to {end - 1}: {error}") from None
     if at != len(data) or at == _HEAD.size:
         raise StateError(f"this is not the KV of positions {start} to {end - 1}: it has {len(data)} bytes")
