@@ -407,8 +407,8 @@ def load_core(
             model,
             n_ctx=budget,
             n_batch=min(512, max(budget, max_streams)),
-            # Besides those of streams, rows for cached prefixes, and the runner's own. Each row takes a row of logits: a
-            # megabyte for Gemma.
+            # Besides those of streams, rows for cached prefixes, and the runner's own. Each row takes a row of logits,
+            # for Gemma a megabyte.
             n_seq_max=min(256, max_streams + 17),
             n_threads=most_threads,
             kv_type=kv_type,
