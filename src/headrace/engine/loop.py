@@ -386,8 +386,12 @@ class Engine:
     def _account(self, parts: list[Part], output: StepOutput, seconds: float) -> None:
         if not parts:
             return
-        num_decodes = sum(part.num_tokens == 1 and part.samples for part in parts)
-        num_prefill = sum(part.num_tokens for part in parts) - num_decodes
+        num_decodes = num_prefill = 0
+        for part in parts:
+            if part.num_tokens == 1 and part.samples:
+                num_decodes += 1
+            else:
+                num_prefill += part.num_tokens
         self._cost.learn(num_decodes, num_prefill, seconds)
         self._counts.steps += 1
         self._counts.step_time.add(seconds)
