@@ -191,18 +191,20 @@ HARD_ROWS = {
 }
 
 
-@pytest.mark.parametrize("n_vocab", [262_144, 50_257])
+HARD_SETTINGS = [
+    {},
+    {"temperature": 0.05},
+    {"temperature": 50},
+    {"top_p": 0.95},
+    {"top_p": 0.5, "temperature": 0.7},
+    {"min_p": 1e-4},
+    {"min_p": 1e-4, "top_p": 0.999, "temperature": 2},
+]
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"temperature": 0.05},
-        {"temperature": 50},
-        {"top_p": 0.95},
-        {"top_p": 0.5, "temperature": 0.7},
-        {"min_p": 1e-4},
-        {"min_p": 1e-4, "top_p": 0.999, "temperature": 2},
-    ],
+    ("n_vocab", "settings"),
+    [*((50_257, settings) for settings in HARD_SETTINGS), (262_144, {}), (262_144, {"top_p": 0.95})],
     ids=str,
 )
 @pytest.mark.parametrize("kind", HARD_ROWS)

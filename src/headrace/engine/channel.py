@@ -120,14 +120,16 @@ class Channel:
 
     def get_nowait(self) -> TokenEvent | End | None:
         """The next event; the End again and again once everything was read; None where there is nothing yet."""
+        tokens = self._tokens
         try:
-            token = self._tokens.popleft()
-        except IndexError:
+            # Mostly there is nothing, and to look costs less than an exception.
+            token = tokens.popleft() if tokens else None
+        except IndexError:  # another thread took the last
+            token = None
+        if token is None:
             # The end was set after the last token, so look for a token once more before believing it.
             end = self.end
-            if end is not None and self._tokens:
-                return self.get_nowait()
-            return end
+            return self.get_nowait() if end is not None and tokens else end
         self.num_read += 1
         if self.is_paused and self.can_resume:
             self._drained()

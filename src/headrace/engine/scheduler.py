@@ -44,9 +44,13 @@ class Part(NamedTuple):
 
 def step_shape(parts: SequenceOf[Part]) -> tuple[int, int]:
     """How many tokens are decoded in a step, drafts included, and how many tokens of prompts are read."""
-    num_decoding = sum(part.num_tokens == 1 and part.samples for part in parts)
-    num_prefill = sum(part.num_tokens for part in parts) - num_decoding
-    return num_decoding + sum(len(part.drafts) for part in parts), num_prefill
+    num_decodes = num_prefill = 0
+    for part in parts:
+        if part.num_tokens == 1 and part.samples:
+            num_decodes += 1 + len(part.drafts)
+        else:
+            num_prefill += part.num_tokens
+    return num_decodes, num_prefill
 
 
 class Scheduler:

@@ -50,6 +50,10 @@ class Sampler:
     temperature; then a draw by the inverse of the cumulative distribution over the tokens that are left, most likely
     first, of equal ones the lowest id.
 
+    No setting is an approximation: what top-k keeps is exact, and every probability is that of the whole distribution
+    but for the rounding of single precision, less than 1e-6 in all. A threshold that drops what is too unlikely would
+    save little: at a temperature of 1, half of a vocabulary is needed as a rule for all but 1e-6 of the mass.
+
     Attributes:
         is_plain_greedy: whether the choice is the largest logit and nothing else is asked for.
         adjusts: whether there are biases or penalties.
