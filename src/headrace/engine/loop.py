@@ -23,7 +23,7 @@ from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
-from headrace.engine.speculation import Speculation
+from headrace.engine.speculation import MAX_DRAFTS, Speculation
 from headrace.engine.tuning import Tuning
 from headrace.errors import (
     ContextOverflowError,
@@ -81,7 +81,9 @@ class Engine:
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
-        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=max_streams, file=costs)
+        # With guesses, a few streams have as many rows in a step as many streams without.
+        most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs))
+        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=most_rows, file=costs)
         self._scheduler = Scheduler(
             kv,
             self._tuning.cost,

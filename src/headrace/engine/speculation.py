@@ -22,6 +22,13 @@ MAX_DRAFTS = 15
 # How much faster streams must become, in the mean, for guesses to be tried: estimates err, and a guess that is wrong
 # costs everybody who waits for the step.
 _MARGIN = 1.15
+# What many rows cost may be unknown, or no longer true. So now and then a stream that runs alone tries guesses that are
+# almost certain although they seem too dear: even if each row costs as much as a step, little is lost.
+_TRY_EVERY = 64
+_TRIALS = (7, MAX_DRAFTS)
+_CERTAIN = 0.75
+# Step times hardly change from step to step, and are asked for many times in each.
+_ASK_EVERY = 16
 
 
 class Speculation:
@@ -38,8 +45,11 @@ class Speculation:
     """
 
     def __init__(self, decode_time: Callable[[int], float], max_length: int) -> None:
-        self._decode_time = decode_time
+        self._ask_decode_time = decode_time
+        self._decode_times: dict[int, float] = {}
+        self._num_steps = 0
         self._max_length = max_length
+        self._num_closed = 0  # steps in which no guesses could have paid
 
     def plan(self, sequences: SequenceOf[Sequence], room: int) -> dict[int, list[int]]:
         """What to guess in a step in which all of these sequences decode.
@@ -52,8 +62,14 @@ class Speculation:
             The guessed tokens, by place in `sequences`; of those that guess nothing there is no entry.
         """
         room = min(room, MAX_DRAFTS)
+        self._num_steps += 1
+        if self._num_steps % _ASK_EVERY == 0:
+            self._decode_times.clear()
+        num_trial = 0
         if not self._can_pay(len(sequences), room):
-            return {}
+            num_trial = self._next_trial(len(sequences))
+            if not 0 < num_trial <= room:
+                return {}
         gains: list[tuple[float, int]] = []
         for place, sequence in enumerate(sequences):
             most = min(room, sequence.num_guessable(self._max_length))
@@ -72,7 +88,11 @@ class Speculation:
         # the best ones are always the first few of each sequence.
         gains.sort(key=_gain, reverse=True)
         counts: dict[int, int] = {}
-        for _, place in gains[: self._best_count(len(sequences), [gain for gain, _ in gains[:room]])]:
+        likeliest = [gain for gain, _ in gains[:room]]
+        count = self._best_count(len(sequences), likeliest)
+        if num_trial and sum(likeliest[:num_trial]) >= log1p(_CERTAIN * num_trial):
+            count = num_trial
+        for _, place in gains[:count]:
             counts[place] = counts.get(place, 0) + 1
         drafts: dict[int, list[int]] = {}
         for place, count in counts.items():
@@ -80,6 +100,12 @@ class Speculation:
             assert lookup is not None
             drafts[place] = lookup.propose(count)
         return drafts
+
+    def _decode_time(self, num_rows: int) -> float:
+        seconds = self._decode_times.get(num_rows)
+        if seconds is None:
+            seconds = self._decode_times[num_rows] = self._ask_decode_time(num_rows)
+        return seconds
 
     def _can_pay(self, num_sequences: int, room: int) -> bool:
         """Whether guesses would pay if all of them came true; where not, nobody needs to guess."""
@@ -92,6 +118,14 @@ class Speculation:
             (num_sequences + count) * base > _MARGIN * num_sequences * self._decode_time(num_sequences + count)
             for count in (room, (room + 1) // 2)
         )
+
+    def _next_trial(self, num_sequences: int) -> int:
+        """How many guesses to try in this step although they seem too dear; 0 for most steps."""
+        if num_sequences != 1:
+            return 0
+        self._num_closed += 1
+        number, rest = divmod(self._num_closed, _TRY_EVERY)
+        return 0 if rest else _TRIALS[number % len(_TRIALS)]
 
     def _best_count(self, num_sequences: int, gains: SequenceOf[float]) -> int:
         """How many guesses make the streams fastest, the best first; 0 where none of them pay.
