@@ -54,6 +54,7 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         "n_ctx": 4096,
         "threads": 7,
         "gpu_layers": -1,
+        "speculation": False,
         "timeout_ms": 0.0,
         "stall_timeout_ms": 1.5,
         "shutdown_timeout": 2.5,

@@ -90,7 +90,7 @@ class Engine:
             max_streams=max_streams,
             max_batch=runner.max_batch,
             max_outputs=runner.max_outputs,
-            speculation=Speculation(self._tuning.cost.decode_time, runner.max_length),
+            speculation=Speculation(self._tuning.cost.decode_time, runner.max_length, runner.drafter),
             claim=self._claim,
         )
         self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
@@ -278,7 +278,8 @@ class Engine:
             done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()
-            self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - now)
+            seconds = time.perf_counter() - now - self._scheduler.draft_seconds
+            self._account((num_decodes + padding, num_prefill), done, output, seconds)
         else:
             self._notify()
             if not self._scheduler.running:
@@ -341,12 +342,12 @@ class Engine:
 
     def _take_in_drafts(self, part: Part, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
         """Take in several samples of one sequence, up to where it ends."""
-        sequence, num_accepted = part.sequence, len(samples) - 1
-        self._scheduler.computed(part, num_accepted)
-        for counts in (self._counts, sequence.stats):
-            counts.drafted_tokens += len(part.drafts)
-            counts.accepted_tokens += num_accepted
-        for sample in samples:
+        sequence = part.sequence
+        self._scheduler.computed(part, len(samples) - 1)
+        for number, sample in enumerate(samples):
+            for counts in (self._counts, sequence.stats):  # first, since a reader may count as soon as the end is there
+                counts.drafted_tokens += 0 if number else len(part.drafts)
+                counts.accepted_tokens += number > 0 and not isinstance(sample, Exception)
             self._emit(sequence, sample, now, timestamp)
             if sequence.state is State.FINISHED:
                 break
