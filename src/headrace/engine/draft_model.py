@@ -136,6 +136,8 @@ class DraftModel:
             return guesses
         before = time.perf_counter()
         new = [tokens[len(text.tokens) :] for text, (_, tokens) in zip(held, texts, strict=True)]
+        if sum(map(len, new)) > self._context.n_batch:
+            return guesses
         for _ in range(count):
             chosen = self._decode(list(zip(held, new, strict=True)), has_outputs=True)
             if chosen is None:
