@@ -137,7 +137,7 @@ def main() -> None:
         low, high = min(overheads), max(overheads)
         if high > low:
             per_token = (overheads[high] - overheads[low]) / (high - low) * 1000
-            print(f"outside decode: {overheads[low]:.3f} ms a step with {low}, {per_token:.1f} µs per further token")
+            print(f"overhead: {overheads[low]:.3f} ms a step with {low}, {per_token:.1f} µs per further token")
 
 
 if __name__ == "__main__":

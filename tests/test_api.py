@@ -295,6 +295,7 @@ def test_the_faces_are_on_par(sync: type, asynchronous: type, renamed: dict[str,
         "read",
         "result",
         "run_tools",
+        "save",
         "wait_end",
     }
     assert {"generate", "generate_streaming", "chat", "close"} <= awaited or {"aclose", "result"} <= awaited

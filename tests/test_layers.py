@@ -17,8 +17,8 @@ LAYERS = {
     1: ["text", "llama", "store"],
     2: ["engine"],
     3: [
-        *("calls", "conversation", "lane", "model", "prompts", "schema", "stream", "tee", "tool_loop", "toolbox"),
-        "views",
+        *("bench", "calls", "conversation", "lane", "model", "prompts", "schema", "stream", "tee", "tool_loop"),
+        *("toolbox", "views"),
     ],
     4: ["__main__", "cli", "scale", "server", "web"],
 }

@@ -61,17 +61,33 @@ def kept(row, config, top_p):
     return ids[:n], weights / weights.sum()
 
 
+# What may be wrong about a probability, in all.
+TOLERANCE = 1e-6
+
+
 def choices(row, config, draw):
-    """Every token that the draw may mean, allowing for rounding where it or top_p falls on a border."""
+    """Every token that the draw may mean, allowing for TOLERANCE where it or top_p falls on a border."""
     if config.temperature == 0:
         return {int(np.argmax(row))}
     found = set()
-    for p_error, draw_error in itertools.product((-1e-5, 0, 1e-5), repeat=2):
-        ids, probabilities = kept(row, config, config.top_p * (1 + p_error))
+    for top_p in {config.top_p * (1 + error) if config.top_p < 1 else 1 for error in (-TOLERANCE, 0, TOLERANCE)}:
+        ids, probabilities = kept(row, config, top_p)
         cumulative = np.cumsum(probabilities)
-        place = np.searchsorted(cumulative, min(max(draw + draw_error, 0), 1 - 1e-12), side="right")
-        found.add(int(ids[min(place, np.flatnonzero(probabilities)[-1])]))
+        last = np.flatnonzero(probabilities)[-1]
+        for error in (-TOLERANCE, 0, TOLERANCE):
+            place = np.searchsorted(cumulative, min(max(draw + error, 0), 1 - 1e-12), side="right")
+            found.add(int(ids[min(place, last)]))
     return found
+
+
+class Loaded:
+    """A random generator that gives what it was loaded with."""
+
+    def __init__(self, *draws):
+        self.draws = list(draws)
+
+    def random(self):
+        return self.draws.pop(0)
 
 
 @st.composite
@@ -164,24 +180,64 @@ def test_real_vocabulary_sizes(n_vocab, settings):
     check_logprobs(row, sample, 20)
 
 
+HARD_ROWS = {
+    "flat": lambda n, rng: np.zeros(n),
+    "nearly flat": lambda n, rng: rng.normal(0, 1e-3, n),
+    "one peak, and a flat rest of the same mass": lambda n, rng: np.where(np.arange(n) == n // 3, math.log(n), 0),
+    "a step at each depth": lambda n, rng: -np.floor(np.arange(n) / n * 30),
+    "few values, many ties": lambda n, rng: rng.integers(0, 3, n) * 9.0,
+    "huge logits": lambda n, rng: rng.normal(3e4, 5, n),
+    "mostly banned": lambda n, rng: np.where(rng.random(n) < 0.999, -np.inf, rng.normal(0, 3, n)),
+}
+
+
+@pytest.mark.parametrize("n_vocab", [262_144, 50_257])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"top_k": 0, "top_p": 1},
-        {"top_k": 10, "top_p": 1},
-        {"top_k": 0, "top_p": 0.7},
-        {"top_k": 0, "top_p": 1, "min_p": 0.1},
-        {"top_k": 12, "top_p": 0.95, "min_p": 0.02, "temperature": 1.6},
+        {},
+        {"temperature": 0.05},
+        {"temperature": 50},
+        {"top_p": 0.95},
+        {"top_p": 0.5, "temperature": 0.7},
+        {"min_p": 1e-4},
+        {"min_p": 1e-4, "top_p": 0.999, "temperature": 2},
     ],
     ids=str,
 )
+@pytest.mark.parametrize("kind", HARD_ROWS)
+def test_no_mass_is_lost(kind, settings, n_vocab):
+    """A draw just inside a token's share of the distribution is that token, wherever in the distribution it lies."""
+    row = HARD_ROWS[kind](n_vocab, np.random.default_rng(5)).astype(np.float32)
+    config = StreamConfig(**{"top_k": 0, "top_p": 1, **settings})
+    sampler = make(config, n_vocab)
+    cumulative = np.cumsum(kept(row, config, config.top_p)[1])
+    places = np.unique(cumulative.searchsorted((0.01, 0.5, 0.97), side="right").clip(0, cumulative.size - 1))
+    ends = [end - error for end in cumulative[places] for error in (2 * TOLERANCE, -2 * TOLERANCE)]
+    draws = [0.0, *(min(max(end, 0.0), 1 - TOLERANCE) for end in ends)]
+    sampler._random = Loaded(*draws)
+    for draw in draws:
+        assert sampler.sample(row.copy()).token in choices(row, config, draw)
+
+
+def grid():
+    for temperature, top_k, top_p, min_p in itertools.product((0.6, 1, 1.7), (0, 12), (1, 0.8), (0, 0.05)):
+        yield {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    yield {"top_k": 0, "top_p": 1, "repeat_penalty": 1.5, "logit_bias": {3: 2.0}}
+    yield {"top_k": 10, "top_p": 0.9, "frequency_penalty": 0.5, "presence_penalty": -0.5}
+
+
+@pytest.mark.parametrize("settings", list(grid()), ids=str)
 def test_draws_follow_the_distribution(settings):
     row = np.random.default_rng(1).normal(0, 1.2, 200).astype(np.float32)
+    history = [3, 3, 20, 77]
     config = StreamConfig(seed=11, **settings)
-    sampler = make(config, row.size)
-    n = 8000
-    counts = Counter(sampler.sample(row).token for _ in range(n))
-    ids, probabilities = kept(row, config, config.top_p)
+    penalised = adjusted(row, config, history)
+    n = 4000
+    sampler = make(config, row.size, history)
+    sampler._remember = lambda token: None  # every draw is from the same distribution
+    counts = Counter(sampler.sample(row.copy()).token for _ in range(n))
+    ids, probabilities = kept(penalised, config, config.top_p)
     assert set(counts) <= set(ids.tolist())
     # Rare tokens share one bin, so that no bin expects fewer than five.
     rare = probabilities * n < 5
@@ -191,7 +247,7 @@ def test_draws_follow_the_distribution(settings):
     expected, observed = expected[expected > 0], observed[expected > 0]
     chi_square = ((observed - expected) ** 2 / expected).sum()
     freedom = expected.size - 1
-    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
+    assert chi_square <= freedom + 4 * math.sqrt(2 * freedom)
 
 
 def test_same_seed_same_draws():
@@ -266,3 +322,35 @@ def test_rows_together_are_the_rows_alone(settings):
         expected = [sampler.sample(row.copy()) for sampler, row in zip(alone, logits, strict=True)]
         assert sample_rows(logits.copy(), together) == expected
         assert all(isinstance(sample, Sample) for sample in expected)
+
+
+def test_rows_of_all_kinds_together_are_the_rows_alone():
+    rng = np.random.default_rng(0)
+    kinds = [
+        {"temperature": 0},
+        {"temperature": 0, "repeat_penalty": 1.3},
+        {"temperature": 0, "logprobs": 3},
+        {},
+        {"top_k": 7, "temperature": 0.5, "presence_penalty": 1},
+        {"top_k": 0, "top_p": 1},
+        {"top_k": 0, "top_p": 0.8},
+        {"top_k": 0, "top_p": 1, "min_p": 0.1},
+        {"logprobs": 2, "logit_bias": {9: 3.0}},
+    ]
+    configs = [StreamConfig(seed=seed, **kind) for seed, kind in enumerate(kinds)]
+    together = [make(config, 5000, [1, 2]) for config in configs]
+    alone = [make(config, 5000, [1, 2]) for config in configs]
+    for _ in range(20):
+        logits = rng.normal(0, 2, (len(kinds), 5000)).astype(np.float32)
+        expected = [sampler.sample(row.copy()) for sampler, row in zip(alone, logits, strict=True)]
+        assert sample_rows(logits.copy(), together) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 0, "top_p": 1}, {"top_k": 0, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize("at", [0, 40_000, 50_256])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_logit_that_is_no_number_is_found_wherever_it_is(bad, at, settings):
+    row = np.random.default_rng(0).normal(0, 2, 50_257).astype(np.float32)
+    row[at] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        make(StreamConfig(seed=1, **settings), row.size).sample(row)

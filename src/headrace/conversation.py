@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import threading
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headrace._turns import Message, Turn, checked_fields, checked_message, checked_text, spoken, turn_starts
 from headrace.checks import as_int
@@ -20,6 +21,9 @@ from headrace.model import AnyModel, lane_of
 from headrace.prompts import Prepared
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.respelling import respelled
+
+if TYPE_CHECKING:
+    from headrace._sessions import Session
 
 __all__ = ["ConversationManager"]
 
@@ -230,6 +234,60 @@ class ConversationManager:
         messages = enumerate(cast("list[object]", saved["messages"]))
         conversation._messages = [checked_message(f"messages[{number}]", message) for number, message in messages]
         return conversation
+
+    def save(self, path: str | os.PathLike[str]) -> Session:
+        """Write the conversation to a file, and with it the KV of its last prompt and reply, as far as it is cached.
+
+        A reply that is being read is saved as `to_json` has it, without its KV. Running streams go on meanwhile.
+
+        Args:
+            path: the file; one that is there is replaced, as a whole or not at all.
+
+        Raises:
+            InvalidRequestError: there is no model; the file cannot be written.
+            EngineClosedError: the model was closed.
+        """
+        from headrace._sessions import save_session
+
+        if self._lane is None:
+            raise InvalidRequestError("model", None, "a conversation with a model; to_json() does without")
+        with self._lock:
+            text, known = self.to_json(), self._known
+        return save_session(self._lane, path, known, text)
+
+    @classmethod
+    def load(cls, model: AnyModel, path: str | os.PathLike[str]) -> ConversationManager:
+        """A conversation as `save` left it, whose next prompt does not compute again what was saved.
+
+        Args:
+            model: the same model as then, in the same kv_type, or a context on it.
+            path: the file.
+
+        Raises:
+            InvalidRequestError: the file cannot be read, is damaged, is of another model or kv_type, or holds no
+                conversation.
+            EngineClosedError: the model was closed.
+        """
+        from headrace._sessions import load_session
+
+        session, header = load_session(lane_of(model).core, path)
+        if not isinstance(header["conversation"], str):
+            allowed = "a file that ConversationManager.save wrote"
+            message = f"{session.path} holds no conversation; allowed: {allowed}"
+            raise InvalidRequestError("path", str(session.path), allowed, message)
+        conversation = cls.from_json(header["conversation"], model)
+        conversation._known = session.tokens
+        return conversation
+
+    def fork(self) -> ConversationManager:
+        """Another conversation with the same history, which goes its own way from here on; the KV until here is shared.
+
+        A reply that is being read is in it as `to_json` has it.
+        """
+        with self._lock:
+            fork = self.from_json(self.to_json())
+            fork._lane, fork._known = self._lane, self._known
+        return fork
 
     # Replies.
 

@@ -25,8 +25,10 @@ from headrace.engine.calibration import CostFile
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores, processor, thread_counts
 from headrace.errors import EngineClosedError, InvalidRequestError, ModelNotFoundError
+from headrace.llama.kv_types import KVType, checked_kv_type
 from headrace.pricing import Pricing
 from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
+from headrace.request import Trail
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.template import checked_messages
 from headrace.vocabulary import Vocabulary
@@ -143,6 +145,9 @@ class Lane:
         defaults: the settings of its streams, as far as they have none of their own.
         system_prompt: what its chats begin with.
         turn: lanes that share one share a turn in the fair queue; None takes one of its own.
+
+    Attributes:
+        trail: the tokens of the stream of this lane that ended last.
     """
 
     def __init__(
@@ -151,6 +156,7 @@ class Lane:
         self.core = core
         self.defaults = defaults
         self.system_prompt = _checked_system_prompt(system_prompt)
+        self.trail = Trail()
         # Without a lock, so that a signal handler or a garbage collection may cancel in the midst of anything.
         self._streams: dict[str, weakref.ref[TokenStream | AsyncTokenStream]] = {}
         self._turn = id(self) if turn is None else turn
@@ -291,6 +297,7 @@ class Lane:
             parse=job.parse,
             pricing=core.config.pricing,
             observer=observer,
+            trail=self.trail,
         )
         streams[id] = weakref.ref(stream, lambda _: streams.pop(id, None))
         return stream
@@ -357,6 +364,7 @@ def load_core(
     ref: str | os.PathLike[str],
     *,
     n_ctx: int | None,
+    kv_type: KVType,
     n_threads: int | None,
     n_gpu_layers: int,
     max_streams: int,
@@ -382,6 +390,7 @@ def load_core(
         n_ctx = as_int("n_ctx", n_ctx, 1)
         if n_ctx < max_streams:
             raise InvalidRequestError("n_ctx", n_ctx, f"at least max_streams, which is {max_streams}")
+    checked_kv_type(kv_type)
     if n_threads is not None:
         n_threads = as_int("n_threads", n_threads, 1, 512)
     n_gpu_layers = as_int("n_gpu_layers", n_gpu_layers, -1)
@@ -395,7 +404,7 @@ def load_core(
     model = LlamaModel.load(found.path, n_gpu_layers=n_gpu_layers, progress=progress)
     most_threads = n_threads or available_cores()
     try:
-        budget = n_ctx if n_ctx is not None else _default_n_ctx(model.n_ctx_train, model.kv_bytes_per_token)
+        budget = n_ctx if n_ctx is not None else _default_n_ctx(model.n_ctx_train, model.kv_bytes_per_token(kv_type))
         context = LlamaContext(
             model,
             n_ctx=budget,
@@ -404,6 +413,7 @@ def load_core(
             # the runner's own.
             n_seq_max=min(256, 2 * max_streams + 17),
             n_threads=most_threads,
+            kv_type=kv_type,
         )
         runner = None
         try:
@@ -419,7 +429,7 @@ def load_core(
                 max_streams=max_streams,
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
-                costs=_cost_file(model, most_threads),
+                costs=_cost_file(model, most_threads, kv_type),
             )
         except BaseException:
             context.close()
@@ -432,10 +442,9 @@ def load_core(
     return Core(model, engine, name=found.name, config=defaults)
 
 
-def _cost_file(model: LlamaModel, n_threads: int) -> CostFile | None:
+def _cost_file(model: LlamaModel, n_threads: int, kv_type: KVType) -> CostFile | None:
     """Where it is kept what this model's steps cost on this machine; None without a folder for such things."""
-    import importlib.metadata
-
+    from headrace.llama.library import library_version
     from headrace.store.places import cache_folder
 
     try:
@@ -444,7 +453,7 @@ def _cost_file(model: LlamaModel, n_threads: int) -> CostFile | None:
         return None
     parts = (
         *(model.path.name, stat.st_size, stat.st_mtime_ns, model.description, model.n_gpu_layers, n_threads),
-        *(processor(), importlib.metadata.version("llama-cpp-python")),
+        *(processor(), library_version(), kv_type),
     )
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return CostFile(folder / "costs" / f"{digest[:32]}.json")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from typing import Any, overload
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.calls import AsyncCalls, Calls, SyncCalls
 from headrace.config import StreamConfig
 from headrace.errors import InvalidRequestError
 from headrace.lane import Core, Lane, checked_config, load_core
+from headrace.llama.kv_types import KVType
 from headrace.pricing import Pricing
 
+if TYPE_CHECKING:
+    from headrace._sessions import Session
+
 __all__ = ["AnyModel", "AsyncModel", "Context", "Model", "core_of", "lane_of"]
+
+
+_Context = TypeVar("_Context", "Context", "_AsyncContext")
 
 
 class Model(SyncCalls):
@@ -28,6 +35,7 @@ class Model(SyncCalls):
         ref: str | os.PathLike[str],
         *,
         n_ctx: int | None = None,
+        kv_type: KVType = "f16",
         n_threads: int | None = None,
         n_gpu_layers: int = 0,
         max_streams: int = 16,
@@ -44,6 +52,9 @@ class Model(SyncCalls):
             ref: path of a `.gguf` file, or a name that the model store knows (`smollm2`).
             n_ctx: KV budget in tokens, shared by all streams; None takes what the model was trained with, as far as
                 half of the free memory holds it.
+            kv_type: the precision of keys and values: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0".
+                "q8_0" takes about half of the memory of "f16", "q4_0" about a quarter, for a step that takes longer
+                and an answer that is less exact.
             n_threads: compute threads; None takes the cores this process may use.
             n_gpu_layers: layers to put on a GPU; -1 for all.
             max_streams: streams that decode together at most; more wait.
@@ -65,6 +76,7 @@ class Model(SyncCalls):
             load_core(
                 ref,
                 n_ctx=n_ctx,
+                kv_type=kv_type,
                 n_threads=n_threads,
                 n_gpu_layers=n_gpu_layers,
                 max_streams=max_streams,
@@ -104,6 +116,7 @@ class AsyncModel(AsyncCalls):
         ref: str | os.PathLike[str],
         *,
         n_ctx: int | None = None,
+        kv_type: KVType = "f16",
         n_threads: int | None = None,
         n_gpu_layers: int = 0,
         max_streams: int = 16,
@@ -120,6 +133,7 @@ class AsyncModel(AsyncCalls):
                 load_core,
                 ref,
                 n_ctx=n_ctx,
+                kv_type=kv_type,
                 n_threads=n_threads,
                 n_gpu_layers=n_gpu_layers,
                 max_streams=max_streams,
@@ -176,8 +190,71 @@ class Context(SyncCalls):
             return _AsyncContext(model, config, **defaults)
         return super().__new__(cls)
 
+    _session: Session | None = None
+
     def __init__(self, model: Model | AsyncModel, config: StreamConfig | None = None, **defaults: Any) -> None:
         super().__init__(*_context_parts(model, config, defaults))
+
+    @overload
+    @classmethod
+    def load(
+        cls, model: Model, path: str | os.PathLike[str], config: StreamConfig | None = None, **defaults: Any
+    ) -> Context: ...
+    @overload
+    @classmethod
+    def load(
+        cls, model: AsyncModel, path: str | os.PathLike[str], config: StreamConfig | None = None, **defaults: Any
+    ) -> Awaitable[_AsyncContext]: ...
+    @classmethod
+    def load(
+        cls,
+        model: Model | AsyncModel,
+        path: str | os.PathLike[str],
+        config: StreamConfig | None = None,
+        **defaults: Any,
+    ) -> Context | Awaitable[_AsyncContext]:
+        """A context as `save` left it, with its settings, its system prompt, and the KV of its last stream.
+
+        The KV becomes a cached prefix of the model's memory: a prompt that begins with the tokens of `session` does not
+        compute them again, in this context or any other. On an `AsyncModel` this is awaited.
+
+        Args:
+            model: the same model as then, in the same kv_type.
+            path: the file.
+            config: the defaults of its streams; None takes those that were saved.
+            defaults: as for a new context; they go before what was saved.
+
+        Raises:
+            InvalidRequestError: the file cannot be read, is damaged, or is of another model or kv_type; a setting out
+                of its range.
+            EngineClosedError: the model was closed.
+        """
+        if isinstance(model, AsyncModel):
+            return _AsyncContext.load(model, path, config, **defaults)
+        return _load_context(cls, model, path, config, defaults)
+
+    @property
+    def session(self) -> Session | None:
+        """What this context was loaded from; None for one that was not."""
+        return self._session
+
+    def save(self, path: str | os.PathLike[str]) -> Session:
+        """Write the tokens of the stream of this context that ended last, and their KV, to a file.
+
+        It is written as a whole or not at all, for its owner's eyes only. Running streams go on meanwhile.
+
+        Args:
+            path: the file; one that is there is replaced.
+
+        Raises:
+            InvalidRequestError: no stream of this context has ended yet; the file cannot be written.
+            EngineClosedError: the model was closed.
+        """
+        return _save_context(self._lane, path)
+
+    def fork(self) -> Context:
+        """Another context with the same settings and the same session, which it shares, on the same model."""
+        return _forked(self)
 
     def close(self) -> None:
         """Cancel its streams, and take no more; the model stays open."""
@@ -193,8 +270,30 @@ class Context(SyncCalls):
 class _AsyncContext(AsyncCalls):
     """A context on an AsyncModel."""
 
+    _session: Session | None = None
+
     def __init__(self, model: AsyncModel, config: StreamConfig | None = None, **defaults: Any) -> None:
         super().__init__(*_context_parts(model, config, defaults))
+
+    @property
+    def session(self) -> Session | None:
+        """What this context was loaded from; None for one that was not."""
+        return self._session
+
+    @classmethod
+    async def load(
+        cls, model: AsyncModel, path: str | os.PathLike[str], config: StreamConfig | None = None, **defaults: Any
+    ) -> _AsyncContext:
+        """A context as `save` left it; see `Context.load`."""
+        return await asyncio.to_thread(_load_context, cls, model, path, config, defaults)
+
+    async def save(self, path: str | os.PathLike[str]) -> Session:
+        """Write the tokens of the last stream, and their KV, to a file; see `Context.save`."""
+        return await asyncio.to_thread(_save_context, self._lane, path)
+
+    def fork(self) -> _AsyncContext:
+        """Another context with the same settings and the same session, on the same model."""
+        return _forked(self)
 
     async def close(self) -> None:
         """Cancel its streams, and take no more; the model stays open."""
@@ -241,3 +340,40 @@ def _context_parts(model: object, config: StreamConfig | None, defaults: dict[st
     core = core_of(model)
     system_prompt = defaults.pop("system_prompt", None)
     return core, Lane(core, checked_config(config, core.config).replace(**defaults), system_prompt)
+
+
+def _save_context(lane: Lane, path: str | os.PathLike[str]) -> Session:
+    from headrace._sessions import save_session
+
+    tokens = lane.trail.tokens
+    if not tokens:
+        message = "no stream of this context has ended yet, so there is nothing to save"
+        raise InvalidRequestError("context", None, "a context on which a stream has ended", message)
+    return save_session(lane, path, tokens, None)
+
+
+def _load_context(
+    made: type[_Context],
+    model: Any,
+    path: str | os.PathLike[str],
+    config: StreamConfig | None,
+    defaults: dict[str, Any],
+) -> _Context:
+    from headrace._sessions import load_session, saved_config
+
+    core = core_of(model)
+    session, header = load_session(core, path)
+    given = {"system_prompt": header["system_prompt"], **defaults}
+    context = made(model, config or saved_config(core, session, header), **given)
+    context._session = session  # pyright: ignore[reportPrivateUsage]
+    context._lane.trail.tokens = session.tokens  # pyright: ignore[reportPrivateUsage]
+    return context
+
+
+def _forked(context: _Context) -> _Context:
+    fork = object.__new__(type(context))
+    lane = context._lane  # pyright: ignore[reportPrivateUsage]
+    Calls.__init__(fork, lane.core, Lane(lane.core, lane.defaults, lane.system_prompt))
+    fork._session = context._session  # pyright: ignore[reportPrivateUsage]
+    fork._lane.trail.tokens = lane.trail.tokens  # pyright: ignore[reportPrivateUsage]
+    return fork

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from headrace.config import StreamConfig
 from headrace.outline import PLAIN, Outline
 
-__all__ = ["Request"]
+__all__ = ["Request", "Trail"]
+
+
+@dataclass(slots=True)
+class Trail:
+    """Where the engine leaves the tokens of the stream that ended last, its prompt's and those it sampled."""
+
+    tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class Request:
             for short prompts that overtake a few long ones, lanes in turn. Async streams come when their prompts are
             made, a short one sooner than a long one.
         outline: what its output consists of besides text.
+        trail: where its tokens are left when it has ended; None where nobody wants them.
     """
 
     id: str
@@ -30,3 +38,4 @@ class Request:
     config: StreamConfig
     lane: Hashable = None
     outline: Outline = PLAIN
+    trail: Trail | None = None

@@ -266,7 +266,8 @@ class EngineMetrics:
         preemptions: how often a stream had to give up its KV.
         steps: engine steps that decoded something.
         step_ms: exponential mean of the time of a step, in milliseconds.
-        overhead_ms: exponential mean of the time of a step outside decode, in milliseconds.
+        sampling_ms: exponential mean of the time a step takes to choose tokens, in milliseconds.
+        overhead_ms: exponential mean of the time of a step outside decode and sampling, in milliseconds.
     """
 
     queued: int
@@ -286,4 +287,5 @@ class EngineMetrics:
     preemptions: int
     steps: int
     step_ms: float
+    sampling_ms: float
     overhead_ms: float

@@ -19,7 +19,7 @@ from headrace.events import End, TokenEvent
 from headrace.outline import PLAIN
 from headrace.pricing import Pricing
 from headrace.prompts import Prepared
-from headrace.request import Request
+from headrace.request import Request, Trail
 from headrace.results import FinishReason, GenerationResult, Metrics, Token, Usage
 from headrace.tee import Readership
 from headrace.views import AsyncTokens, AsyncViews, Tokens, Views
@@ -50,6 +50,7 @@ class _Stream(Readership):
         parse: makes an object of an output that is complete; what it cannot use is a ValueError.
         pricing: what tokens cost, where the settings do not say.
         observer: who follows what is read.
+        trail: where its tokens are left in the end.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class _Stream(Readership):
         parse: Callable[[str], object] | None = None,
         pricing: Pricing | None = None,
         observer: Observer | None = None,
+        trail: Trail | None = None,
     ) -> None:
         super().__init__(config.buffer_size)
         self.id = id
@@ -79,6 +81,7 @@ class _Stream(Readership):
         self._is_cancelled = False
         self._wants_closing_token = closing_token
         self._observer = observer
+        self._trail = trail
 
     def submit(self, prepared: Prepared) -> None:
         """Hand the prompt to the engine."""
@@ -88,7 +91,7 @@ class _Stream(Readership):
             return
         if self._observer is not None:
             self._config = self._observer.fitted(self._config)
-        request = Request(self.id, prepared.prompt, self._config, self._lane, prepared.outline)
+        request = Request(self.id, prepared.prompt, self._config, self._lane, prepared.outline, self._trail)
         self._engine.submit(request, self._source, self._stats)
         if self._is_cancelled:
             self._engine.cancel(self.id)

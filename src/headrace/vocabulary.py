@@ -29,6 +29,9 @@ class Vocabulary(TokenTable, Protocol):
     """The part of a model that turns text into tokens and back."""
 
     @property
+    def fingerprint(self) -> str: ...
+
+    @property
     def add_bos(self) -> bool: ...
 
     @property

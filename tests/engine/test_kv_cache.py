@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from harness import BYTES
@@ -116,6 +119,30 @@ class CacheMachine(RuleBasedStateMachine):
     def release(self, row: Row) -> None:
         self.kv.release(row)
         del self.tokens[row.id]
+
+    @rule(tokens=TOKENS, size=st.integers(1, 5))
+    def save_and_adopt(self, tokens: list[int], size: int) -> None:
+        """KV that was saved is what is held, and comes back as a prefix that is there."""
+        start = 0
+        while start < len(tokens):
+            end = min(start + size, len(tokens))
+            held = self.kv.match(tokens, end).length == end
+            saved = self.kv.save(tokens, start, end)
+            has_spare = self.kv.num_active_rows <= self.num_rows - 2
+            assert saved is None or (held and json.loads(saved) == tokens[start:end])
+            assert saved is not None or not (held and self.partial and has_spare)
+            if not self.kv.adopt(tokens, start, end, bytearray(json.dumps(tokens[start:end]).encode())):
+                break
+            assert self.kv.match(tokens, end).length == end
+            start = end
+
+    @rule(tokens=TOKENS)
+    def fail_to_adopt(self, tokens: list[int]) -> None:
+        """What is no KV changes nothing."""
+        found = self.kv.match(tokens, len(tokens)).length
+        with suppress(json.JSONDecodeError):
+            adopted = self.kv.adopt(tokens, 0, len(tokens), bytearray(b"no JSON"))
+            assert adopted == (found == len(tokens))
 
     @rule()
     def clear(self) -> None:
@@ -277,3 +304,47 @@ def test_the_memory_of_the_scripted_runner_is_strict() -> None:
     assert memory.num_used == 2
     memory.run([Slice(1, 2, [3], None)])
     assert (memory.row(0), memory.row(1), memory.num_used) == ([1, 2], [1, 2, 3], 3)
+
+
+class Windowed(ScriptedRunner):
+    """A memory like that of a model with sliding windows, which lets go of the beginning of some sequences."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(BYTES, **settings)
+        self.cut: dict[int, int] = {}
+
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        return super().can_reuse(sequence, length) and length >= self.cut.get(sequence, 0)
+
+
+def test_a_prefix_whose_window_is_gone_is_not_reused() -> None:
+    cache = Cache()
+    memory = cache.memory = Windowed(num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4)
+    row, _ = cache.start([1, 2, 3, 4, 5, 6])
+    kv.release(row)
+    memory.cut[row.id] = 5
+    assert cache.found([1, 2, 3, 4, 5, 6, 7]) == 6  # to go on with it needs no more than its end
+    assert cache.found([1, 2, 3, 9]) == 0
+    # What is computed anew is kept beside it, and used from then on.
+    cache.cache([1, 2, 3, 4])
+    assert cache.found([1, 2, 3, 9]) == 3
+    assert cache.found([1, 2, 3, 4, 5, 6, 7]) == 6
+    cache.check()
+
+
+def test_loaded_kv_that_lies_in_disorder_is_not_said_to_be_in_order() -> None:
+    class Disorderly(ScriptedRunner):
+        def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+            super().load_sequence(sequence, spare, start, end, data)
+            return start == 0
+
+    cache = Cache()
+    memory = cache.memory = Disorderly(BYTES, num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4)
+    assert kv.adopt([1, 2, 3, 4], 0, 2, bytearray(b"[1, 2]"))
+    assert kv.adopt([1, 2, 3, 4], 2, 4, bytearray(b"[3, 4]"))
+    source = kv.match([1, 2, 3, 4], 4).source
+    assert source is not None
+    assert source.num_in_order == 2
+    cache.check()

@@ -78,9 +78,11 @@ def test_decoding_streams_take_their_share_of_the_step() -> None:
     assert cost.decode_time(0) == 0
 
 
-def test_a_prompt_that_holds_nobody_up_is_read_in_larger_chunks() -> None:
-    cost = learnt(1, 100, 0.110)
-    assert cost.chunk(0) > cost.chunk(1)
+def test_a_prompt_gets_as_much_time_as_the_decodes_beside_it() -> None:
+    cost = learnt(16, 10, 0.020)  # 1 ms a token
+    for _ in range(50):
+        cost.learn(16, 0, 0.050)
+    assert cost.chunk(16) == pytest.approx(50, abs=2), "100 ms although the target is 60"
 
 
 def test_a_prompt_goes_on_however_slow_the_model() -> None:
@@ -117,4 +119,4 @@ def test_the_engine_learns_what_its_steps_cost() -> None:
         assert within(made.model.generate, "p" * 200).text == "ok"
         chunks = [len(step[0].tokens) for step in made.steps]
         assert sum(chunks) == 200 + 2
-        assert max(chunks[5:]) <= 21, "alone, it may take twice the time"
+        assert max(chunks[5:]) <= 11

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from harness import Gate, Scripted, ids, run_async, scripted, texts, within
 from hypothesis import given, settings
@@ -181,3 +183,13 @@ def test_what_is_cached_already_does_not_make_a_prompt_long() -> None:
         seen = [part.tokens[0] for step in made.steps for part in step if part.sampler and part.tokens[0] in firsts]
         assert seen == firsts
         assert made.steps[-3][0].tokens[0] == ids("x")[0], "the long one comes last"
+
+
+def test_metrics_tell_sampling_from_what_is_left() -> None:
+    with scripted("abc") as made:
+        run = made.runner.run
+        made.runner.run = lambda slices, padding=0: replace(run(slices, padding), sample_seconds=1000.0)
+        assert texts(made.model.generate_stream("prompt")) == "abc"
+        metrics = made.model.metrics
+        assert metrics.sampling_ms == pytest.approx(1_000_000)
+        assert metrics.overhead_ms == 0  # longer than the steps themselves: nothing is left

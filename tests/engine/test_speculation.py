@@ -44,7 +44,7 @@ def drafts(made: Scripted) -> list[int]:
 
 
 def test_a_copy_takes_few_steps() -> None:
-    with scripted(TEXT, config=GUESSING) as made:
+    with scripted(TEXT, config=GUESSING, step_target_ms=10_000) as made:
         stream = made.model.generate_stream(TEXT)
         tokens = within(lambda: list(stream))
         result = within(stream.result)

@@ -38,6 +38,8 @@ def model(empty_model: Model) -> Model:
         {"n_ctx": 0},
         {"n_ctx": -1},
         {"n_ctx": 1.5},
+        {"kv_type": "q3"},
+        {"kv_type": None},
         {"n_threads": 0},
         {"n_threads": -2},
         {"n_gpu_layers": -2},
@@ -53,6 +55,11 @@ def test_a_setting_out_of_range_is_refused_by_name(setting: dict[str, object]) -
     with pytest.raises(InvalidRequestError) as caught:
         Model.load("smollm2", **setting)
     assert caught.value.field == next(iter(setting))
+
+
+def test_keys_and_values_in_eight_bits() -> None:
+    with Model.load("smollm2", kv_type="q8_0", config=StreamConfig(temperature=0), **SMALL) as model:
+        assert "Paris" in model.generate("The capital of France is", max_tokens=4).text
 
 
 def test_gpu_layers_need_a_build_with_a_gpu() -> None:

@@ -69,6 +69,7 @@ def test_counts_after_known_streams() -> None:
         assert now["headrace_request_duration_seconds_count"][()] == 4
         assert now["headrace_steps_total"][()] > 0
         assert now["headrace_step_mean_seconds"][()] >= now["headrace_step_overhead_mean_seconds"][()] > 0
+        assert now["headrace_step_sampling_mean_seconds"][()] == 0  # a script is not sampled
         assert now["headrace_ready"][()] == 1
         assert now["process_resident_memory_bytes"][()] > 0
         for name in ("streams_queued", "streams_running", "streams_paused", "kv_used_tokens", "requests_running"):

@@ -52,6 +52,7 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         "max_queue": 0,
         "max_body_mb": 0.5,
         "n_ctx": 4096,
+        "kv_type": "q8_0",
         "threads": 7,
         "gpu_layers": -1,
         "speculation": False,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.bench import bench
 from headrace.cli.models import models
 from headrace.cli.run import run
 from headrace.cli.serve import serve
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(serve)
 app.command()(models)
+app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,6 +17,7 @@ __all__ = ["exit_code", "message"]
 _INTERNAL, _USAGE, _MODEL, _GENERATION = 1, 2, 3, 4
 _FLAGS = {
     "config": "--config",
+    "kv_type": "--kv-type",
     "max_queue": "--max-queue",
     "max_streams": "--max-streams",
     "max_tokens": "--max-tokens",
@@ -26,11 +27,15 @@ _FLAGS = {
     "n_gpu_layers": "--gpu-layers",
     "n_threads": "--threads",
     "prompt": "the prompt",
+    "prompt_tokens": "--prompt-tokens",
+    "rounds": "--rounds",
     "seed": "--seed",
     "stop_sequences": "--stop",
+    "streams": "--streams",
     "system_prompt": "--system",
     "temperature": "--temperature",
     "timeout_ms": "--timeout",
+    "tokens": "--tokens",
     "top_k": "--top-k",
     "top_p": "--top-p",
 }

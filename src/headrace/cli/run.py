@@ -18,6 +18,7 @@ from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
 from headrace.config import StreamConfig, speculation_of
 from headrace.errors import GenerationError, HeadraceError, InvalidRequestError
+from headrace.llama.kv_types import KV_TYPES, KVType
 from headrace.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ _DEFAULTS = StreamConfig()
 _INTERRUPTED = 130
 # Nobody else waits for the steps of this engine, and long ones read a long prompt twice as fast; Ctrl-C waits for one.
 _STEP_TARGET_MS = 500
+# Tokens that a chat template may write around a prompt.
+_TEMPLATE = 2048
+# Where so many tokens are enough, the context is not made any larger: 32,768 take longer than to load a small model.
+_SHORT = 8192
 
 
 def _read(value: str | None) -> str | None:
@@ -119,9 +124,14 @@ def run(
     n_ctx: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of context, prompt included; if absent, what the model was trained for and memory holds."
+            help="Tokens of context, prompt included; if absent, enough for it and --max-tokens, or all that the model "
+            "was trained for and memory holds."
         ),
     ] = None,
+    kv_type: Annotated[
+        KVType,
+        typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
+    ] = "f16",
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
     ] = None,
@@ -157,7 +167,9 @@ def run(
         text = _checked("prompt", _from_stdin() if prompt is None else prompt)
         if system is not None:
             _checked("system_prompt", system)
-        with _load(model, n_ctx, threads, gpu_layers, config) as loaded:
+        if n_ctx is None:
+            n_ctx = _enough(text, system or "", max_tokens)
+        with _load(model, n_ctx, kv_type, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
             with stream, _on_interrupt(stream.cancel) as interrupts, Waiting(waiting_for) as waiting:
@@ -199,7 +211,15 @@ def _checked(field: str, text: str) -> str:
     return text
 
 
-def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, config: StreamConfig) -> Model:
+def _enough(text: str, system: str, max_tokens: int) -> int | None:
+    """Tokens of context for one answer; None, for as many as can be had, where that may be many."""
+    enough = len(text.encode()) + len(system.encode()) + _TEMPLATE + max_tokens  # no token is shorter than a byte
+    return enough if enough <= _SHORT else None
+
+
+def _load(
+    ref: str, n_ctx: int | None, kv_type: KVType, threads: int | None, gpu_layers: int, config: StreamConfig
+) -> Model:
     from headrace.model import Model
 
     # An exception in a callback from C is lost, so Ctrl-C is only raised where it is not.
@@ -213,6 +233,7 @@ def _load(ref: str, n_ctx: int | None, threads: int | None, gpu_layers: int, con
         model = Model.load(
             ref,
             n_ctx=n_ctx,
+            kv_type=kv_type,
             n_threads=threads,
             n_gpu_layers=gpu_layers,
             max_streams=1,

@@ -12,6 +12,7 @@ import typer
 from headrace.cli.failures import exit_code, message
 from headrace.cli.models import complete_model
 from headrace.errors import HeadraceError
+from headrace.llama.kv_types import KV_TYPES, KVType
 
 if TYPE_CHECKING:
     from headrace.server.settings import Settings
@@ -85,6 +86,13 @@ def serve(
             help="Tokens of context, shared by all streams; if absent, what the model was trained for and memory holds."
         ),
     ] = None,
+    kv_type: Annotated[
+        KVType | None,
+        typer.Option(
+            metavar="TYPE",
+            help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}.  [default: f16]",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
     ] = None,
@@ -147,6 +155,7 @@ def serve(
         "max_queue": max_queue,
         "max_body_mb": max_body_mb,
         "n_ctx": n_ctx,
+        "kv_type": kv_type,
         "threads": threads,
         "gpu_layers": gpu_layers,
         "speculation": speculation,

@@ -61,6 +61,8 @@ class Thought:
 class Waiting:
     """In a `with`, shows on a terminal what is waited for, once it takes longer than a moment, and wipes it after.
 
+    What draws it is imported by the timer's thread, so that nobody waits for that.
+
     Args:
         text: what is waited for.
         measured: whether `update` will be called.
@@ -71,45 +73,37 @@ class Waiting:
     def __init__(
         self, text: str, *, measured: bool = False, console: Console | None = None, moment: float = _MOMENT
     ) -> None:
+        self._text = text
+        self._measured = measured
+        self._console = console
+        self._fraction = 0.0
         self._lock = threading.Lock()
         self._is_over = False
         self._display: Progress | None = None
-        if console is None and not is_terminal(sys.stderr):
-            return
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        self._timer: threading.Timer | None = None
+        if console is not None or is_terminal(sys.stderr):
+            self._timer = threading.Timer(moment, self._show)
+            self._timer.daemon = True
 
-        if console is None:
-            from rich.console import Console
-
-            console = Console(stderr=True)
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            *([BarColumn()] if measured else []),
-        )
-        self._display = Progress(
-            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        self._task = self._display.add_task(text, total=1.0)
-        self._timer = threading.Timer(moment, self._show)
-        self._timer.daemon = True
-
-    def update(self, fraction: float) -> None:
-        """How much of it is done, 0 to 1."""
+    def update(self, fraction: float, text: str | None = None) -> None:
+        """How much of it is done, 0 to 1, and, where that has changed, what is waited for."""
+        self._fraction = fraction
+        self._text = self._text if text is None else text
         if self._display is not None:
-            self._display.update(self._task, completed=fraction)
+            self._display.update(self._task, completed=fraction, description=self._text)
 
     def stop(self) -> None:
         """Wipe it, or never show it. Any number of times."""
-        if self._display is None or self._is_over:
+        if self._timer is None or self._is_over:
             return
         with self._lock:
             self._is_over = True
             self._timer.cancel()
-            self._display.stop()
+            if self._display is not None:
+                self._display.stop()
 
     def __enter__(self) -> Waiting:
-        if self._display is not None:
+        if self._timer is not None:
             self._timer.start()
         return self
 
@@ -119,6 +113,19 @@ class Waiting:
         self.stop()
 
     def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            *([BarColumn()] if self._measured else []),
+        )
+        console = self._console if self._console is not None else Console(stderr=True)
+        display = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         with self._lock:
-            if self._display is not None and not self._is_over:
-                self._display.start()
+            if self._is_over:
+                return
+            self._task = display.add_task(self._text, total=1.0, completed=self._fraction)  # pyright: ignore
+            self._display = display
+            display.start()

@@ -10,7 +10,6 @@ __all__ = ["CostModel", "Costs"]
 
 _WEIGHT = 0.2
 _SMALLEST_CHUNK = 8
-_ALONE = 2.0
 # While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is.
 _SHARE = 2.0
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
@@ -129,10 +128,8 @@ class CostModel:
 
     def chunk(self, num_decodes: int) -> int:
         """Prefill tokens that fit into a step beside so many decoding sequences."""
-        # Where nobody's next token waits for the step, a longer one reads the prompt with less overhead. Where the
-        # decodes leave little of it, the prompt still gets as much time as they do: what waits for it waits, too.
-        budget = self.target if num_decodes else self.target * _ALONE
-        budget = max(budget, self.decode_time(num_decodes) * _SHARE)
+        # Where the decodes leave little of it, the prompt still gets as much time: who waits for it waits, too.
+        budget = max(self.target, self.decode_time(num_decodes) * _SHARE)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 

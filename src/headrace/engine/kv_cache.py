@@ -30,6 +30,18 @@ class KVBackend(Protocol):
         """Take `sequence` off the cells at positions start to end (-1: all); False where that is impossible."""
         ...
 
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        """Whether another sequence may begin with the first `length` positions of this one."""
+        ...
+
+    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+        """The KV of positions start to end, with the help of an empty sequence; None where that is impossible."""
+        ...
+
+    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+        """Append what was saved to a sequence of `start` positions, and say whether it lies in order."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -151,7 +163,7 @@ class KVCache:
             for child in node.children.get(tokens[known.length], ()) if known.length < limit else ():
                 count = common_prefix(child.tokens, tokens, limit - known.length, 0, known.length)
                 is_whole = count == len(child.tokens)
-                source = self._source(child, is_whole)
+                source = self._source(child, is_whole, known.length + count)
                 pinned = known.num_pinned + (count if child.num_active else 0)
                 found = Match(known.length + count, pinned, (*known.path, (child, count)), source)
                 if source is not None and found.length > best.length:
@@ -264,6 +276,51 @@ class KVCache:
         """Whether so many tokens more than a step needs can be computed in it, and removed again."""
         return self.can_drop_partial and besides + count <= self.num_free
 
+    def save(self, tokens: Sequence[int], start: int, end: int) -> bytearray | None:
+        """The KV of tokens[start:end], as the backend writes it; None where it is not here, or cannot be saved."""
+        match = self.match(tokens, end)
+        if match.length < end or match.source is None or not self.can_drop_partial:
+            return None
+        self.touch(match)
+        if not self._free_ids and len(self._cached) < 2:
+            return None
+        spare = self.acquire()
+        try:
+            return self._backend.save_sequence(match.source.id, spare.id, start, end)
+        finally:
+            self.release(spare)
+
+    def adopt(self, tokens: Sequence[int], start: int, end: int, data: bytearray) -> bool:
+        """Take in the KV of tokens[start:end] that was saved, as a cached prefix with what is here of tokens[:start].
+
+        Returns:
+            False where what comes before is not here, or where running sequences leave no room.
+
+        Raises:
+            ValueError: the data is no such KV; nothing has changed.
+        """
+        match = self.match(tokens, end)
+        if match.length == end:
+            self.touch(match)
+            return True
+        match = self.match(tokens, start)
+        if match.length < start or not self.can_drop_partial or len(self._free_ids) + len(self._cached) < 3:
+            return False
+        self.touch(match)
+        row, spare = self.acquire(), self.acquire()
+        try:
+            self.share(row, match)
+            if not self.make_room(end - start):
+                return False
+            in_order = self._backend.load_sequence(row.id, spare.id, start, end, data)
+            self.append(row, list(tokens[start:end]))
+            if not in_order:
+                row.num_in_order = min(row.num_in_order, start)
+            return True
+        finally:
+            self.release(spare)
+            self.release(row)
+
     def clear(self) -> None:
         """Drop every cached prefix."""
         for row in list(self._cached.values()):
@@ -290,10 +347,10 @@ class KVCache:
             assert row.length == sum(len(node.tokens) for node in _path(row)), "a row's length is wrong"
             assert all(row in node.rows for node in _path(row)), "a row is missing on its path"
 
-    def _source(self, node: Node, is_whole: bool) -> Row | None:
+    def _source(self, node: Node, is_whole: bool, length: int) -> Row | None:
         """A row from which the tokens up to this node, or into it, can be copied."""
         if self.can_drop_partial:
-            return next(iter(node.rows))
+            return next((row for row in node.rows if self._backend.can_reuse(row.id, length)), None)
         return next((row for row in node.rows if row.tip is node), None) if is_whole else None
 
     def _split(self, node: Node, at: int) -> Node:
@@ -352,7 +409,7 @@ class KVCache:
                 self.num_pinned -= len(node.tokens)
 
     def _is_computed_twice(self, row: Row) -> bool:
-        """Whether another row has computed the same tokens side by side, all of them."""
+        """Whether another row has computed the same tokens side by side, all of them, and can be used in its place."""
         tail: list[int] = []
         top = row.tip
         for node in _path(row):
@@ -366,7 +423,8 @@ class KVCache:
             for child in node.children.get(tail[at], ()):
                 whole = min(len(child.tokens), len(tail) - at)
                 if row not in child.rows and common_prefix(child.tokens, tail, whole, 0, at) == whole:
-                    best = child
+                    length = row.length - len(tail) + at + whole
+                    best = child if self._source(child, whole == len(child.tokens), length) is not None else best
             if best is None:
                 return False
             at += len(best.tokens)

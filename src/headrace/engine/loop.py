@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.engine import lifetime
 from headrace.engine.calibration import CostFile
@@ -37,6 +37,8 @@ from headrace.request import Request
 from headrace.results import EngineMetrics, FinishReason, TopLogprob
 
 __all__ = ["Engine"]
+
+_T = TypeVar("_T")
 
 
 class Engine:
@@ -78,6 +80,8 @@ class Engine:
         self.max_streams = max_streams
         self.max_queue = max_queue
         self.max_length = runner.max_length
+        self.kv_format = runner.kv_format
+        self.most_saved = runner.most_saved
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
@@ -199,11 +203,20 @@ class Engine:
 
     def clear_cache(self) -> None:
         """Drop every cached prefix."""
-        self._call(self._scheduler.kv.clear)
+        self.with_cache(KVCache.clear)
+
+    def with_cache(self, function: Callable[[KVCache], _T]) -> _T:
+        """Call a function with the KV cache between two steps, which wait for it."""
+        return self._call(lambda: function(self._scheduler.kv))
 
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant of the engine does not hold; waits for the step that is running."""
         self._call(self._check_integrity)
+
+    @property
+    def tuning(self) -> Tuning:
+        """What is known of the cost of steps. It is the engine thread's: others may look, and no more."""
+        return self._tuning
 
     def close(self, timeout: float | None = None) -> None:
         """End every stream as "cancelled", stop the thread, free the model's memory. Any number of times.
@@ -220,17 +233,15 @@ class Engine:
         self._closing = True
         self._inbox.put(_WAKE)
 
-    def _call(self, function: Callable[[], Any]) -> None:
+    def _call(self, function: Callable[[], _T]) -> _T:
         answer: Future[Any] = Future()
         self._inbox.put(Call(function, answer))
         while self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
-                answer.result(timeout=0.1)
-                return
+                return answer.result(timeout=0.1)
         if not answer.done():  # the thread has ended, so nothing changes any more
-            function()
-        else:
-            answer.result()
+            return function()
+        return answer.result()
 
     def _retry_after(self) -> float:
         """Until a place is free: of those that run at once, one ends every so often."""
@@ -391,7 +402,8 @@ class Engine:
         self._tuning.end(*shape, seconds)
         self._counts.steps += 1
         self._counts.step_time.add(seconds)
-        self._counts.overhead.add(seconds - output.decode_seconds)
+        self._counts.sampling.add(output.sample_seconds)
+        self._counts.overhead.add(seconds - output.decode_seconds - output.sample_seconds)
 
     def _notify(self) -> None:
         """Wake readers: once a step."""
@@ -459,6 +471,8 @@ class Engine:
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
             sequence.state = State.FINISHED  # in the queue it is only a husk by now
+        if sequence.request.trail is not None and sequence.has_computed:
+            sequence.request.trail.tokens = sequence.tokens
         sequence.channel.finish(end)
 
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:

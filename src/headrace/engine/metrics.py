@@ -127,6 +127,7 @@ class Counts:
     accepted_tokens: int = 0
     finished: dict[str, int] = field(default_factory=dict[str, int])
     step_time: Average = field(default_factory=lambda: Average(0.05))
+    sampling: Average = field(default_factory=lambda: Average(0.05))
     overhead: Average = field(default_factory=lambda: Average(0.05))
     stream_time: Average = field(default_factory=lambda: Average(0.2))
 
@@ -150,6 +151,7 @@ class Counts:
             preemptions=preemptions,
             steps=self.steps,
             step_ms=_ms(self.step_time.value or 0.0),
+            sampling_ms=_ms(self.sampling.value or 0.0),
             overhead_ms=_ms(self.overhead.value or 0.0),
         )
 

@@ -51,10 +51,12 @@ class StepOutput:
         samples: one per slice with a sampler, in order; an exception where sampling failed for that one alone. A slice
             with drafts gives one more behind each sample that is the draft in its place: see `verified`.
         decode_seconds: time in the model, without sampling.
+        sample_seconds: time of choosing tokens from the model's logits.
     """
 
     samples: Sequence[Sample | Exception]
     decode_seconds: float
+    sample_seconds: float = 0.0
 
 
 def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> list[Sample | Exception]:
@@ -123,6 +125,8 @@ class Runner(Protocol):
         thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
         can_measure: whether `measure` tells what steps cost.
         drafter: a smaller model that guesses; None where there is none.
+        kv_format: in what form it saves KV: what was saved in another one cannot be loaded.
+        most_saved: tokens whose KV is saved at once at most.
     """
 
     num_cells: int
@@ -135,6 +139,8 @@ class Runner(Protocol):
     thread_counts: tuple[int, ...]
     can_measure: bool
     drafter: Drafter | None
+    kv_format: str
+    most_saved: int
 
     def make_sampler(self, request: Request) -> Any:
         """What samples for a request; called by the caller's thread, raises InvalidRequestError."""
@@ -173,6 +179,12 @@ class Runner(Protocol):
 
     def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool: ...
 
+    def can_reuse(self, sequence: int, length: int) -> bool: ...
+
+    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None: ...
+
+    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool: ...
+
     def close(self) -> None: ...
 
 
@@ -191,6 +203,7 @@ class LlamaRunner:
         drafter: Drafter | None = None,
     ) -> None:
         from headrace.llama.context import NoKVSlotError
+        from headrace.llama.library import library_version
         from headrace.llama.sampler import Sampler, sample_rows
 
         self.num_cells = num_cells
@@ -206,6 +219,11 @@ class LlamaRunner:
         self.piece = model.piece
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
+        self.can_reuse = context.can_reuse
+        self.save_sequence = context.save_state
+        self.load_sequence = context.load_state
+        self.kv_format = f"{context.kv_type} of llama.cpp {library_version()}"
+        self.most_saved = context.most_saved
         self._model = model
         self._context = context
         self._no_slot_error = NoKVSlotError
@@ -274,10 +292,12 @@ class LlamaRunner:
         finally:
             if is_apart:
                 context.remove_sequence(self._spare, 0)
-        seconds = time.perf_counter() - before
+        decoded = time.perf_counter()
         if num_drafts:
-            return StepOutput(self._verify(logits, [part for part in slices if part.sampler is not None]), seconds)
-        return StepOutput(self._sample_rows(logits[:num_outputs], samplers, guides) if samplers else (), seconds)
+            samples = self._verify(logits, [part for part in slices if part.sampler is not None])
+        else:
+            samples = self._sample_rows(logits[:num_outputs], samplers, guides) if samplers else ()
+        return StepOutput(samples, decoded - before, time.perf_counter() - decoded)
 
     def set_threads(self, count: int) -> None:
         """Compute the steps that follow with so many threads."""

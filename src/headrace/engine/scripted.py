@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -54,6 +55,8 @@ class ScriptedRunner:
         thread_counts: numbers of threads that the engine may choose from; a script needs none of them.
         threads: what it chose last.
         padding: rows of no use that the last step was padded with.
+        kv_format: in what form it saves KV; what was saved in another one is refused.
+        most_saved: tokens whose KV is saved at once at most.
     """
 
     pieces: Mapping[int, bytes]
@@ -72,6 +75,8 @@ class ScriptedRunner:
     can_measure: bool = False
     threads: int = 0
     padding: int = 0
+    kv_format: str = "scripted"
+    most_saved: int = 512
     is_closed: bool = False
     _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
 
@@ -181,6 +186,27 @@ class ScriptedRunner:
         del held[start:]
         return True
 
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        """Whether nothing is missing that comes before position `length`: here nothing ever is."""
+        return length <= len(self._rows.get(sequence, []))
+
+    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+        """The tokens themselves stand for their KV."""
+        held = self.row(sequence)
+        if self._rows.get(spare) or end > len(held) or not 0 < end - start <= self.most_saved:
+            raise AssertionError(f"cannot save {start} to {end} of {len(held)} tokens by way of row {spare}")
+        return bytearray(json.dumps(held[start:end]).encode())
+
+    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+        """Append them to a row."""
+        held, tokens = self._rows.setdefault(sequence, []), json.loads(data)
+        if self._rows.get(spare) or len(held) != start or len(tokens) != end - start:
+            raise AssertionError(f"cannot load {start} to {end} behind {len(held)} tokens by way of row {spare}")
+        if self.num_used + len(tokens) > self.num_cells:
+            raise AssertionError(f"{len(tokens)} tokens do not fit beside {self.num_used} of {self.num_cells}")
+        held.extend((token, object()) for token in tokens)
+        return True
+
     def close(self) -> None:
         """Note that the engine has let go."""
         self.is_closed = True
@@ -208,6 +234,7 @@ class ScriptedVocabulary:
 
     def __init__(self, pieces: Mapping[int, bytes], *, chat_template: str | None = None) -> None:
         self.chat_template = chat_template
+        self.fingerprint = repr(sorted(pieces.items()))
         self._pieces = pieces
         self._longest_first = sorted(
             ((piece, token) for token, piece in pieces.items() if piece), key=lambda entry: -len(entry[0])

@@ -45,6 +45,11 @@ class Tuning:
         if file is not None:
             file.load(self.cost)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is nothing left that idle time would be used for."""
+        return self._calibration is None
+
     def begin(self, num_decodes: int, num_prefill: int, *, repeatable: bool) -> int:
         """Set the threads of the next step; returns with how many rows of no use it is faster.
 

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError
+from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import library, log
 from headrace.llama.model import LlamaModel
+from headrace.llama.state import StateError, check_state
 
 __all__ = ["DecodeError", "LlamaContext", "NoKVSlotError"]
 
@@ -21,6 +23,7 @@ _NO_KV_SLOT = 1
 _MAX_INT32 = 2**31 - 1
 # Per cell, llama.cpp keeps a position, a shift, an extension and a set of 256 sequences beside keys and values.
 _CELL_BYTES = 64
+_MOST_SAVED = 512
 
 
 class NoKVSlotError(Exception):
@@ -49,6 +52,7 @@ class LlamaContext:
         n_batch: tokens that one `decode` takes at most.
         n_seq_max: sequences; their ids are 0 to n_seq_max - 1.
         n_outputs_max: rows of logits that one `decode` gives at most.
+        kv_type: the precision of keys and values.
         tokens: int32, one token id a row.
         positions: int32, its position in its sequence; they must follow one another.
         sequences: int32, the id of its sequence.
@@ -65,6 +69,8 @@ class LlamaContext:
         n_seq_max: int,
         n_threads: int,
         n_threads_batch: int | None = None,
+        kv_type: str = "f16",
+        kv_unified: bool = True,
     ) -> None:
         """Allocates the KV cache and the buffers.
 
@@ -75,6 +81,9 @@ class LlamaContext:
             n_seq_max: sequences.
             n_threads: compute threads for a batch of one token.
             n_threads_batch: compute threads for a larger batch; as many as n_threads for None.
+            kv_type: the precision of keys and values, one of KV_TYPES.
+            kv_unified: whether all sequences share the cells; otherwise each has n_ctx / n_seq_max of its own, and
+                `copy_sequence` copies.
 
         Raises:
             InvalidRequestError: a number out of its range.
@@ -89,7 +98,8 @@ class LlamaContext:
         _check("n_seq_max", n_seq_max, bulk.llama_max_parallel_sequences())
         _check("n_threads", n_threads, 512)
         _check("n_threads_batch", n_threads if n_threads_batch is None else n_threads_batch, 512)
-        _check_memory(model, n_ctx)
+        precision = KV_TYPES[checked_kv_type(kv_type)]
+        _check_memory(model, n_ctx, kv_type)
 
         params = bulk.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -99,7 +109,8 @@ class LlamaContext:
         params.n_seq_max = params.n_outputs_max = n_seq_max
         params.n_threads = n_threads
         params.n_threads_batch = n_threads if n_threads_batch is None else n_threads_batch
-        params.kv_unified = True  # makes copy_sequence a matter of metadata
+        params.type_k = params.type_v = precision.id
+        params.kv_unified = kv_unified  # makes copy_sequence a matter of metadata
         params.swa_full = True  # keeps every prefix whole, for reuse
         params.no_perf = True
 
@@ -108,7 +119,8 @@ class LlamaContext:
         try:
             log.begin()
             # Flash attention skips the cells of other sequences cheaply; without it a full cache makes a step four
-            # times slower. Not every backend has it for every model, so the second try leaves the choice open.
+            # times slower. Not every backend has it for every model, so the second try leaves the choice open; where
+            # values are quantised, llama.cpp refuses to do without.
             for params.flash_attn_type in (bulk.LLAMA_FLASH_ATTN_TYPE_ENABLED, bulk.LLAMA_FLASH_ATTN_TYPE_AUTO):
                 self._handle: int = bulk.llama_init_from_model(model_handle, params) or 0
                 if self._handle or log.failure is not None:
@@ -116,7 +128,7 @@ class LlamaContext:
             if log.failure is not None:
                 raise log.failure
             if not self._handle:
-                raise ModelLoadError(f"no context of {n_ctx} tokens for {model.path}: {log.reason()}")
+                raise ModelLoadError(f"no context of {n_ctx} tokens in {kv_type} for {model.path}: {log.reason()}")
             self._memory: int | None = bulk.llama_get_memory(self._handle)
             if not self._memory:
                 raise ModelLoadError(f"{model.path} ({model.description}) cannot generate text: it keeps no KV cache")
@@ -124,17 +136,19 @@ class LlamaContext:
             self._free()
             raise
         self._pid = os.getpid()
+        self._window: int = bulk.llama_model_n_swa(model_handle)
         self.n_ctx: int = bulk.llama_n_ctx(self._handle)
         self.n_batch: int = bulk.llama_n_batch(self._handle)
         self.n_seq_max = n_seq_max
         self.n_outputs_max = n_seq_max
+        self.kv_type = kv_type
         self.can_drop_partial = False
         # On a GPU decode returns early and this waits, so the GIL must be free. On a CPU there is nothing to wait for.
-        self._synchronize: Any = (bulk if bulk.llama_supports_gpu_offload() else self._library.tiny).llama_synchronize
+        self._synchronize: Any = bulk.llama_synchronize if bulk.llama_supports_gpu_offload() else None
         self._decode: Any = bulk.llama_decode
         self._get_logits: Any = self._library.tiny.llama_get_logits
         self._logits_address = 0
-        self._logits: NDArray[np.float32] = np.empty((0, model.n_vocab), np.float32)
+        self._logits: list[NDArray[np.float32]] = [np.empty((0, model.n_vocab), np.float32)]  # the first rows, by count
         self._make_batch()
 
     def decode(self, n_tokens: int, n_outputs: int) -> NDArray[np.float32]:
@@ -157,12 +171,13 @@ class LlamaContext:
         handle = self._open()
         if not 0 < n_tokens <= self.n_batch:
             raise ValueError(f"n_tokens is {n_tokens}; allowed: 1 to {self.n_batch}")
-        # As unsigned numbers the negative ones are the largest.
-        if self._unsigned_sequences[:n_tokens].max() >= self.n_seq_max:
+        # As unsigned numbers the negative ones are the largest. Lists, because between two decodes nothing of numpy
+        # stays in the processor's caches: its own functions for this take five times as long.
+        if max(self._unsigned_sequences[:n_tokens].tolist()) >= self.n_seq_max:
             raise ValueError(f"a sequence id of {self.sequences[:n_tokens]} is not in 0 to {self.n_seq_max - 1}")
-        if self._unsigned_positions[:n_tokens].max() > _MAX_INT32:
+        if max(self._unsigned_positions[:n_tokens].tolist()) > _MAX_INT32:
             raise ValueError(f"a position of {self.positions[:n_tokens]} is negative")
-        marked = np.count_nonzero(self.outputs[:n_tokens])
+        marked = n_tokens - self.outputs[:n_tokens].tolist().count(0)
         if marked != n_outputs or n_outputs > self.n_outputs_max:
             raise ValueError(
                 f"n_outputs is {n_outputs} and {marked} rows are marked; both must be equal, at most "
@@ -175,12 +190,13 @@ class LlamaContext:
             raise NoKVSlotError(f"no room for {n_tokens} tokens in a KV cache of {self.n_ctx}")
         if code != 0:
             raise DecodeError(code, log.reason())
-        self._synchronize(handle)
+        if self._synchronize is not None:
+            self._synchronize(handle)
         if n_outputs:
             address: int = self._get_logits(handle)
             if address != self._logits_address:
                 self._map_logits(address)
-        return self._logits[:n_outputs]
+        return self._logits[n_outputs]
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
         """Lets another sequence share the KV of positions start to end - 1; -1 for the end means all that follow.
@@ -223,6 +239,71 @@ class LlamaContext:
         self._open()
         self._check_sequence(sequence)
         return self._library.tiny.llama_memory_seq_pos_min(self._memory, sequence)
+
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        """Whether a sequence's first `length` positions are all there that the next one looks at.
+
+        In layers with a sliding window llama.cpp gives cells that a sequence has left behind to others. So a sequence
+        can go on, but may no longer be what another one, which parts from it earlier, can begin with.
+        """
+        return not self._window or 0 <= self.position_min(sequence) <= max(0, length - self._window + 1)
+
+    @property
+    def most_saved(self) -> int:
+        """Positions that `save_state` takes at most: a few milliseconds' worth, and never more than a window."""
+        return min(self._window or _MOST_SAVED, _MOST_SAVED)
+
+    def save_state(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+        """The KV of positions start to end - 1 of a sequence, as `load_state` takes it.
+
+        Args:
+            sequence: which.
+            spare: a sequence that is empty, before and after.
+            start: the first position.
+            end: behind the last; at most `most_saved` behind the first.
+
+        Returns:
+            None for a model whose KV is laid out in a way that cannot be checked when it is read.
+        """
+        handle, bulk = self._open(), self._library.bulk
+        self.copy_sequence(sequence, spare, start, end)
+        try:
+            size: int = bulk.llama_state_seq_get_size(handle, spare)
+            data = bytearray(size)
+            written: int = bulk.llama_state_seq_get_data(handle, _address(data), size, spare)
+            check_state(data, start, end)
+        except StateError:
+            return None
+        finally:
+            self.remove_sequence(spare, 0)
+        return data if written == size else None
+
+    def load_state(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+        """Append what `save_state` gave to a sequence that holds the positions before it.
+
+        Args:
+            sequence: which.
+            spare: a sequence that is empty, before and after.
+            start: the first position.
+            end: behind the last.
+            data: the KV.
+
+        Returns:
+            Whether it lies in the memory in the order of its positions, as far as it is in one piece.
+
+        Raises:
+            StateError: this is no KV of these positions, or not of this model and kv_type; nothing has changed.
+        """
+        handle = self._open()
+        in_order = check_state(data, start, end)
+        log.begin()
+        try:
+            if self._library.bulk.llama_state_seq_set_data(handle, _address(data), len(data), spare) != len(data):
+                raise StateError(f"llama.cpp cannot read this KV: {log.reason()}")
+            self.copy_sequence(spare, sequence, start, end)
+        finally:
+            self.remove_sequence(spare, 0)
+        return in_order
 
     def set_threads(self, n: int, n_batch: int) -> None:
         """Sets the compute threads of the steps that follow: for a batch of one token, and for a larger one."""
@@ -297,7 +378,8 @@ class LlamaContext:
     def _map_logits(self, address: int) -> None:
         n_vocab = self._model.n_vocab
         rows = (ctypes.c_float * (self.n_outputs_max * n_vocab)).from_address(address)
-        self._logits = np.ctypeslib.as_array(rows).reshape(self.n_outputs_max, n_vocab)
+        logits = np.ctypeslib.as_array(rows).reshape(self.n_outputs_max, n_vocab)
+        self._logits = [logits[:count] for count in range(self.n_outputs_max + 1)]
         self._logits_address = address
 
     def _open(self) -> int:
@@ -316,19 +398,23 @@ class LlamaContext:
         self._model.release()
 
 
+def _address(data: bytearray) -> Any:
+    return (ctypes.c_uint8 * len(data)).from_buffer(data)
+
+
 def _check(field: str, value: int, high: int) -> None:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value <= high:
         raise InvalidRequestError(field, value, f"a whole number, 1 to {high}")
 
 
-def _check_memory(model: LlamaModel, n_ctx: int) -> None:
+def _check_memory(model: LlamaModel, n_ctx: int, kv_type: str) -> None:
     # Linux grants memory that it does not have, and ends the process when it is used.
     if model.n_gpu_layers != 0 or not hasattr(os, "sysconf"):
         return
-    needed = n_ctx * (model.kv_bytes_per_token + _CELL_BYTES)
+    needed = n_ctx * (model.kv_bytes_per_token(kv_type) + _CELL_BYTES)
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise ModelLoadError(
-            f"a context of {n_ctx} tokens for {model.path} needs {needed / 2**30:.1f} GiB, and this machine has "
-            f"{available / 2**30:.1f} GiB; load the model with a smaller n_ctx"
+            f"a context of {n_ctx} tokens in {kv_type} for {model.path} needs {needed / 2**30:.1f} GiB, and this "
+            f"machine has {available / 2**30:.1f} GiB; load the model with a smaller n_ctx"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import importlib.metadata
 import os
 import threading
 from collections import deque
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["Library", "library", "log"]
+__all__ = ["Library", "library", "library_version", "log"]
 
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
 
@@ -28,7 +29,6 @@ _TINY = (
     "llama_memory_seq_rm",
     "llama_model_chat_template",
     "llama_set_n_threads",
-    "llama_synchronize",
     "llama_token_to_piece",
     "llama_vocab_get_attr",
     "llama_vocab_get_text",
@@ -97,6 +97,11 @@ def library() -> Library:
         if _loaded is None:
             _loaded = _load()
         return _loaded
+
+
+def library_version() -> str:
+    """Version of the bindings, and so of the llama.cpp that they come with."""
+    return importlib.metadata.version("llama-cpp-python")
 
 
 def _load() -> Library:

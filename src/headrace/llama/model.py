@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
+from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import Library, library, log
 
 __all__ = ["LlamaModel"]
@@ -21,7 +23,7 @@ __all__ = ["LlamaModel"]
 _MAGIC = b"GGUF"
 _NO_TOKENIZER = 0  # LLAMA_VOCAB_TYPE_NONE
 _HIDDEN = (1 << 0) | (1 << 3)  # LLAMA_TOKEN_ATTR_UNKNOWN | LLAMA_TOKEN_ATTR_CONTROL
-_F16_BYTES = 2
+_NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
 _TOO_MANY = -(2**31)  # llama_tokenize: the number of tokens does not fit its result
 
 
@@ -156,9 +158,20 @@ class LlamaModel:
                 for index in range(bulk.llama_model_meta_count(handle))
             }
 
+    def kv_bytes_per_token(self, kv_type: str = "f16") -> int:
+        """An estimate of the KV cache's size, in bytes per token over all layers.
+
+        Args:
+            kv_type: the precision of keys and values.
+
+        Raises:
+            InvalidRequestError: there is no such precision.
+        """
+        precision = KV_TYPES[checked_kv_type(kv_type)]
+        return self._kv_values_per_token * precision.block_bytes // precision.block_size
+
     @cached_property
-    def kv_bytes_per_token(self) -> int:
-        """An estimate of the KV cache's size, in bytes per token over all layers, at 16 bits a value."""
+    def _kv_values_per_token(self) -> int:
         if self.is_recurrent:
             return 0
         bulk = self._library.bulk
@@ -168,7 +181,30 @@ class LlamaModel:
             default: int = bulk.llama_model_n_embd(handle) // max(n_head, 1)
         attention = f"{self.metadata.get('general.architecture', '')}.attention"
         key, value = (int(self.metadata.get(f"{attention}.{name}_length", default)) for name in ("key", "value"))
-        return _F16_BYTES * self.n_layer * n_head_kv * (key + value)
+        return self.n_layer * n_head_kv * (key + value)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this model from others: a hash of its header's values, its sizes, and samples of its bytes.
+
+        Raises:
+            ModelLoadError: the file can no longer be read.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                samples: list[bytes] = []
+                for number in range(_NUM_SAMPLES):
+                    file.seek(size * number // _NUM_SAMPLES)
+                    samples.append(file.read(_SAMPLE_BYTES))
+        except OSError as error:
+            raise ModelLoadError(f"{self.path} can no longer be read: {error.strerror or error}") from error
+        described = repr((size, self.size_bytes, self.n_vocab, sorted(self.metadata.items())))
+        return hashlib.sha256(b"".join((described.encode(), *samples))).hexdigest()
 
     @property
     def eog_tokens(self) -> frozenset[int]:
@@ -177,9 +213,15 @@ class LlamaModel:
 
     @cached_property
     def _eog_tokens(self) -> frozenset[int]:
-        is_eog, vocab = self._library.tiny.llama_vocab_is_eog, self._vocab
+        # To ask of each token of a large vocabulary takes a tenth of a second. Those that llama.cpp knows by their text
+        # it makes control tokens; the others are named by the file.
+        bulk, is_eog, vocab = self._library.bulk, self._library.tiny.llama_vocab_is_eog, self._vocab
+        finders = ("eos", "eot", "fim_pad", "fim_rep", "fim_sep")
         with self._in_use():
-            return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
+            named = {int(getattr(bulk, f"llama_vocab_{name}")(vocab)) for name in finders}
+            named.add(int(self.metadata.get("tokenizer.ggml.eom_token_id", -1)))
+            candidates = {token for token in named if 0 <= token < self.n_vocab} | self._special_tokens.keys()
+            return frozenset(token for token in candidates if is_eog(vocab, token))
 
     @property
     def special_texts(self) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,8 @@ _LOWEST = float(np.finfo(np.float32).min)
 _LARGE = 1e30
 _FIRST_GUESS = 64
 _GROWTH = 8
+# Logits in a line of a table, at least: see _Layout.
+_LINE = 512
 
 
 class Sampler:
@@ -48,6 +52,7 @@ class Sampler:
 
     Attributes:
         is_plain_greedy: whether the choice is the largest logit and nothing else is asked for.
+        adjusts: whether there are biases or penalties.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class Sampler:
         self._counts: dict[int, int] = {}
         for token in prompt[-self._last_n :] if self._last_n else ():
             self._remember(token)
-        self._adjusts = bool(bias) or self._last_n > 0
+        self.adjusts = bool(bias) or self._last_n > 0
 
         self._greedy = config.temperature == 0
         self._sharpness = 1.0 if self._greedy else min(max(1 / config.temperature, 1 / _LARGE), _LARGE)
@@ -104,17 +109,16 @@ class Sampler:
         Raises:
             ValueError: the logits are not numbers, or every token is banned.
         """
-        changes = self._adjusts or guide is not None
+        changes = self.adjusts or guide is not None
         raw = row.copy() if changes and self._logprobs is not None else row
-        # Sharp temperatures and strong penalties overflow to -inf, which is what they mean.
-        with np.errstate(over="ignore"):
-            if guide is not None:
-                guide.restrict(row)
+        if guide is not None:
+            guide.restrict(row)
+        if self.adjusts:
             self.adjust(row)
+        token = self._choose(row)
+        while guide is not None and guide.refuses(token):
+            row[token] = -math.inf
             token = self._choose(row)
-            while guide is not None and guide.refuses(token):
-                row[token] = -math.inf
-                token = self._choose(row)
         if self._logprobs is None:
             return self.accept(token)
         return self.accept(token, *_logprobs(raw, token, self._logprobs))
@@ -124,15 +128,18 @@ class Sampler:
 
     def adjust(self, row: _Floats) -> None:
         """Writes bias and penalties into the logits."""
-        if not self._adjusts:
-            return
-        row[self._bias_ids] += self._bias
+        if self._bias.size:
+            row[self._bias_ids] += self._bias
         if self._counts:
             ids = np.fromiter(self._counts, np.intp, len(self._counts))
-            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
             logits = row[ids]
-            logits = np.where(logits > 0, logits / self._repeat, logits * self._repeat)
-            row[ids] = logits - (counts * self._frequency + self._presence)
+            if self._repeat != 1:
+                with np.errstate(over="ignore"):  # to -inf, which is what a strong penalty means
+                    logits = np.where(logits > 0, logits / self._repeat, logits * self._repeat)
+            if self._frequency or self._presence:
+                counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+                logits -= counts * self._frequency + self._presence
+            row[ids] = logits
 
     def accept(
         self, token: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] | None = None
@@ -159,35 +166,40 @@ class Sampler:
             # Every filter keeps the head of the vocabulary sorted by logit. Where top-k does not say how long that
             # is, try a short head, and a longer one until the end of what is kept, or the drawn token, is in it.
             values, ids = _largest(row, n)
-            logits = values.astype(np.float64) - float(values[0])
+            logits = np.subtract(values, values[0], dtype=np.float64)
+            cumulative = np.exp(logits).cumsum()
             is_complete = self._top_k > 0 or values.size < n or n >= row.size
             if self._top_p < 1 and mass is None:
-                mass = float(np.exp(logits).sum()) if is_complete else _mass(row, values[0], 1.0)
-            kept = self._kept(logits, mass or 0.0)
-            cumulative = np.exp(logits[:kept] * self._sharpness).cumsum()
+                mass = float(cumulative[-1]) if is_complete else _mass(row, values[0], 1.0)
+            kept = self._kept(logits, cumulative, mass or 0.0)
+            if self._sharpness != 1:
+                logits = logits[:kept] * self._sharpness
+                cumulative = np.exp(logits, out=logits).cumsum()
+            total = float(cumulative[kept - 1])
             if is_complete or kept < values.size:
-                target = draw * float(cumulative[-1])
+                target = draw * total
                 break
             if not self._filters:
                 mass = mass or _mass(row, values[0], self._sharpness)
                 target = draw * mass
-                if target < cumulative[-1]:
+                if target < total:
                     break
             n *= _GROWTH
         # Rounding may put the target at the very end, behind tokens whose probability is 0.
-        target = min(target, math.nextafter(float(cumulative[-1]), 0.0))
+        target = min(target, math.nextafter(total, 0.0))
         return int(ids[cumulative.searchsorted(target, side="right")])
 
-    def _kept(self, logits: NDArray[np.float64], mass: float) -> int:
+    def _kept(self, logits: NDArray[np.float64], cumulative: NDArray[np.float64], mass: float) -> int:
         """How many of the most likely tokens the filters keep; at least one.
 
         Args:
             logits: falling, the first is 0.
+            cumulative: running sums of their exponentials.
             mass: sum of the exponentials of all logits that top-p looks at.
         """
         kept = logits.size
         if self._top_p < 1:
-            kept = min(kept, int(np.exp(logits).cumsum().searchsorted(self._top_p * mass)) + 1)
+            kept = min(kept, int(cumulative.searchsorted(self._top_p * mass)) + 1)
         if self._min_logit > -math.inf:
             kept = min(kept, int((-logits).searchsorted(-self._min_logit, side="right")))
         return kept
@@ -205,15 +217,7 @@ def sample_rows(
     """
     guides = guides or [None] * len(samplers)
     if all(sampler.is_plain_greedy for sampler in samplers) and not any(guides):
-        with np.errstate(over="ignore"):
-            for row, sampler in zip(logits, samplers, strict=True):
-                sampler.adjust(row)
-        tokens = logits.argmax(axis=1)
-        peaks = logits[np.arange(len(samplers)), tokens]
-        return [
-            sampler.accept(token) if math.isfinite(peak) else _unusable(peak)
-            for sampler, token, peak in zip(samplers, tokens.tolist(), peaks.tolist(), strict=True)
-        ]
+        return _likeliest(logits, samplers)
     results: list[Sample | Exception] = []
     for row, sampler, guide in zip(logits, samplers, guides, strict=True):
         try:
@@ -223,31 +227,85 @@ def sample_rows(
     return results
 
 
+def _likeliest(logits: _Floats, samplers: Sequence[Sampler]) -> list[Sample | Exception]:
+    """The largest logit of each row, all of them in one pass.
+
+    Right after a decode nothing of numpy is in the processor's caches, and each of its functions costs 10 to 50 µs,
+    whatever it does; so there are as few of them as can be.
+    """
+    for index, sampler in enumerate(samplers):
+        if sampler.adjusts:
+            sampler.adjust(logits[index])
+    results: list[Sample | Exception] = []
+    for index, token in enumerate(logits.argmax(axis=1).tolist()):
+        peak = logits.item(index, token)
+        results.append(samplers[index].accept(token) if math.isfinite(peak) else _unusable(peak))
+    return results
+
+
+class _Layout(NamedTuple):
+    """How a row is cut into blocks, and the blocks into groups, to look for its n largest logits.
+
+    The row is laid out as tables, one behind the other, and a block is a column of a table: so maxima over blocks are
+    one pass of vector instructions. A table's line is short enough for the maxima so far to stay in the nearest cache.
+
+    Attributes:
+        tables: how many.
+        height: lines of a table, the logits in a block.
+        width: columns of a table.
+        groups: groups of blocks, at least n.
+        firsts: index of each block's first logit.
+        steps: from there to each of the block's logits.
+    """
+
+    tables: int
+    height: int
+    width: int
+    groups: int
+    firsts: _Ids
+    steps: _Ids
+
+
+@lru_cache(maxsize=64)
+def _layout(size: int, n: int) -> _Layout:
+    # High blocks make many logits of those that are looked at again, low ones make many maxima. Vocabularies are
+    # padded to a multiple of a power of two as a rule, and then nothing is left over.
+    height = max(1, min(math.isqrt(size // max(n, 32)), size // (2 * n)))
+    height = 1 << (height.bit_length() - 1)
+    tables = max(1, size // (height * _LINE)) if height > 1 else 1
+    width = size // (height * tables)
+    columns, table = np.arange(width), np.arange(0, tables * height * width, height * width)
+    firsts = (table[:, None] + columns).ravel()
+    return _Layout(tables, height, width, min(2 * n, firsts.size), firsts, np.arange(0, height * width, width))
+
+
 def _largest(row: _Floats, n: int) -> tuple[_Floats, _Ids]:
     """The n largest logits, falling, and their ids; of equal ones the lowest ids. Fewer where the rest is -inf.
 
-    The row is cut into blocks. The n-th largest of the blocks' maxima is a lower bound of the n-th largest logit, so
-    only blocks whose maximum reaches it can hold one of them, and of these only the logits that reach it are sorted.
-    A block is a column of the row laid out as a table: maxima over columns are one pass of vector instructions.
+    The row is cut into blocks, and those into twice as many groups as are asked for. The n-th largest of the groups'
+    maxima is a lower bound of the n-th largest logit, since there are n logits that reach it. So only blocks whose
+    maximum reaches it can hold one of the n, and of these only the logits that reach it are sorted.
     """
     n = min(n, row.size)
-    height = max(1, min(math.isqrt(4 * row.size // n), row.size // n))
-    width = row.size // height
-    table = height * width
-    # What does not fill the table is a block for each logit.
-    maxima = np.concatenate((row[:table].reshape(height, width).max(axis=0), row[table:]))
-    peak = float(maxima.max())
+    tables, height, width, groups, firsts, steps = _layout(row.size, n)
+    covered = tables * height * width
+    maxima = np.maximum.reduce(row[:covered].reshape(tables, height, width), axis=1).ravel()
+    rest = row[covered:]
+    peak = float(maxima[maxima.argmax()])
+    if rest.size:
+        peak = float(np.maximum(peak, rest.max()))  # which is NaN where one of them is
     if not math.isfinite(peak):
         raise _unusable(peak)
-    place = maxima.size - n
-    bound = max(float(np.partition(maxima, place)[place]), _LOWEST)
-    blocks = np.flatnonzero(maxima >= bound)
-    n_columns = int(blocks.searchsorted(width))
-    rows = np.arange(0, table, width)
-    ids = np.concatenate(((rows[:, None] + blocks[:n_columns]).ravel(), blocks[n_columns:] + (table - width)))
+    # Blocks that fill no line of groups are left out, which makes the bound lower at most.
+    tops = np.maximum.reduce(maxima[: firsts.size // groups * groups].reshape(-1, groups), axis=0)
+    tops.partition(groups - n)
+    bound = max(float(tops[groups - n]), _LOWEST)
+    ids = (firsts[(maxima >= bound).nonzero()[0]][:, None] + steps).ravel()
+    ids = ids[(row[ids] >= bound).nonzero()[0]]
+    ids.sort()
+    if rest.size:
+        ids = np.concatenate((ids, (rest >= bound).nonzero()[0] + covered))
     values = row[ids]
-    found = np.flatnonzero(values >= bound)
-    ids, values = ids[found], values[found]
     order = (-values).argsort(kind="stable")[:n]  # ids rise, so of equal values the lowest id comes first
     return values[order], ids[order]
 
@@ -259,11 +317,28 @@ def _largest_one(row: _Floats) -> int:
     return token
 
 
+class _Scratch(threading.local):
+    """A row to compute in, one for each thread: to fetch a new one from the system takes as long as to fill it."""
+
+    def __init__(self) -> None:
+        self._row = np.empty(0, np.float32)
+
+    def of_size(self, n: int) -> _Floats:
+        if self._row.size < n:
+            self._row = np.empty(n, np.float32)
+        return self._row[:n]
+
+
+_scratch = _Scratch()
+
+
 def _mass(row: _Floats, peak: np.float32, sharpness: float) -> float:
-    shifted = row - peak
-    if sharpness != 1:
-        shifted *= sharpness
-    return float(np.exp(shifted, out=shifted).sum())
+    """Sum of the exponentials of all logits, the largest taken as 0, exact but for single precision's rounding."""
+    with np.errstate(over="ignore"):  # to -inf, which is what a sharp temperature means
+        shifted = np.subtract(row, peak, out=_scratch.of_size(row.size))
+        if sharpness != 1:
+            shifted *= sharpness
+        return float(np.exp(shifted, out=shifted).sum())
 
 
 def _logprobs(row: _Floats, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:

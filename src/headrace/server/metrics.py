@@ -52,7 +52,8 @@ _COUNTERS = (
 )
 _TIMES = (
     ("step_mean_seconds", "Exponential mean of the time of a step.", "step_ms"),
-    ("step_overhead_mean_seconds", "Exponential mean of the time of a step outside decode.", "overhead_ms"),
+    ("step_sampling_mean_seconds", "Exponential mean of the time a step takes to choose tokens.", "sampling_ms"),
+    ("step_overhead_mean_seconds", "Exponential mean of a step's time outside decode and sampling.", "overhead_ms"),
 )
 
 

@@ -265,6 +265,7 @@ async def _load(path: Path, settings: Settings, progress: Callable[[float], None
     return await AsyncModel.load(
         path,
         n_ctx=settings.n_ctx,
+        kv_type=settings.kv_type,
         n_threads=settings.threads,
         n_gpu_layers=settings.gpu_layers,
         max_streams=settings.max_streams,

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from headrace.errors import InvalidRequestError, shortened
+from headrace.llama.kv_types import KVType
 from headrace.pricing import Pricing
 
 __all__ = ["Settings", "flag_of", "read_settings", "split_model", "unknown_variables"]
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
         max_queue: streams that may wait at most, for each model.
         max_body_mb: what the body of a request may have, in millions of bytes.
         n_ctx: tokens of context of each model; None takes what it was trained for, as far as memory holds it.
+        kv_type: precision of the context's keys and values.
         threads: threads that compute; None takes one per available core.
         gpu_layers: layers to put on a GPU; -1 for all.
         speculation: whether tokens may be guessed from earlier text, where a request does not say; None takes "where
@@ -122,6 +124,7 @@ class Settings(BaseSettings):
     max_queue: _Whole = Field(default=64, ge=0)
     max_body_mb: _Number = Field(default=4, gt=0)
     n_ctx: _Whole | None = Field(default=None, ge=1)
+    kv_type: KVType = "f16"
     threads: _Whole | None = Field(default=None, ge=1, le=512)
     gpu_layers: _Whole = Field(default=0, ge=-1)
     speculation: bool | None = None
