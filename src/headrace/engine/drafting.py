@@ -130,10 +130,11 @@ class Drafting:
         self, sequences: SequenceOf[Sequence], mosts: SequenceOf[int], places: list[int], room: int, least: float
     ) -> int:
         """How many tokens to guess for each of these places; 0 where that gains less than `least`."""
-        if not places:
-            return 0
-        num, per_token = len(sequences), self._drafter.seconds(len(places))
+        num = len(sequences)
         base = self._decode_time(num)
+        if not places or not base > 0:
+            return 0
+        per_token = self._drafter.seconds(len(places))
         chances = [self._trust(sequences[place]).chance for place in places]
         expected = [1.0] * len(places)
         best, best_count, num_rows = least, 0, num
@@ -144,7 +145,10 @@ class Drafting:
                     num_rows += 1
             if num_rows - num > room:
                 break
-            seconds = self._decode_time(num_rows) + count * per_token
+            verifying = self._decode_time(num_rows)
+            if not verifying > 0:
+                break
+            seconds = verifying + count * per_token
             value = sum(map(log, expected)) - num * log(seconds / base)
             if value > best:
                 best, best_count = value, count

@@ -130,10 +130,9 @@ class Speculation:
         base = self._decode_time(num_sequences)
         if not base > 0:
             return False
-        return any(
-            (num_sequences + count) * base > _MARGIN * num_sequences * self._decode_time(num_sequences + count)
-            for count in (room, (room + 1) // 2)
-        )
+        bar = _MARGIN * num_sequences / base
+        times = [(count, self._decode_time(num_sequences + count)) for count in (room, (room + 1) // 2)]
+        return any(seconds > 0 and (num_sequences + count) / seconds > bar for count, seconds in times)
 
     def _next_trial(self, num_sequences: int) -> int:
         """How many guesses to try in this step although they seem too dear; 0 for most steps."""
@@ -153,11 +152,13 @@ class Speculation:
         best, best_count = num_sequences * log(_MARGIN), 0
         if not gains:
             return best_count, best
-        base = self._decode_time(num_sequences)
-        total = 0.0
+        base, total = self._decode_time(num_sequences), 0.0
         for count, gain in enumerate(gains, 1):
             total += gain
-            value = total - num_sequences * log(self._decode_time(num_sequences + count) / base)
+            seconds = self._decode_time(num_sequences + count)
+            if not seconds > 0:
+                break  # it is not known any more
+            value = total - num_sequences * log(seconds / base)
             if value > best:
                 best, best_count = value, count
         return best_count, best
