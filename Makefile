@@ -6,6 +6,10 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 PYTHON ?= python3
+# What `make bench-server` measures: PEERS are names, URLs or all; bench/README.md says more.
+PEERS ?=
+MODELS ?= smollm2 gemma3-270m
+ROUNDS ?= 3
 PROMPT ?= Why is the sky blue? Answer in three sentences.
 # Taken as it stands and handed over in the environment, so that neither make nor the shell reads the $, " or ` in it.
 override PROMPT := $(value PROMPT)
@@ -31,7 +35,7 @@ SUITE := .venv/json-schema
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help run serve test test-clients $(CLIENTS_TESTS) bench bench-server bench-page lint lock browser dist clean
+.PHONY: help run serve test test-clients $(CLIENTS_TESTS) bench bench-server bench-startup bench-page lint lock browser dist clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -56,8 +60,17 @@ $(CLIENTS_TESTS): test-clients-%: .venv-clients/%/.set-up $(STAMP) $(NODE_STAMP)
 bench: $(STAMP)  ## tokens per second against a bare decode loop
 	$(BIN)/python bench/decode.py
 
-bench-server: $(STAMP)  ## the server against others, given as PEERS='NAME=URL ...'; bench/README.md starts them
-	$(BIN)/python bench/server.py $(PEERS)
+# The sweep goes up to 16 streams, so the tuned peer gets as many slots for it.
+bench-server: $(STAMP)  ## the server over HTTP; PEERS=all builds others and compares with them, MODELS= and ROUNDS= choose
+	@mkdir -p build/bench
+	for model in $(MODELS); do \
+		$(BIN)/python bench/server.py $(PEERS) --model $$model --rounds $(ROUNDS) --no-sweep && \
+		$(BIN)/python bench/server.py $(PEERS) --model $$model --rounds $(ROUNDS) --only sweep --slots 16 \
+			--svg build/bench/sweep-$$(basename $$model).svg || exit; \
+	done
+
+bench-startup: $(STAMP)  ## how long a start takes until the first token
+	$(BIN)/python bench/startup.py
 
 bench-page: $(STAMP) $(VENDOR_STAMP) browser  ## how long the chat page keeps the browser busy at 300 tokens a second
 	$(BIN)/python bench/page.py

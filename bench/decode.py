@@ -77,7 +77,13 @@ def run_headrace(model: Model, prompts: list[list[int]], tokens: int) -> float:
     arrivals: list[list[float]] = [[] for _ in prompts]
 
     def read(prompt: list[int], times: list[float]) -> None:
-        settings = {"max_tokens": tokens + HEAD_START, "temperature": 0, "ignore_eos": True, "timeout_ms": 0}
+        settings = {
+            "max_tokens": tokens + HEAD_START,
+            "temperature": 0,
+            "ignore_eos": True,
+            "timeout_ms": 0,
+            "speculation": "off",
+        }
         stream = model.generate_stream(prompt, **settings)
         times.extend(time.perf_counter() for _ in stream)
 

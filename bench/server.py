@@ -1,11 +1,11 @@
 """`headrace serve` and other servers over HTTP, workload by workload, in one interleaved run.
 
-    python bench/server.py [NAME=URL ...] [--rounds 3] [--only one eight ...] [--model smollm2] [--url URL] [--json]
+    python bench/server.py [all | NAME | NAME=URL ...] [--model smollm2] [--rounds 3] [--only one eight ...] [--json]
 
 Streamed, greedy `/v1/completions`. The servers take turns, and each round has fresh prompts, the same for all. The
 table has medians, with the least and the most in brackets; its last column compares headrace with the best of the
 others: for each round the two neighbours in time are compared, and the median of those ratios is what counts.
-`in-process` compares the server with the same engine without one. README.md says how to start the peers.
+`in-process` compares the server with the same engine without one. README.md says what the peers are.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ import asyncio
 import json
 import secrets
 import signal
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvloop
+from peers import PEERS, peers_folder, running
+from plot import sweep_svg
 from server_engine import InProcess
 from server_load import EXTRAS, Target
-from server_workloads import WORKLOADS, Metric, Prompts, Workload, at_once, busy_cores, note
+from server_process import PATIENCE, free_port, started
+from server_workloads import ALONE, SWEEP, WORKLOADS, Metric, Prompts, Workload, at_once, busy_cores, note
 
 OURS = "headrace"
 IN_PROCESS = "in-process"
-# Seconds that a server has for loading its model, and for a workload.
-PATIENCE = 120
+SWEEP_NAME = "sweep"
 # Cores that may be at work while all servers are idle, before it is said that the figures will be poor.
 QUIET = 0.1
 
@@ -44,34 +42,16 @@ Series = dict[Metric, dict[str, list[float | None]]]
 
 
 @contextmanager
-def serving(model: str, threads: int | None) -> Iterator[str]:
+def serving(model: str, threads: int | None, *, speculation: bool) -> Iterator[str]:
     """`headrace serve` as a process of its own; gives its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "headrace", "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    # The workloads' greedy texts go round in circles, which are easier to guess than what anybody asks for.
+    command += [] if speculation else ["--no-speculation"]
     if threads is not None:
         command += ["--threads", str(threads)]
-    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + PATIENCE
-            while not _is_ready(url):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise SystemExit(f"headrace serve is not ready: {log.read()}")
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/ready", timeout=5):
-            return True
-    except (OSError, urllib.error.URLError):
-        return False
+    with started("headrace serve", command, port, "/ready") as url:
+        yield url
 
 
 async def meet(target: Target) -> None:
@@ -97,13 +77,15 @@ async def meet(target: Target) -> None:
         await target.read_all(warm_up.several(num_streams, num_words), 16)
 
 
-async def measure(workload: Workload, targets: Sequence[Any], seed: str, rounds: int) -> Series:
+async def measure(
+    workload: Workload, targets: Sequence[Any], seed: str, rounds: int, patience: float = PATIENCE
+) -> Series:
     """Run a workload on all servers in turn, several times."""
     series: Series = {}
     for number in range(rounds):
         # Back and forth, so that nobody always comes after the same neighbour.
         for target in targets if number % 2 == 0 else reversed(targets):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 values = await workload.run(target, Prompts(f"{seed} {workload.title} {number}"))
             for metric, value in values.items():
                 series.setdefault(metric, {}).setdefault(target.name, []).append(value)
@@ -179,31 +161,57 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
+    allowed = [*WORKLOADS, SWEEP_NAME, *ALONE, IN_PROCESS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peers", nargs="*", metavar="NAME=URL", help="another server that serves the same model")
+    parser.add_argument(
+        "peers",
+        nargs="*",
+        metavar="PEER",
+        help=f"{', '.join(PEERS)} or all, to be built and started; or NAME=URL, which serves the same model",
+    )
     parser.add_argument("--model", default="smollm2", help="what `headrace serve` is started with")
     parser.add_argument("--url", help="of a headrace that runs already; otherwise one is started")
     parser.add_argument("--threads", type=int, help="that headrace computes with; otherwise, what it takes by itself")
+    parser.add_argument("--peers-folder", type=Path, default=peers_folder(), help="where the peers are built")
+    parser.add_argument("--speculation", action="store_true", help="let headrace guess tokens")
+    parser.add_argument("--slots", type=int, default=8, help="streams that `tuned` runs at once")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", default=[], help=f"{', '.join(WORKLOADS)}, in-process")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORKLOAD",
+        default=[],
+        help=", ".join(allowed),
+    )
+    parser.add_argument("--no-sweep", action="store_true", help="leave the sweep out")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--svg", type=Path, help="where to draw the sweep")
     options = parser.parse_args(arguments)
-    unknown = set(options.only) - {*WORKLOADS, IN_PROCESS}
+    options.only = [name for name in options.only or allowed if name != SWEEP_NAME or not options.no_sweep]
+    unknown = set(options.only) - set(allowed)
     if unknown:
-        parser.error(f"--only is {', '.join(sorted(unknown))}; allowed: {', '.join(WORKLOADS)}, {IN_PROCESS}")
+        parser.error(f"--only is {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
+    if options.svg is not None and SWEEP_NAME not in options.only:
+        parser.error(f"--svg draws the sweep; allowed: with {SWEEP_NAME} among the workloads")
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; allowed: at least 1")
+    if "all" in options.peers:
+        options.peers = [*PEERS, *(peer for peer in options.peers if peer not in ("all", *PEERS))]
     for peer in options.peers:
         name, equals, url = peer.partition("=")
-        if not (name and equals and url.startswith("http://")) or name in (OURS, IN_PROCESS):
-            parser.error(f"a peer is {peer!r}; allowed: NAME=http://HOST:PORT, with another name than {OURS}")
+        is_url = name and equals and url.startswith("http://") and name not in (OURS, IN_PROCESS)
+        if peer not in PEERS and not is_url:
+            parser.error(
+                f"a peer is {peer!r}; allowed: {', '.join(PEERS)}, all, or NAME=http://HOST:PORT with another name "
+                f"than {OURS}"
+            )
     return options
 
 
-async def run(options: argparse.Namespace, url: str) -> None:
+async def run(options: argparse.Namespace, url: str, peers: dict[str, str]) -> None:
     """Measure, and print."""
-    wanted = options.only or [*WORKLOADS, IN_PROCESS]
-    targets = [Target(OURS, url), *(Target(*peer.split("=", 1)) for peer in options.peers)]
+    wanted = options.only
+    targets = [Target(OURS, url), *(Target(*peer) for peer in peers.items())]
     seed = secrets.token_hex(8)  # others may remember the prompts of the last run
     for target in targets:
         await meet(target)
@@ -229,12 +237,22 @@ async def run(options: argparse.Namespace, url: str) -> None:
                 eight = at_once(8)
                 workload = Workload(f"{eight.title}: with a server and without", eight.run)
                 series = await measure(workload, [targets[0], engine], seed, options.rounds)
+            elif name == SWEEP_NAME:
+                series = {}
+                for part in SWEEP:
+                    series |= await measure(part, targets, seed, options.rounds)
+                workload = Workload("streams at once, throughput and worst gap", SWEEP[0].run)
+            elif name in ALONE:
+                workload = ALONE[name]
+                series = await measure(workload, targets[:1], seed, 1, 10 * PATIENCE)
             else:
                 workload = WORKLOADS[name]
                 series = await measure(workload, targets, seed, options.rounds)
             report["workloads"][name] = as_json(workload, series)
             if not options.json:
                 show(workload, series)
+        if options.svg is not None:
+            options.svg.write_text(sweep_svg(report), encoding="utf-8")
         if options.json:
             print(json.dumps(report, indent=1))
 
@@ -242,11 +260,14 @@ async def run(options: argparse.Namespace, url: str) -> None:
 def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, then, too
-    if options.url is not None:
-        uvloop.run(run(options, options.url))
-        return
-    with serving(options.model, options.threads) as url:
-        uvloop.run(run(options, url))
+    with ExitStack() as stack:
+        url = options.url or stack.enter_context(
+            serving(options.model, options.threads, speculation=options.speculation)
+        )
+        named = [peer for peer in options.peers if peer in PEERS]
+        urls = stack.enter_context(running(named, options.model, options.peers_folder, options.slots))
+        given = dict(peer.split("=", 1) for peer in options.peers if peer not in PEERS)
+        uvloop.run(run(options, url, urls | given))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,13 @@ def _serve(ref: str, threads: int | None, pipe: Connection) -> None:
 
         def read(prompt: str, max_tokens: int, readings: list[Reading]) -> None:
             sent = time.perf_counter()
-            settings = {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "timeout_ms": 0}
+            settings = {
+                "max_tokens": max_tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+                "timeout_ms": 0,
+                "speculation": "off",
+            }
             stream = model.generate_stream(prompt, **settings)
             times = [time.perf_counter() for _ in stream]
             readings.append(Reading(sent, times, len(times)))

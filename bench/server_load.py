@@ -9,15 +9,17 @@ import asyncio
 import bisect
 import itertools
 import json
+import socket
 import statistics
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
-__all__ = ["Answer", "Reading", "Target", "decode_speed", "speed", "ttft"]
+__all__ = ["Answer", "Reading", "Target", "decode_speed", "speed", "ttft", "worst_gap"]
 
 # Asked of every server that takes it: otherwise a stream may end before it was measured, or its tokens be guessed.
 EXTRAS = {"ignore_eos": True, "stream_options": {"include_usage": True}}
@@ -47,8 +49,14 @@ class Target:
             raise SystemExit(f"{self.name} is {self.url!r}; allowed: http://HOST:PORT")
         return place
 
-    async def ask(self, prompt: str, max_tokens: int) -> Answer:
-        """Send a greedy, streamed completion, on a connection of its own."""
+    async def ask(self, prompt: str, max_tokens: int, *, is_read: bool = True) -> Answer:
+        """Send a greedy, streamed completion, on a connection of its own.
+
+        Args:
+            prompt: what to continue.
+            max_tokens: how far.
+            is_read: whether what comes is read; otherwise next to nothing of it is even taken from the network.
+        """
         fields = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         body = json.dumps({**fields, **self.extras}).encode()
         head = (
@@ -57,8 +65,29 @@ class Target:
         )
         answer = Answer(self.name, head.encode() + body, max_tokens)
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: answer, self.place.hostname, self.place.port or 80)
+        address = (self.place.hostname, self.place.port or 80)
+        if is_read:
+            await loop.create_connection(lambda: answer, *address)
+        else:
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            await loop.sock_connect(connection, address)
+            transport, _ = await loop.create_connection(lambda: answer, sock=connection)
+            transport.pause_reading()
         return answer
+
+    async def metrics(self) -> dict[str, float]:
+        """What /metrics says, as headrace names it, all models together."""
+        url = self.place._replace(path=f"{self.place.path}/metrics").geturl()
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+        values: dict[str, float] = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                name = name.partition("{")[0]
+                values[name] = values.get(name, 0.0) + float(value)
+        return values
 
     async def ask_all(self, prompts: Sequence[str], max_tokens: int) -> list[Answer]:
         """Send all of them at once."""
@@ -205,6 +234,12 @@ def decode_speed(readings: Sequence[Reading]) -> float | None:
     if end <= begin:
         return None
     return sum(begin < at <= end for one in readings for at in one.times) / (end - begin)
+
+
+def worst_gap(readings: Sequence[Reading]) -> float | None:
+    """The longest time that one of them waited for a token after its first one; None where none had two."""
+    gaps = [after - before for one in readings for before, after in itertools.pairwise(one.times)]
+    return max(gaps, default=None)
 
 
 def ttft(readings: Sequence[Reading]) -> float:

@@ -13,9 +13,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from server_load import Answer, Reading, Target, decode_speed, speed, ttft
+from server_load import Answer, Reading, Target, decode_speed, speed, ttft, worst_gap
 
-__all__ = ["WORKLOADS", "Metric", "Prompts", "Workload", "at_once", "busy_cores", "note"]
+__all__ = [
+    "ALONE",
+    "SWEEP",
+    "WORKLOADS",
+    "Metric",
+    "Prompts",
+    "Workload",
+    "at_once",
+    "busy_cores",
+    "note",
+]
 
 # Each is one token with a space before it, for SmolLM2 and Gemma, and greedy decoding goes on with more of them: no
 # stream comes to an end of its own, not even where a server cannot be told to ignore it.
@@ -38,6 +48,12 @@ SHARED = 900
 # A stream that runs while a long prompt arrives must not end before that has its first token.
 TOKENS_BESIDE_LONG = 256
 TURNS = 6
+# Tokens of a stream that nobody reads: more than all the buffers on its way hold.
+TOKENS_UNREAD = 1500
+# Streams that are opened and abandoned, how many at once, and how many before the first look at the memory.
+ABANDONED = 1000
+ABANDONED_AT_ONCE = 16
+ABANDONED_BEFORE = 200
 
 
 class Metric(NamedTuple):
@@ -184,6 +200,77 @@ async def _beside_busy(target: Target, prompts: Prompts) -> Values:
         busy.wait()
 
 
+async def _slow_reader(target: Target, prompts: Prompts) -> Values:
+    """The others' speed beside a stream that is not read, and beside one that is."""
+    speeds: list[float | None] = []
+    for is_read in (True, False):
+        eighth = await target.ask(prompts.words(SHORT), TOKENS if is_read else TOKENS_UNREAD, is_read=is_read)
+        readings = await target.read_all(prompts.several(7, SHORT), TOKENS)
+        speeds.append(decode_speed(readings))
+        if is_read:
+            await eighth.reading()
+        else:
+            eighth.leave()
+    await _settle()
+    read, unread = speeds
+    ratio = None if read is None or unread is None else unread / read
+    return {
+        Metric("tok/s of 7 beside one that is read", "", True): read,
+        Metric("tok/s of 7 beside one that is not", "", True): unread,
+        Metric("the second to the first", "", True): ratio,
+    }
+
+
+async def _abandoned_often(target: Target, prompts: Prompts) -> Values:
+    """What is left of streams that were opened and abandoned, half of them before their first token."""
+
+    async def abandon(count: int) -> None:
+        for begin in range(0, count, ABANDONED_AT_ONCE):
+            several = prompts.several(min(ABANDONED_AT_ONCE, count - begin), 12)
+            answers = await target.ask_all(several, TOKENS_BESIDE_LONG)
+            half = answers[::2]
+            while any(answer.num_events < 2 and not answer.is_over for answer in half):
+                await asyncio.sleep(0.005)
+            for answer in answers:
+                answer.leave()
+        async with asyncio.timeout(30):
+            while True:
+                now = await target.metrics()
+                if (
+                    not now["headrace_streams_running"]
+                    + now["headrace_streams_queued"]
+                    + now["headrace_streams_paused"]
+                ):
+                    return
+                await asyncio.sleep(0.1)
+
+    await abandon(ABANDONED_BEFORE)
+    before = await target.metrics()
+    await abandon(ABANDONED)
+    after = await target.metrics()
+    resident = "process_resident_memory_bytes"
+    return {
+        Metric("streams", "", True): after["headrace_streams_started_total"] - before["headrace_streams_started_total"],
+        Metric("resident before", "MB", False): before[resident] / 1e6,
+        Metric("grown by", "MB", False): (after[resident] - before[resident]) / 1e6,
+        Metric("KV in use afterwards", "tokens", False): after["headrace_kv_used_tokens"],
+    }
+
+
+def _sweep_of(num_streams: int) -> Workload:
+    """A point of each line of the sweep."""
+
+    async def run(target: Target, prompts: Prompts) -> Values:
+        readings = await target.read_all(prompts.several(num_streams, SHORT), TOKENS)
+        fast = _speeds(target, readings)[_SPEED]
+        return {
+            Metric(f"tok/s, {num_streams} at once", "", True): fast,
+            Metric(f"worst gap, {num_streams} at once", "s", False): worst_gap(readings),
+        }
+
+    return Workload(f"{num_streams} at once", run)
+
+
 async def _settle(limit: float = 5.0) -> None:
     """Wait until the machine does nothing, for so many seconds at most."""
     deadline = time.monotonic() + limit
@@ -214,4 +301,13 @@ WORKLOADS: dict[str, Workload] = {
     "abandoned": Workload(f"a prompt of {LONG:,} words abandoned after 0.4 s", _abandoned),
     "chat": Workload(f"a chat, turns 2 to {TURNS}", _chat),
     "busy": Workload("8 streams at once beside a busy process", _beside_busy),
+    "slow-reader": Workload("7 streams beside an eighth that is read, and beside one that is not", _slow_reader),
+}
+
+# The numbers of streams of the sweep, which is measured one after another and shown as one.
+SWEEP = [_sweep_of(num_streams) for num_streams in (1, 2, 4, 8, 16)]
+
+# What only headrace is asked, once: others do not tell what they have left.
+ALONE: dict[str, Workload] = {
+    "abandoned-often": Workload(f"{ABANDONED:,} streams opened and abandoned", _abandoned_often),
 }

@@ -134,7 +134,19 @@ def test_json_is_one_object_with_every_value() -> None:
     report = json.loads(process.stdout)
     assert process.stdout.count(b"\n") == 1
     assert set(report) == {
-        *("headrace", "cpu", "cores", "threads", "platform", "busy_cores", "model", "is_complete", "rounds", "tokens"),
+        *(
+            "headrace",
+            "cpu",
+            "cores",
+            "threads",
+            "kv_type",
+            "platform",
+            "busy_cores",
+            "model",
+            "is_complete",
+            "rounds",
+            "tokens",
+        ),
         *("n_ctx", "prefill", "decode", "time_to_first_token_ms", "costs"),
     }
     assert (report["model"], report["threads"], report["rounds"], report["is_complete"]) == ("smollm2", 1, 2, True)

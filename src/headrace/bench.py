@@ -28,7 +28,14 @@ SHORT_PROMPT = 16
 _HEAD_START = 32
 # Cores that others may keep busy before figures are poor.
 _QUIET = 0.1
-_SETTINGS: Mapping[str, Any] = {"temperature": 0, "ignore_eos": True, "timeout_ms": 0, "stop_sequences": ()}
+# Greedy text after random tokens goes round in circles, which is easier to guess than any that somebody wants.
+_SETTINGS: Mapping[str, Any] = {
+    "temperature": 0,
+    "ignore_eos": True,
+    "timeout_ms": 0,
+    "stop_sequences": (),
+    "speculation": "off",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,8 @@ class Bench:
     """Measures a model, round by round: each round has everything once, so that a drift of the machine hits all alike.
 
     The prompts are tokens drawn at random, so nothing of them is cached, and decoding is greedy and goes on past the
-    token that ends a text. Nothing else may use the model meanwhile: its prefix cache is emptied again and again.
+    token that ends a text, without speculation. Nothing else may use the model meanwhile: its prefix cache is emptied
+    again and again.
 
     Args:
         model: the model, with `max_streams` and `n_ctx` large enough: see `needed_context`.

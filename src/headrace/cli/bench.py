@@ -14,6 +14,7 @@ from headrace.cli.models import complete_model
 from headrace.cli.output import write
 from headrace.cli.terminal import Waiting, say
 from headrace.errors import InvalidRequestError
+from headrace.llama.kv_types import KV_TYPES, KVType
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,6 +55,10 @@ def bench(
     n_ctx: Annotated[
         int | None, typer.Option(help="Tokens of context; if absent, as many as the measurements need.")
     ] = None,
+    kv_type: Annotated[
+        KVType,
+        typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
+    ] = "f16",
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, what headrace takes by itself.")
     ] = None,
@@ -78,6 +83,7 @@ def bench(
         loaded = Model.load(
             model,
             n_ctx=n_ctx,
+            kv_type=kv_type,
             n_threads=threads,
             n_gpu_layers=gpu_layers,
             max_streams=max(numbers),
@@ -94,7 +100,7 @@ def bench(
             except KeyboardInterrupt:
                 is_interrupted = True
         busy, is_poor = neighbours.busy_cores, neighbours.are_in_the_way
-        machine = _machine(threads) | {"busy_cores": round(busy, 3)}
+        machine = _machine(threads, kv_type) | {"busy_cores": round(busy, 3)}
     if is_poor:
         say(f"headrace: other processes kept {busy:.1f} cores busy meanwhile, so these figures are poor")
     write(json_module.dumps(machine | bench.as_dict(), ensure_ascii=False) + "\n" if json else _page(bench, machine))
@@ -111,7 +117,7 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _machine(threads: int | None) -> dict[str, Any]:
+def _machine(threads: int | None, kv_type: str) -> dict[str, Any]:
     """Where it was measured."""
     from headrace import __version__
     from headrace.engine.threads import available_cores
@@ -121,6 +127,7 @@ def _machine(threads: int | None) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": available_cores(),
         "threads": threads,
+        "kv_type": kv_type,
         "platform": platform.platform(),
     }
 
