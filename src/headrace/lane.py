@@ -370,12 +370,14 @@ def load_core(
     max_streams: int,
     max_queue: int,
     step_target_ms: float,
+    draft: str | os.PathLike[str] | None,
     config: StreamConfig | None,
     pricing: Pricing | None,
     progress: Callable[[float], None] | None,
 ) -> Core:
     """Find a model, load it, and start its engine; see `Model.load`."""
     # libllama is only loaded where a model is: importing headrace stays cheap.
+    from headrace.engine.draft_model import DraftModel
     from headrace.engine.runner import LlamaRunner
     from headrace.llama.context import LlamaContext
     from headrace.llama.library import library
@@ -413,9 +415,15 @@ def load_core(
             n_threads=most_threads,
             kv_type=kv_type,
         )
+        runner = None
         try:
             counts = (most_threads,) if n_gpu_layers else thread_counts(most_threads)
             runner = LlamaRunner(model, context, num_cells=budget, thread_counts=counts)
+            if draft is not None:
+                path = resolve(draft).path
+                runner.drafter = DraftModel.load(
+                    path, model, context, n_gpu_layers=n_gpu_layers, num_rows=max_streams, n_threads=most_threads
+                )
             engine = Engine(
                 runner,
                 max_streams=max_streams,
@@ -425,6 +433,8 @@ def load_core(
             )
         except BaseException:
             context.close()
+            if runner is not None and runner.drafter is not None:
+                runner.drafter.close()
             raise
     except BaseException:
         model.close()

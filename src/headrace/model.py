@@ -41,6 +41,7 @@ class Model(SyncCalls):
         max_streams: int = 16,
         max_queue: int = 64,
         step_target_ms: float = 100.0,
+        draft: str | os.PathLike[str] | None = None,
         config: StreamConfig | None = None,
         pricing: Pricing | None = None,
         progress: Callable[[float], None] | None = None,
@@ -60,14 +61,16 @@ class Model(SyncCalls):
             max_queue: streams that may wait at most; more are refused with QueueFullError.
             step_target_ms: what a step should take at most while a prompt is read, in milliseconds: how long running
                 streams may stand still for somebody else's prompt.
+            draft: a smaller model with the same vocabulary, as a path or a name: it guesses tokens that this one then
+                verifies several at a time, where that is faster; see `StreamConfig.speculation`.
             config: the defaults of every stream.
             pricing: what tokens cost, where a stream's settings do not say.
             progress: called with 0.0 to 1.0 while the file is read.
 
         Raises:
-            ModelNotFoundError: no such file or name.
+            ModelNotFoundError: no such file or name, also of `draft`.
             ModelLoadError: the file is no model that can be run here.
-            InvalidRequestError: a setting out of its range.
+            InvalidRequestError: a setting out of its range; a draft model with another vocabulary.
         """
         return cls(
             load_core(
@@ -79,6 +82,7 @@ class Model(SyncCalls):
                 max_streams=max_streams,
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
+                draft=draft,
                 config=config,
                 pricing=pricing,
                 progress=progress,
@@ -118,6 +122,7 @@ class AsyncModel(AsyncCalls):
         max_streams: int = 16,
         max_queue: int = 64,
         step_target_ms: float = 100.0,
+        draft: str | os.PathLike[str] | None = None,
         config: StreamConfig | None = None,
         pricing: Pricing | None = None,
         progress: Callable[[float], None] | None = None,
@@ -134,6 +139,7 @@ class AsyncModel(AsyncCalls):
                 max_streams=max_streams,
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
+                draft=draft,
                 config=config,
                 pricing=pricing,
                 progress=progress,

@@ -277,6 +277,25 @@ def test_the_gate_stays_closed_where_rows_cost_as_much_as_steps() -> None:
     assert sequences[0].lookup is None, "there was nothing to look up"
 
 
+def test_what_seems_too_dear_is_tried_now_and_then_where_it_is_almost_certain() -> None:
+    """So what many rows cost is learnt although nobody has measured it, and learnt again when it has changed."""
+    speculation = Speculation(lambda n: 0.01 * n, 10_000)
+    sure, unsure = following(20)[0], following(9)[0]
+    sure.lookup = Lookup(sure.tokens)
+    sure.tokens += sure.tokens * 3
+    tried = [len(speculation.plan([sure], 100).get(0, [])) for _ in range(256)]
+    assert [count for count in tried if count] == [15, 7, 15, 7]
+    assert not any(speculation.plan([unsure], 100) for _ in range(256))
+    assert not any(speculation.plan([sure, unsure], 100) for _ in range(256)), "somebody else would wait for it"
+
+
+@pytest.mark.parametrize("known", [range(0), range(1, 2), range(2), range(1, 9), range(4, 30)])
+def test_times_that_are_not_known_are_no_reason_to_guess(known: range) -> None:
+    speculation = Speculation(lambda n: 0.01 if n in known else 0.0, 1000)
+    plan = speculation.plan(following(20), 100)
+    assert sum(map(len, plan.values())) + 1 in (1, *known)
+
+
 @pytest.mark.parametrize("room", [-3, 0, 1, 4, 100])
 def test_the_gate_opens_as_far_as_there_is_room(room: int) -> None:
     plan = Speculation(lambda _: 0.01, 1000).plan(following(16, 4, 0), room)

@@ -78,7 +78,7 @@ def test_rows_of_no_use_leave_no_trace(model: Model) -> None:
     decode = context.decode
     context.decode = lambda n_tokens, n_outputs: asked.append(n_outputs) or decode(n_tokens, n_outputs)
     try:
-        streams = [model.generate_stream(prompt * 3, max_tokens=8) for prompt in PROMPTS[:3]]
+        streams = [model.generate_stream(prompt * 3, max_tokens=8, speculation="off") for prompt in PROMPTS[:3]]
         generated = [[token.id for token in stream] for stream in streams]
     finally:
         context.decode = decode

@@ -55,6 +55,7 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         "kv_type": "q8_0",
         "threads": 7,
         "gpu_layers": -1,
+        "speculation": False,
         "timeout_ms": 0.0,
         "stall_timeout_ms": 1.5,
         "shutdown_timeout": 2.5,

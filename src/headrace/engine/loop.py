@@ -23,7 +23,7 @@ from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
-from headrace.engine.speculation import Speculation
+from headrace.engine.speculation import MAX_DRAFTS, Speculation
 from headrace.engine.tuning import Tuning
 from headrace.errors import (
     ContextOverflowError,
@@ -85,14 +85,16 @@ class Engine:
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
-        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=max_streams, file=costs)
+        # With guesses, a few streams have as many rows in a step as many streams without.
+        most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs))
+        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=most_rows, file=costs)
         self._scheduler = Scheduler(
             kv,
             self._tuning.cost,
             max_streams=max_streams,
             max_batch=runner.max_batch,
             max_outputs=runner.max_outputs,
-            speculation=Speculation(self._tuning.cost.decode_time, runner.max_length),
+            speculation=Speculation(self._tuning.cost.decode_time, runner.max_length, runner.drafter),
             claim=self._claim,
         )
         self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
@@ -287,7 +289,8 @@ class Engine:
             done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()
-            self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - now)
+            seconds = time.perf_counter() - now - self._scheduler.draft_seconds
+            self._account((num_decodes + padding, num_prefill), done, output, seconds)
         else:
             self._notify()
             if not self._scheduler.running:
@@ -350,12 +353,12 @@ class Engine:
 
     def _take_in_drafts(self, part: Part, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
         """Take in several samples of one sequence, up to where it ends."""
-        sequence, num_accepted = part.sequence, len(samples) - 1
-        self._scheduler.computed(part, num_accepted)
-        for counts in (self._counts, sequence.stats):
-            counts.drafted_tokens += len(part.drafts)
-            counts.accepted_tokens += num_accepted
-        for sample in samples:
+        sequence = part.sequence
+        self._scheduler.computed(part, len(samples) - 1)
+        for number, sample in enumerate(samples):
+            for counts in (self._counts, sequence.stats):  # first, since a reader may count as soon as the end is there
+                counts.drafted_tokens += 0 if number else len(part.drafts)
+                counts.accepted_tokens += number > 0 and not isinstance(sample, Exception)
             self._emit(sequence, sample, now, timestamp)
             if sequence.state is State.FINISHED:
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headrace.llama.context import LlamaContext
     from headrace.llama.model import LlamaModel
 
-__all__ = ["LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
+__all__ = ["Drafter", "LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
 
 
 class NoRoomError(Exception):
@@ -75,6 +75,42 @@ def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> li
     return taken
 
 
+class Drafter(Protocol):
+    """A smaller model that guesses what the runner's model will choose. Only the engine thread uses it.
+
+    Attributes:
+        seconds_per_read_token: seconds that it takes to read a token.
+    """
+
+    seconds_per_read_token: float
+
+    def warm_up(self) -> None:
+        """Whatever has to be done before the first guess."""
+        ...
+
+    def seconds(self, num_texts: int) -> float:
+        """Seconds that a guess of one token for each of so many texts takes."""
+        ...
+
+    def behind(self, key: Hashable, tokens: list[int]) -> int:
+        """How many tokens of a text it has not read yet, at most."""
+        ...
+
+    def read(self, key: Hashable, tokens: list[int], seconds: float) -> None:
+        """Read on in a text, for about so long."""
+        ...
+
+    def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
+        """So many tokens for each text; none where it cannot. It should not be far behind."""
+        ...
+
+    def forget(self, key: Hashable) -> None:
+        """A text is not followed any more."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Runner(Protocol):
     """A model as the engine sees it. `run` and the sequence operations are only called by the engine thread.
 
@@ -88,6 +124,7 @@ class Runner(Protocol):
         can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
         thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
         can_measure: whether `measure` tells what steps cost.
+        drafter: a smaller model that guesses; None where there is none.
         kv_format: in what form it saves KV: what was saved in another one cannot be loaded.
         most_saved: tokens whose KV is saved at once at most.
     """
@@ -101,6 +138,7 @@ class Runner(Protocol):
     can_drop_partial: bool
     thread_counts: tuple[int, ...]
     can_measure: bool
+    drafter: Drafter | None
     kv_format: str
     most_saved: int
 
@@ -156,7 +194,13 @@ class LlamaRunner:
     can_measure = True
 
     def __init__(
-        self, model: LlamaModel, context: LlamaContext, *, num_cells: int, thread_counts: tuple[int, ...]
+        self,
+        model: LlamaModel,
+        context: LlamaContext,
+        *,
+        num_cells: int,
+        thread_counts: tuple[int, ...],
+        drafter: Drafter | None = None,
     ) -> None:
         from headrace.llama.context import NoKVSlotError
         from headrace.llama.library import library_version
@@ -171,6 +215,7 @@ class LlamaRunner:
         self.eog_tokens = model.eog_tokens
         self.can_drop_partial = False
         self.thread_counts = thread_counts
+        self.drafter: Drafter | None = drafter
         self.piece = model.piece
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
@@ -200,6 +245,8 @@ class LlamaRunner:
         makes every step of a small model half as fast again.
         """
         self.can_drop_partial = self._context.probe()
+        if self.drafter is not None:
+            self.drafter.warm_up()
 
     def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Fill the batch, decode it, sample from its rows."""
@@ -299,5 +346,7 @@ class LlamaRunner:
         return self._sample_rows(row[None], [part.sampler], [part.guide])[0]
 
     def close(self) -> None:
-        """Free the context."""
+        """Free the context, and the smaller model."""
         self._context.close()
+        if self.drafter is not None:
+            self.drafter.close()

@@ -110,6 +110,7 @@ class Scheduler:
 
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
+        self._speculation.seconds = 0.0
         self._admit(now)
         # Sharing a prefix keeps it from eviction, so it comes before room is made for the decodes.
         held_up = [
@@ -138,6 +139,11 @@ class Scheduler:
         if not self.kv.make_room(sum(part.num_tokens + len(part.drafts) for part in parts)):
             raise AssertionError("the scheduler planned more than the KV cache holds")
         return parts
+
+    @property
+    def draft_seconds(self) -> float:
+        """What `schedule` has just spent in a smaller model that guesses."""
+        return self._speculation.seconds
 
     def _with_drafts(self, parts: list[Part]) -> list[Part]:
         """Add guesses where they pay. They only take cells that are free: nothing is evicted for them."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.engine.guide import Guide
-from headrace.engine.runner import NoRoomError, Slice, StepOutput, verified
+from headrace.engine.runner import Drafter, NoRoomError, Slice, StepOutput, verified
 from headrace.errors import InvalidRequestError
 from headrace.events import Sample
 from headrace.request import Request
@@ -51,6 +51,7 @@ class ScriptedRunner:
         before_step: called with the slices of each step on the engine thread; what it raises fails the step.
         on_sample: called with a slice and its sample; what it raises fails that sample alone.
         steps: a list to note the slices of each step in.
+        drafter: what guesses tokens.
         thread_counts: numbers of threads that the engine may choose from; a script needs none of them.
         threads: what it chose last.
         padding: rows of no use that the last step was padded with.
@@ -68,6 +69,7 @@ class ScriptedRunner:
     before_step: Callable[[Sequence[Slice]], None] | None = None
     on_sample: Callable[[Slice, Sample], None] | None = None
     steps: list[list[Slice]] | None = None
+    drafter: Drafter | None = None
     eog_tokens: frozenset[int] = frozenset({0})
     thread_counts: tuple[int, ...] = (1,)
     can_measure: bool = False
@@ -102,7 +104,9 @@ class ScriptedRunner:
         return self.pieces.get(token, b"")
 
     def warm_up(self) -> None:
-        """There is nothing to prepare."""
+        """There is nothing to prepare but the drafter."""
+        if self.drafter is not None:
+            self.drafter.warm_up()
 
     def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Write the tokens to their rows and hand out the next of each script."""
@@ -206,6 +210,8 @@ class ScriptedRunner:
     def close(self) -> None:
         """Note that the engine has let go."""
         self.is_closed = True
+        if self.drafter is not None:
+            self.drafter.close()
 
 
 class ScriptedVocabulary:

@@ -1,0 +1,227 @@
+"""A second, smaller model with the same vocabulary, which guesses what the first will choose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.engine.kv_cache import common_prefix
+from headrace.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from headrace.llama.context import LlamaContext
+    from headrace.llama.model import LlamaModel
+
+__all__ = ["DraftModel"]
+
+_WEIGHT = 0.1
+_LEAST_READ = 16
+
+
+@dataclass(slots=True)
+class _Text:
+    """What the context holds of a text: `tokens`, of which the first `num_sure` are no guesses."""
+
+    row: int
+    tokens: list[int] = field(default_factory=list[int])
+    num_sure: int = 0
+
+
+class DraftModel:
+    """Guesses greedily, with a context of its own: a row for each text that it follows. Used by the engine thread only.
+
+    Args:
+        model: the smaller model, which it owns.
+        context: its context, which it owns, too.
+    """
+
+    def __init__(self, model: LlamaModel, context: LlamaContext) -> None:
+        from headrace.llama.context import DecodeError, NoKVSlotError
+
+        self._failures = (NoKVSlotError, DecodeError)
+        self._model = model
+        self._context = context
+        self._texts: dict[Hashable, _Text] = {}  # least recently used first
+        self._free = list(range(context.n_seq_max))
+        self._seconds: dict[int, float] = {}
+        self.seconds_per_read_token = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        model: LlamaModel,
+        context: LlamaContext,
+        *,
+        n_gpu_layers: int,
+        num_rows: int,
+        n_threads: int,
+    ) -> DraftModel:
+        """Load it for a larger model, with a context for as many tokens as that one's.
+
+        Args:
+            path: its file.
+            model: the larger model.
+            context: the larger model's context.
+            n_gpu_layers: layers to put on a GPU.
+            num_rows: texts that it can follow at once.
+            n_threads: compute threads.
+
+        Raises:
+            InvalidRequestError: it has another vocabulary.
+            ModelLoadError: it cannot be run here.
+        """
+        draft = type(model).load(path, n_gpu_layers=n_gpu_layers)
+        try:
+            _check_vocabulary(model, draft)
+            size, batch = context.n_ctx, context.n_batch
+            own = type(context)(draft, n_ctx=size, n_batch=batch, n_seq_max=num_rows, n_threads=n_threads)
+            return cls(draft, own)
+        except BaseException:
+            draft.close()
+            raise
+
+    def warm_up(self) -> None:
+        """Find out what the memory can do, and what a token costs.
+
+        Raises:
+            InvalidRequestError: a wrong guess cannot be taken back.
+        """
+        if not self._context.probe():
+            raise InvalidRequestError("draft", self._model.path, "a model with a KV cache that can be cut")
+        before = time.perf_counter()
+        self.guess([(self, [self._model.bos_token or 0])], 1)
+        self._seconds[1] = self.seconds_per_read_token = time.perf_counter() - before
+        self.forget(self)
+
+    def seconds(self, num_texts: int) -> float:
+        """Seconds that a further token for each of so many texts takes; at most in proportion to what was seen."""
+        known = self._seconds.get(num_texts)
+        if known is not None:
+            return known
+        nearest = min(self._seconds, key=lambda size: abs(size - num_texts))
+        return self._seconds[nearest] * max(1.0, num_texts / nearest)
+
+    def behind(self, key: Hashable, tokens: list[int]) -> int:
+        """How many tokens of a text it has not read, at most."""
+        text = self._texts.get(key)
+        return len(tokens) - (text.num_sure if text is not None else 0)
+
+    def read(self, key: Hashable, tokens: list[int], seconds: float) -> None:
+        """Read on in a text, for about so long; the last token is left to `guess`."""
+        text = self._text(key, tokens)
+        most = int(seconds / self.seconds_per_read_token)
+        start = len(text.tokens)
+        end = min(start + max(most, _LEAST_READ), start + self._context.n_batch, len(tokens) - 1)
+        if end <= start:
+            return
+        before = time.perf_counter()
+        if self._decode([(text, tokens[start:end])], has_outputs=False) is None:
+            return
+        text.num_sure = end
+        sample = (time.perf_counter() - before) / (end - start)
+        self.seconds_per_read_token += (sample - self.seconds_per_read_token) * 0.5
+
+    def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
+        """So many tokens for each text; none where there is no room. It must not be far behind."""
+        for key, _ in texts:
+            if key in self._texts:  # so that none of them takes the row of another one
+                self._texts[key] = self._texts.pop(key)
+        held = [self._text(key, tokens) for key, tokens in texts]
+        guesses: list[list[int]] = [[] for _ in texts]
+        if any(len(tokens) + count > self._model.n_ctx_train for _, tokens in texts):
+            return guesses
+        before = time.perf_counter()
+        new = [tokens[len(text.tokens) :] for text, (_, tokens) in zip(held, texts, strict=True)]
+        if sum(map(len, new)) > self._context.n_batch:
+            return guesses
+        for _ in range(count):
+            chosen = self._decode(list(zip(held, new, strict=True)), has_outputs=True)
+            if chosen is None:
+                return [[] for _ in texts]
+            for guess, token in zip(guesses, chosen, strict=True):
+                guess.append(token)
+            new = [[token] for token in chosen]
+        for text, (_, tokens) in zip(held, texts, strict=True):
+            text.num_sure = len(tokens)
+        sample = (time.perf_counter() - before) / count
+        known = self._seconds.get(len(texts), sample)
+        self._seconds[len(texts)] = known + (sample - known) * _WEIGHT
+        return guesses
+
+    def forget(self, key: Hashable) -> None:
+        """A text is not followed any more."""
+        text = self._texts.pop(key, None)
+        if text is not None:
+            self._context.remove_sequence(text.row, 0)
+            self._free.append(text.row)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where a row is lost, or holds something else than what is noted."""
+        rows = [text.row for text in self._texts.values()]
+        assert sorted(rows + self._free) == list(range(self._context.n_seq_max)), "a row was lost"
+        for text in self._texts.values():
+            assert self._context.position_max(text.row) == len(text.tokens) - 1, "a row holds something else"
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._context.close()
+        self._model.close()
+
+    def _text(self, key: Hashable, tokens: list[int]) -> _Text:
+        """What is held of a text, cut to what is its beginning."""
+        text = self._texts.pop(key, None)
+        if text is None:
+            if not self._free:
+                self.forget(next(iter(self._texts)))
+            text = _Text(self._free.pop())
+        self._texts[key] = text
+        sure = text.num_sure
+        common = sure + common_prefix(text.tokens, tokens, len(tokens) - 1 - sure, sure, sure)
+        common = min(common, len(tokens) - 1)
+        if common < len(text.tokens):
+            self._context.remove_sequence(text.row, common)
+            del text.tokens[common:]
+        text.num_sure = common
+        return text
+
+    def _decode(self, parts: list[tuple[_Text, list[int]]], *, has_outputs: bool) -> list[int] | None:
+        """Compute these tokens behind what is held; returns the likeliest after each, None where there is no room."""
+        context, at = self._context, 0
+        for text, new in parts:
+            end, start = at + len(new), len(text.tokens)
+            context.tokens[at:end] = new
+            context.positions[at:end] = range(start, start + len(new))
+            context.sequences[at:end] = text.row
+            context.outputs[at:end] = 0
+            context.outputs[end - 1] = has_outputs
+            at = end
+        try:
+            logits = context.decode(at, len(parts) if has_outputs else 0)
+        except self._failures:
+            for key in list(self._texts):
+                self.forget(key)
+            return None
+        for text, new in parts:
+            text.tokens += new
+        return logits.argmax(axis=1).tolist() if has_outputs else []
+
+
+def _check_vocabulary(model: LlamaModel, draft: LlamaModel) -> None:
+    """Refuse a draft model whose tokens mean something else.
+
+    Raises:
+        InvalidRequestError: it has another vocabulary.
+    """
+    if draft.n_vocab != model.n_vocab:
+        allowed = f"a model with the same vocabulary: {model.n_vocab} tokens, not {draft.n_vocab}"
+        raise InvalidRequestError("draft", str(draft.path), allowed)
+    for token in range(model.n_vocab):
+        if draft.piece(token) != model.piece(token):
+            allowed = (
+                f"a model with the same vocabulary; token {token} is {model.piece(token)!r}, not {draft.piece(token)!r}"
+            )
+            raise InvalidRequestError("draft", str(draft.path), allowed)
