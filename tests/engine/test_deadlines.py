@@ -93,7 +93,9 @@ def test_the_first_token_deadline_is_met_by_the_first_token() -> None:
         gate.step()
         gate.wait()
         assert stream.time_to_first_token_ms is not None
-        assert stream._engine._live[stream.id].deadline() is None
+        sequence = stream._engine._live.get(stream.id)
+        assert sequence is not None
+        assert sequence.deadline() is None
         gate.open()
         assert texts(stream) == "abc"
 
@@ -115,7 +117,9 @@ def test_zero_is_no_limit() -> None:
     with scripted("abc", config=UNHURRIED) as made:
         stream = made.model.generate_stream("p", buffer_size=1)
         wait_until(lambda: made.model.metrics.paused == 1)
-        assert stream._engine._live[stream.id].deadline() is None
+        sequence = stream._engine._live.get(stream.id)
+        assert sequence is not None
+        assert sequence.deadline() is None
         assert texts(stream) == "abc"
 
 

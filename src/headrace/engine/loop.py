@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -18,6 +17,7 @@ from headrace.engine.channel import Channel, wake
 from headrace.engine.execution import Execution
 from headrace.engine.guide import Guide
 from headrace.engine.kv_cache import KVCache
+from headrace.engine.live import Live
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
@@ -84,6 +84,8 @@ class Engine:
         self.most_saved = runner.most_saved
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
+        self._counts = Counts()
+        self._live = Live(self._counts)
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
         # With guesses, a few streams have as many rows in a step as many streams without.
         most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs))
@@ -95,17 +97,13 @@ class Engine:
             max_batch=runner.max_batch,
             max_outputs=runner.max_outputs,
             speculation=Speculation(self._tuning.cost.decode_time, runner.max_length, runner.drafter),
-            claim=self._claim,
+            claim=self._live.claim,
         )
         self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
         self._inbox: SimpleQueue[Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
-        self._lock = threading.RLock()  # guards _live, and the end of every sequence
-        self._live: dict[str, Sequence] = {}
         self._closing = False
         self._death: str | None = None
-        self._next_deadline = float("inf")
         self._touched: list[Channel] = []  # whose readers to wake at the end of the step
-        self._counts = Counts()
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="headrace-engine", daemon=True)
         self._thread.start()
@@ -137,9 +135,7 @@ class Engine:
 
     def check_room(self, num_streams: int) -> None:
         """Raise QueueFullError where so many more streams would be too many."""
-        with self._lock:
-            taken = sum(not other.is_leaving for other in self._live.values())
-        if taken + num_streams > self.max_streams + self.max_queue:
+        if self._live.num_staying() + num_streams > self.max_streams + self.max_queue:
             raise QueueFullError(self.max_queue, self._retry_after())
 
     def submit(self, request: Request, channel: Channel, stats: StreamStats) -> None:
@@ -158,23 +154,20 @@ class Engine:
         if request.outline.is_guided:
             sequence.guide = Guide(request.outline, sequence.output, self._runner.piece, self._runner.eog_tokens)
         channel.bind(self.wake)
-        with self._lock:
+        with self._live.lock:
             self.check_open()
-            if request.id in self._live:
-                raise InvalidRequestError("id", request.id, "an id that no live stream has")
+            self._live.check_id(request.id)
             self.check_room(1)
-            self._live[request.id] = sequence
-            self._counts.started += 1
-            self._counts.prompt_tokens += stats.prompt_tokens
+            self._live.add(sequence)
             self._inbox.put(Submit(sequence))
 
     def cancel(self, stream_id: str) -> None:
         """End a stream as "cancelled": at once while it is queued, otherwise within a step; an ended one stays so."""
         self.abandon(stream_id)
-        with self._lock:
+        with self._live.lock:
             sequence = self._live.get(stream_id)
             if sequence is not None and sequence.state is State.WAITING:
-                self._end(sequence, "cancelled")
+                self._live.end(sequence, "cancelled")
                 wake((sequence.channel,))
 
     def abandon(self, stream_id: str) -> None:
@@ -190,9 +183,7 @@ class Engine:
 
     def metrics(self) -> EngineMetrics:
         """A snapshot."""
-        with self._lock:
-            states = Counter(sequence.state for sequence in list(self._live.values()))
-        scheduler = self._scheduler
+        states, scheduler = self._live.states(), self._scheduler
         return self._counts.snapshot(
             scheduler.kv,
             queued=states[State.WAITING],
@@ -277,7 +268,8 @@ class Engine:
     def _step(self) -> None:
         now = time.perf_counter()
         self._receive()
-        self._expire(now)
+        for sequence, deadline in self._live.expired(now):
+            self._finish(sequence, "timeout", timeout=deadline)
         self._resume(now)
         parts = self._scheduler.schedule(now)
         if parts:
@@ -306,7 +298,7 @@ class Engine:
             sequence = message.sequence
             if sequence.state is State.WAITING:
                 self._scheduler.enqueue(sequence)
-                self._watch(sequence)
+                self._live.watch(sequence)
         elif isinstance(message, Cancel):
             self._finish(message.sequence, "cancelled")
         elif isinstance(message, Call):
@@ -314,18 +306,6 @@ class Engine:
                 message.answer.set_result(message.function())
             except BaseException as error:
                 message.answer.set_exception(error)
-
-    def _expire(self, now: float) -> None:
-        """End whatever is past a deadline."""
-        if now < self._next_deadline:
-            return
-        self._next_deadline = float("inf")
-        for sequence in list(self._live.values()):
-            due = sequence.deadline()
-            if due is not None and due[0] <= now:
-                self._finish(sequence, "timeout", timeout=due[1])
-            elif due is not None:
-                self._next_deadline = min(self._next_deadline, due[0])
 
     def _resume(self, now: float) -> None:
         """Let those go on whose readers have caught up."""
@@ -335,7 +315,7 @@ class Engine:
             sequence.channel.is_paused = False
             sequence.stats.resume(now)
             self._scheduler.resume(sequence)
-            self._watch(sequence)
+            self._live.watch(sequence)
 
     def _update(self, parts: list[Part], output: StepOutput) -> None:
         """Take in what the step computed and sampled."""
@@ -394,7 +374,7 @@ class Engine:
             channel.is_paused = True  # where the reader read on before it could see this, the next step finds out
             sequence.stats.pause(now)
             self._scheduler.pause(sequence)
-            self._watch(sequence)
+            self._live.watch(sequence)
 
     def _account(self, shape: tuple[int, int], parts: list[Part], output: StepOutput, seconds: float) -> None:
         if not parts:
@@ -417,87 +397,42 @@ class Engine:
             self._check_integrity()
         if not self._scheduler.kv.num_used and self._inbox.empty() and self._tuning.use_idle_time():
             return
-        until = min(self._next_deadline, self._scheduler.next_parking() or float("inf"))
+        until = min(self._live.next_deadline, self._scheduler.next_parking() or float("inf"))
         # A deadline may lie further ahead than the platform's clock can wait; looking again now and then does no harm.
         timeout = None if until == float("inf") else min(max(0.0, until - time.perf_counter()), _LONGEST_SLEEP)
         with contextlib.suppress(Empty):
             self._handle(self._inbox.get(timeout=timeout))
 
-    def _watch(self, sequence: Sequence) -> None:
-        """Remember the deadline of a sequence whose state has changed."""
-        due = sequence.deadline()
-        if due is not None:
-            self._next_deadline = min(self._next_deadline, due[0])
-
-    def _claim(self, sequence: Sequence) -> bool:
-        """Take a sequence out of the hands of other threads, which may end it only while it waits."""
-        with self._lock:
-            if sequence.state is not State.WAITING:
-                return False
-            sequence.state = State.RUNNING
-            return True
-
     def _finish(self, sequence: Sequence, reason: FinishReason, timeout: str | None = None) -> None:
         self._scheduler.remove(sequence)  # first, so that its KV is free when its reader learns of the end
-        with self._lock:
-            self._end(sequence, reason, timeout=timeout)
+        self._live.end(sequence, reason, timeout=timeout)
         self._touched.append(sequence.channel)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._scheduler.remove(sequence)
-        with self._lock:
-            self._end(sequence, None, error=_failure(f"this stream failed: {error}", error))
+        self._live.end(sequence, None, error=_failure(f"this stream failed: {error}", error))
         self._touched.append(sequence.channel)
-
-    def _end(
-        self,
-        sequence: Sequence,
-        reason: FinishReason | None,
-        *,
-        timeout: str | None = None,
-        error: GenerationError | None = None,
-    ) -> None:
-        """The only place where a stream ends; the lock is held, and a second end is none."""
-        if self._live.get(sequence.request.id) is not sequence:
-            return
-        end = sequence.end(reason, timeout, error)
-        del self._live[sequence.request.id]
-        now = time.perf_counter()
-        stats = sequence.stats
-        stats.resume(now)
-        stats.ended = now
-        self._counts.stream_time.add(now - stats.created)
-        key = reason or "error"
-        self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
-        if sequence.state is State.WAITING:
-            sequence.state = State.FINISHED  # in the queue it is only a husk by now
-        if sequence.request.trail is not None and sequence.has_computed:
-            sequence.request.trail.tokens = sequence.tokens
-        sequence.channel.finish(end)
 
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:
         """The thread is about to end: nobody may be left waiting for it."""
         self._closing = True
-        with self._lock:
-            sequences = list(self._live.values())
-            for sequence in sequences:
-                if make_error is None:
-                    self._end(sequence, "cancelled")
-                else:
-                    self._end(sequence, None, error=make_error())
+        sequences = self._live.all()
+        for sequence in sequences:
+            if make_error is None:
+                self._live.end(sequence, "cancelled")
+            else:
+                self._live.end(sequence, None, error=make_error())
         # Also those whose streams ended earlier in a step that never came to its end.
         self._touched += [sequence.channel for sequence in sequences]
         self._notify()
 
     def _check_integrity(self) -> None:
         self._scheduler.check_integrity()
-        with self._lock:
-            states = {sequence.state for sequence in self._live.values()}
-        assert State.FINISHED not in states, "an ended stream is still live"
+        assert not self._live.states()[State.FINISHED], "an ended stream is still live"
 
     def after_fork(self) -> None:
         """The child has this object, but not the thread: end what it cannot go on with, and never touch the model."""
-        self._lock = threading.RLock()  # the parent's other threads may have held it
+        self._live.after_fork()
         self._death = "this process was forked, and an engine does not survive that; load the model in the child"
         self._end_all(lambda: GenerationError(self._death or ""))
 
