@@ -38,7 +38,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 # Beyond these, settings have no further effect on float32 logits, but would make infinities and then NaNs of them.
 _LARGE = 1e30
 _FIRST_GUESS = 64
-_GROWTH = 8
+_GROWTH = 4
 # Logits in a line of a table, at least: see _Layout.
 _LINE = 512
 
