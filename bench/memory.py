@@ -3,8 +3,8 @@
     python bench/memory.py [--models smollm2 gemma3-270m] [--streams 16] [--requests 10000] [--json]
 
 Resident memory is read from /proc/self/smaps_rollup (Linux only): `file` is mapped from files, which is the weights and
-the code of libraries; `anonymous` is everything else. From that come off what the KV cache takes and, where llama.cpp
-repacked weights into memory of its own, what it says that it repacked. After that come requests of one token, a few at
+the code of libraries; `anonymous` is everything else. `beside` is the total without the KV cache and the weights in the
+file; copies of weights that llama.cpp repacked for the processor count. After that come requests of one token, a few at
 a time, with prompts that differ: what is held after them must be what was held before.
 """
 
