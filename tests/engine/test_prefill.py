@@ -85,6 +85,14 @@ def test_a_prompt_gets_as_much_time_as_the_decodes_beside_it() -> None:
     assert cost.chunk(16) == pytest.approx(50, abs=2), "100 ms although the target is 60"
 
 
+def test_a_prompt_alone_is_not_read_in_steps_that_do_little_else_than_begin() -> None:
+    cost = CostModel(target=0.060, largest_chunk=512)
+    for _ in range(50):
+        cost.learn(1, 0, 0.055)
+        cost.learn(0, 100, 0.155)  # 1 ms a token
+    assert cost.chunk(0) == pytest.approx(165, abs=5)
+
+
 def test_a_prompt_goes_on_however_slow_the_model() -> None:
     cost = CostModel(target=0.060, largest_chunk=512)
     for _ in range(50):

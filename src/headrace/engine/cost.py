@@ -10,8 +10,10 @@ __all__ = ["CostModel", "Costs"]
 
 _WEIGHT = 0.2
 _SMALLEST_CHUNK = 8
-# While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is.
+# While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is; where
+# there are none, as the least step.
 _SHARE = 2.0
+_SHARE_ALONE = 4.0
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
 _FIRST_GUESS = 0.002
 # Rows that a step is padded with at most, and how much faster it must be for it.
@@ -129,7 +131,8 @@ class CostModel:
     def chunk(self, num_decodes: int) -> int:
         """Prefill tokens that fit into a step beside so many decoding sequences."""
         # Where the decodes leave little of it, the prompt still gets as much time: who waits for it waits, too.
-        budget = max(self.target, self.decode_time(num_decodes) * _SHARE)
+        share = _SHARE if num_decodes else _SHARE_ALONE
+        budget = max(self.target, self.decode_time(max(1, num_decodes)) * share)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 
