@@ -214,7 +214,7 @@ def test_steps_are_padded_where_a_larger_one_is_faster() -> None:
     assert table.padding(7) == 0, "no longer"
 
 
-@pytest.mark.parametrize(("drops", "expected"), [(True, [1, 1]), (False, [0, 0])])
+@pytest.mark.parametrize(("drops", "expected"), [(True, [0, 0, 1, 0, 1, 1]), (False, [0] * 6)])
 def test_the_engine_pads_its_steps(drops: bool, expected: list[int]) -> None:
     seen: list[int] = []
     runners: list[ScriptedRunner] = []
@@ -223,13 +223,13 @@ def test_the_engine_pads_its_steps(drops: bool, expected: list[int]) -> None:
         if len(slices) == 3:
             seen.append(runners[0].padding)
 
-    with scripted("abc", max_streams=3, can_drop_partial=drops, before_step=note) as made:
+    with scripted("abcdef", max_streams=3, can_drop_partial=drops, before_step=note) as made:
         runners.append(made.runner)
         for size, seconds in ((3, 10.0), (4, 1e-9)):
             made.engine._tuning.cost.learn(size, 0, seconds, 1)
         with made.hold():
-            streams = [made.model.generate_stream(letter, max_tokens=2) for letter in "xyz"]
-        assert [within(stream.result).text for stream in streams] == ["ab"] * 3
+            streams = [made.model.generate_stream(letter, max_tokens=6) for letter in "xyz"]
+        assert [within(stream.result).text for stream in streams] == ["abcdef"] * 3
     assert seen == expected
 
 

@@ -93,7 +93,7 @@ class Governor:
             self._held_up[threads] = self._held_up[threads] + 1 if ratio > _HELD_UP else 0
             if self._held_up[threads] >= 2 or ratio > _HELD_UP_BY_FAR:
                 self._shed(threads, ratio, now)
-            else:
+            elif not self._held_up[threads]:  # a single slow step says nothing
                 cost.learn(num_decodes, num_prefill, seconds, threads)
 
     def _fastest(self, num_decodes: int, num_prefill: int, *, calm: bool) -> int:

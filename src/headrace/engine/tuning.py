@@ -11,7 +11,8 @@ from headrace.engine.runner import Runner
 
 __all__ = ["Tuning"]
 
-# One of so many steps that would be padded is not: what is known of steps without padding may be wrong.
+# One of so many steps that would be padded is not, and more of the first ones: what is known of steps without padding
+# may be wrong.
 _DOUBT_EVERY = 64
 
 
@@ -66,7 +67,7 @@ class Tuning:
         padding = self.cost.tables[self._threads].padding(num_decodes)
         if padding:
             self._num_padded += 1
-            self._is_doubting = self._num_padded % _DOUBT_EVERY == 0
+            self._is_doubting = self._num_padded % min(_DOUBT_EVERY, 1 << (self._num_padded.bit_length() - 1)) == 0
         return 0 if self._is_doubting else padding
 
     def end(self, num_decodes: int, num_prefill: int, seconds: float) -> None:
