@@ -61,13 +61,14 @@ def machine(*, known: bool = True) -> tuple[CostModel, Machine]:
 
 def test_alone_it_takes_what_is_fastest() -> None:
     _, running = machine()
-    chosen = running.run(3000)  # 18 seconds: one look at the other
-    assert chosen.count(1) == 1
+    chosen = running.run(10_000)  # a minute: some looks at the other, ever more rarely
+    assert 5 <= chosen.count(1) <= 8
+    assert chosen[-2000:].count(1) <= 1
 
 
 def test_where_nothing_is_known_it_takes_all_threads() -> None:
     _, running = machine(known=False)
-    assert running.run(100) == [2] * 100
+    assert running.run(100).count(1) <= 1
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -142,7 +143,7 @@ def test_what_was_learnt_beside_a_neighbour_is_found_out() -> None:
         cost.learn(1, 0, seconds, threads)
     running = Machine(Governor(cost))
     assert running.run(1) == [1]
-    running.run_for(30)
+    running.run_for(4)
     assert running.run(50).count(2) >= 49
 
 

@@ -21,8 +21,10 @@ _FAR_BETTER = 0.8
 # Seconds until threads that were shed are tried again, first and at most; each failure doubles them.
 _FIRST_PROBE = 0.25
 _LAST_PROBE = 4.0
-# Seconds after which another count is tried although nothing speaks for it: what is known of it may be wrong.
-_EXPLORE = 10.0
+# Seconds after which another count is tried although nothing speaks for it: what is known of it may be wrong. They
+# double from the first to the last.
+_FIRST_LOOK = 0.5
+_LAST_LOOK = 16.0
 
 
 class Governor:
@@ -44,7 +46,8 @@ class Governor:
         self._good_tries = 0
         self._wait = _FIRST_PROBE
         self._probe_at = 0.0
-        self._explore_at: float | None = None
+        self._look = _FIRST_LOOK
+        self._look_at: float | None = None
 
     def choose(self, num_decodes: int, num_prefill: int, now: float) -> int:
         """Threads for a step.
@@ -59,13 +62,15 @@ class Governor:
         if len(counts) == 1:
             return counts[0]
         best = self._fastest(num_decodes, num_prefill, calm=False)
-        if self._explore_at is None:
-            self._explore_at = now + _EXPLORE
+        if self._look_at is None:
+            self._look_at = now + self._look
         wanted = self._fastest(num_decodes, num_prefill, calm=True)
-        if wanted != best and now >= self._probe_at:
-            self._tries = wanted
-        elif now >= self._explore_at:
-            self._explore_at = now + _EXPLORE
+        if wanted != best:
+            if now >= self._probe_at:
+                self._tries = wanted
+        elif now >= self._look_at:
+            self._look = min(2 * self._look, _LAST_LOOK)
+            self._look_at = now + self._look
             at = counts.index(best)
             self._tries = counts[at + 1] if at + 1 < len(counts) else counts[at - 1]
         return best if self._tries is None else self._tries
@@ -82,8 +87,8 @@ class Governor:
             self._judge(threads, ratio, now)
             if ratio < 1:
                 cost.learn(num_decodes, num_prefill, seconds, threads, _TRIED)
-                if ratio < _FAR_BETTER and self._explore_at is not None:
-                    self._explore_at = now + _FIRST_PROBE
+                if ratio < _FAR_BETTER:
+                    self._look_at = now + _FIRST_PROBE
         elif cost.slowdown[threads] > 1:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)
