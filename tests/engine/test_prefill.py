@@ -69,20 +69,30 @@ def test_decoding_streams_take_their_share_of_the_step() -> None:
     cost = learnt(4, 40, 0.050)
     assert cost.chunk(4) == pytest.approx(50, abs=2)
     for _ in range(50):
-        cost.learn(8, 0, 0.030)
-    assert cost.decode_time(8) == pytest.approx(0.030)
-    assert cost.decode_time(4) == pytest.approx(0.010)
-    assert cost.chunk(8) == pytest.approx(30, abs=2)
-    assert cost.decode_time(16) == pytest.approx(0.060), "a bigger batch costs at most in proportion"
-    assert cost.decode_time(2) == pytest.approx(0.010), "a smaller one at most as much"
+        cost.learn(8, 0, 0.020)
+    assert cost.decode_time(8) == pytest.approx(0.020)
+    assert cost.decode_time(4) == pytest.approx(0.010, rel=0.01)
+    assert cost.chunk(8) == pytest.approx(40, abs=2)
+    assert cost.decode_time(16) == pytest.approx(0.040), "a bigger batch costs at most in proportion"
+    assert cost.decode_time(2) == pytest.approx(0.010, rel=0.01), "a smaller one at most as much"
     assert cost.decode_time(0) == 0
 
 
-def test_a_prompt_gets_as_much_time_as_the_decodes_beside_it() -> None:
+def test_a_prompt_gets_twice_the_time_of_the_decodes_beside_it() -> None:
     cost = learnt(16, 10, 0.020)  # 1 ms a token
     for _ in range(50):
         cost.learn(16, 0, 0.050)
-    assert cost.chunk(16) == pytest.approx(50, abs=2), "100 ms although the target is 60"
+    assert cost.chunk(16) == pytest.approx(100, abs=2), "150 ms although the target is 60"
+
+
+def test_chunks_stay_large_where_decodes_become_slower_while_a_prompt_is_read() -> None:
+    """As when the memory fills up. Meanwhile no step has decodes alone."""
+    cost = learnt(7, 20, 0.050)  # 10 ms, and 2 a token
+    for _ in range(200):
+        chunk = cost.chunk(7)
+        cost.learn(7, chunk, 0.040 + 0.003 * chunk)
+    assert cost.chunk(7) >= 10
+    assert 0.040 + 0.003 * cost.chunk(7) < 0.130
 
 
 def test_a_prompt_alone_is_not_read_in_steps_that_do_little_else_than_begin() -> None:
@@ -97,8 +107,8 @@ def test_a_prompt_goes_on_however_slow_the_model() -> None:
     cost = CostModel(target=0.060, largest_chunk=512)
     for _ in range(50):
         cost.learn(16, 0, 10.0)
-        cost.learn(16, 8, 20.0)
-    assert cost.chunk(16) == 8
+        cost.learn(16, 8, 20.0)  # 1.25 s a token
+    assert cost.chunk(16) == 16
 
 
 def test_one_step_that_the_machine_held_up_does_not_change_much() -> None:

@@ -306,7 +306,7 @@ def filled() -> CostModel:
     cost = CostModel(TARGET, 512, (1, 2))
     cost.learn(1, 0, 0.0123, 1)
     cost.learn(8, 0, 0.5, 2)
-    cost.learn(1, 32, 1.5, 2)
+    cost.learn(0, 32, 1.5, 2)
     return cost
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 __all__ = ["CostModel", "Costs"]
 
 _WEIGHT = 0.2
+_WEIGHT_BELOW = 0.5
+_FAR_BELOW = 0.8
 _SMALLEST_CHUNK = 8
 # While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is; where
 # there are none, as the least step.
-_SHARE = 2.0
+_SHARE = 3.0
 _SHARE_ALONE = 4.0
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
 _FIRST_GUESS = 0.002
@@ -30,10 +32,18 @@ class Costs:
     Attributes:
         decode: seconds of a step of so many decoding sequences.
         per_prefill_token: seconds that each token of a prompt adds; None where none was seen.
+        per_token_beside: the same in steps in which sequences decode, too; None where that was not seen.
     """
 
     decode: dict[int, float] = field(default_factory=dict[int, float])
     per_prefill_token: float | None = None
+    per_token_beside: float | None = None
+
+    def per_token(self, num_decodes: int) -> float | None:
+        """Seconds that each token of a prompt adds to a step of so many decodes; None where nothing is known."""
+        alone, beside = self.per_prefill_token, self.per_token_beside
+        first, second = (beside, alone) if num_decodes else (alone, beside)
+        return first if first is not None else second
 
     def padding(self, num_decodes: int) -> int:
         """Rows of no use to add to so many, since a larger step takes less time: with kernels for four rows, say."""
@@ -69,18 +79,14 @@ class Costs:
         return self.decode[below] + share * (self.decode[above] - self.decode[below])
 
     def base(self, num_decodes: int) -> float:
-        """What a step takes before its first prefill token: at least the weights are read once, as for one decode.
-
-        Were that counted as the tokens' cost, a slow step would make the next chunk smaller, its tokens dearer, and
-        the chunk after that smaller still.
-        """
+        """What a step takes before its first prefill token: at least the weights are read once, as for one decode."""
         return self.decode_time(max(1, num_decodes))
 
     def step_time(self, num_decodes: int, num_prefill: int) -> float:
         """Seconds of a step; 0 where nothing like it was seen."""
         if not num_prefill:
             return self.decode_time(num_decodes)
-        per_token = self.per_prefill_token
+        per_token = self.per_token(num_decodes)
         return 0.0 if per_token is None else self.base(num_decodes) + num_prefill * per_token
 
 
@@ -130,7 +136,7 @@ class CostModel:
 
     def chunk(self, num_decodes: int) -> int:
         """Prefill tokens that fit into a step beside so many decoding sequences."""
-        # Where the decodes leave little of it, the prompt still gets as much time: who waits for it waits, too.
+        # Where the decodes leave little of it, the prompt still gets twice their time: who waits for it waits, too.
         share = _SHARE if num_decodes else _SHARE_ALONE
         budget = max(self.target, self.decode_time(max(1, num_decodes)) * share)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
@@ -138,9 +144,9 @@ class CostModel:
 
     def _fitting(self, budget: float, num_decodes: int, threads: int) -> int:
         table, slowdown = self.tables[threads], self.slowdown[threads]
-        per_token = table.per_prefill_token
+        per_token = table.per_token(num_decodes)
         if per_token is None:
-            if threads != self.threads[-1] or any(other.per_prefill_token for other in self.tables.values()):
+            if threads != self.threads[-1] or any(other.per_token(num_decodes) for other in self.tables.values()):
                 return 0
             per_token = _FIRST_GUESS
         return int((budget / slowdown - table.base(num_decodes)) / per_token)
@@ -160,14 +166,31 @@ class CostModel:
         table = self.tables[self.threads[-1] if threads is None else threads]
         if num_prefill == 0:
             table.decode[num_decodes] = _mean(table.decode.get(num_decodes), seconds, weight)
-        elif num_prefill >= _SMALLEST_CHUNK:
-            # Below that the sample is mostly the cost of having a step at all.
-            sample = max(seconds - table.base(num_decodes), 0.1 * seconds) / num_prefill
-            table.per_prefill_token = _mean(table.per_prefill_token, sample, weight)
+        elif num_prefill >= _SMALLEST_CHUNK:  # below that the sample is mostly the cost of having a step at all
+            _learn_prefill(table, num_decodes, num_prefill, seconds, weight)
+
+
+def _learn_prefill(table: Costs, num_decodes: int, num_prefill: int, seconds: float, weight: float) -> None:
+    base, per_token = table.base(num_decodes), table.per_token(num_decodes)
+    if not num_decodes:
+        sample = max(seconds - base, 0.1 * seconds) / num_prefill
+        table.per_prefill_token = _mean(table.per_prefill_token, sample, weight)
+    elif per_token is None:
+        table.per_token_beside = max(seconds - base, 0.1 * seconds) / num_prefill
+    else:
+        # Which of the two has changed is not to be seen, and as a rule it is both: a full memory makes every row
+        # dearer. Were it all blamed on the prompt, a slow step would make the next chunk smaller, and the share of the
+        # decodes in it larger, which would look like a still dearer prompt.
+        expected = base + num_prefill * per_token
+        ratio = _mean(expected, seconds, weight) / expected
+        table.per_token_beside = per_token * ratio
+        table.decode[num_decodes] = base * ratio
 
 
 def _mean(known: float | None, sample: float, weight: float) -> float:
     """An exponential mean in which one step that the machine held up counts at most fourfold."""
     if known is None:
         return sample
+    if sample < _FAR_BELOW * known:  # nothing makes a step faster by chance
+        weight = max(weight, _WEIGHT_BELOW)
     return known + weight * (min(sample, 4 * known) - known)

@@ -66,7 +66,8 @@ class Governor:
             self._look_at = now + self._look
         wanted = self._fastest(num_decodes, num_prefill, calm=True)
         if wanted != best:
-            if now >= self._probe_at:
+            # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
+            if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
         elif now >= self._look_at:
             self._look = min(2 * self._look, _LAST_LOOK)

@@ -82,7 +82,7 @@ class _Log(threading.local):
 
 
 _SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-_SPIN_COUNT = 1000
+_SPIN_COUNT = 50_000
 
 log = _Log()
 _lock = threading.Lock()
@@ -136,8 +136,8 @@ def _brief_spinning() -> Generator[None]:
     """Let compute threads that are loaded in here spin less while they wait for each other, unless the user has a say.
 
     By default GNU's OpenMP spins 300,000 times, some milliseconds, before it lets the system have the core. Where
-    another process took the core of the thread that is waited for, that is what keeps it from coming back. A thousand
-    times are as good as long as nobody disturbs: the waits within a step are short.
+    another process took the core of the thread that is waited for, that is what keeps it from coming back. A sixth of
+    that is as good as long as nobody disturbs; much less is not, since threads that sleep have to be woken.
     """
     if any(name in os.environ for name in _SPINNING):
         yield
