@@ -198,7 +198,7 @@ def scripted(
     chat_template: str | None = None,
     max_streams: int = 16,
     max_queue: int = 64,
-    step_target_ms: float = 100.0,
+    step_target_ms: float = 150.0,
     **runner_settings: Any,
 ) -> Iterator[Scripted]:
     """A scripted model for one test; whatever the test did, it is closed and checked in the end."""

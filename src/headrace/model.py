@@ -40,7 +40,7 @@ class Model(SyncCalls):
         n_gpu_layers: int = 0,
         max_streams: int = 16,
         max_queue: int = 64,
-        step_target_ms: float = 100.0,
+        step_target_ms: float = 150.0,
         draft: str | os.PathLike[str] | None = None,
         config: StreamConfig | None = None,
         pricing: Pricing | None = None,
@@ -55,12 +55,14 @@ class Model(SyncCalls):
             kv_type: the precision of keys and values: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0".
                 "q8_0" takes about half of the memory of "f16", "q4_0" about a quarter, for a step that takes longer
                 and an answer that is less exact.
-            n_threads: compute threads; None takes the cores this process may use.
+            n_threads: compute threads at most; None takes the cores this process may use. Each step has as many of
+                them as are fastest for it, unless it shall be repeatable (`StreamConfig.seed`).
             n_gpu_layers: layers to put on a GPU; -1 for all.
             max_streams: streams that decode together at most; more wait.
             max_queue: streams that may wait at most; more are refused with QueueFullError.
             step_target_ms: what a step should take at most while a prompt is read, in milliseconds: how long running
-                streams may stand still for somebody else's prompt.
+                streams may stand still for somebody else's prompt. Where their own tokens take more than a third of
+                it, a step may take three times as long as these.
             draft: a smaller model with the same vocabulary, as a path or a name: it guesses tokens that this one then
                 verifies several at a time, where that is faster; see `StreamConfig.speculation`.
             config: the defaults of every stream.
@@ -121,7 +123,7 @@ class AsyncModel(AsyncCalls):
         n_gpu_layers: int = 0,
         max_streams: int = 16,
         max_queue: int = 64,
-        step_target_ms: float = 100.0,
+        step_target_ms: float = 150.0,
         draft: str | os.PathLike[str] | None = None,
         config: StreamConfig | None = None,
         pricing: Pricing | None = None,

@@ -101,6 +101,10 @@ def test_a_prompt_alone_is_not_read_in_steps_that_do_little_else_than_begin() ->
         cost.learn(1, 0, 0.055)
         cost.learn(0, 100, 0.155)  # 1 ms a token
     assert cost.chunk(0) == pytest.approx(165, abs=5)
+    for _ in range(50):
+        cost.learn(1, 0, 0.005)
+        cost.learn(0, 100, 0.105)
+    assert cost.chunk(0) == pytest.approx(35, abs=2), "40 ms, two thirds of the target"
 
 
 def test_a_prompt_goes_on_however_slow_the_model() -> None:

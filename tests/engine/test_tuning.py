@@ -147,6 +147,21 @@ def test_what_was_learnt_beside_a_neighbour_is_found_out() -> None:
     assert running.run(50).count(2) >= 49
 
 
+def test_nothing_is_tried_in_a_step_that_reads_a_prompt() -> None:
+    """Running streams stand still for it."""
+    cost, running = machine()
+    for threads in (1, 2):
+        cost.learn(0, 20, 20 * ALONE[threads], threads)
+    assert running.run(1000, (1, 20)) == [2] * 1000
+    running.seconds = BESIDE.__getitem__
+    running.run(10)
+    assert cost.slowdown[2] > 1
+    begin = running.now
+    chosen = running.run(200, (1, 20))
+    assert running.now - begin > 1
+    assert 2 not in chosen
+
+
 def test_other_shapes_are_slowed_down_too() -> None:
     cost, running = machine()
     for threads in (1, 2):

@@ -16,6 +16,8 @@ _SMALLEST_CHUNK = 8
 # there are none, as the least step.
 _SHARE = 3.0
 _SHARE_ALONE = 4.0
+# Where there are none, a step takes this part of the target: whoever comes, or leaves, waits for its end.
+_ALONE = 2 / 3
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
 _FIRST_GUESS = 0.002
 # Rows that a step is padded with at most, and how much faster it must be for it.
@@ -137,8 +139,10 @@ class CostModel:
     def chunk(self, num_decodes: int) -> int:
         """Prefill tokens that fit into a step beside so many decoding sequences."""
         # Where the decodes leave little of it, the prompt still gets twice their time: who waits for it waits, too.
-        share = _SHARE if num_decodes else _SHARE_ALONE
-        budget = max(self.target, self.decode_time(max(1, num_decodes)) * share)
+        if num_decodes:
+            budget = max(self.target, self.decode_time(num_decodes) * _SHARE)
+        else:
+            budget = max(self.target * _ALONE, self.decode_time(1) * _SHARE_ALONE)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 

@@ -69,7 +69,7 @@ class Governor:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
-        elif now >= self._look_at:
+        elif now >= self._look_at and not num_prefill:
             self._look = min(2 * self._look, _LAST_LOOK)
             self._look_at = now + self._look
             at = counts.index(best)

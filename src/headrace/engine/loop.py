@@ -66,7 +66,7 @@ class Engine:
         *,
         max_streams: int = 16,
         max_queue: int = 64,
-        step_target_ms: float = 100.0,
+        step_target_ms: float = 150.0,
         costs: CostFile | None = None,
         debug: bool | None = None,
     ) -> None:
