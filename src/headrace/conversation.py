@@ -277,6 +277,8 @@ class ConversationManager:
             raise InvalidRequestError("path", str(session.path), allowed, message)
         conversation = cls.from_json(header["conversation"], model)
         conversation._known = session.tokens
+        if conversation._system_prompt is None and lane_of(model).system_prompt is None:
+            conversation._system_prompt = header["system_prompt"]  # that of the context which it was held on
         return conversation
 
     def fork(self) -> ConversationManager:

@@ -333,6 +333,32 @@ def test_a_prefix_whose_window_is_gone_is_not_reused() -> None:
     cache.check()
 
 
+def test_a_prefix_outlives_a_longer_one_whose_window_is_gone() -> None:
+    """As a system prompt does, of which a long stream has made use."""
+    cache = Cache()
+    memory = cache.memory = Windowed(num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4)
+    cache.cache([1, 2, 3, 4])
+    row, _ = cache.start([1, 2, 3, 4, 5, 6, 7, 8])
+    memory.cut[row.id] = 6
+    kv.release(row)
+    assert cache.found([1, 2, 3, 4, 9]) == 4
+    cache.check()
+
+
+def test_a_row_is_kept_where_the_one_that_has_as_much_is_of_no_use() -> None:
+    cache = Cache()
+    memory = cache.memory = Windowed(num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4)
+    longer, _ = cache.start([1, 2, 3, 4, 5, 6, 7, 8])
+    kv.release(longer)
+    row, _ = cache.start([1, 2, 3, 4])
+    memory.cut[longer.id] = 6
+    kv.release(row)
+    assert cache.found([1, 2, 3, 9]) == 3
+    cache.check()
+
+
 def test_loaded_kv_that_lies_in_disorder_is_not_said_to_be_in_order() -> None:
     class Disorderly(ScriptedRunner):
         def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:

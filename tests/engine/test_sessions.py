@@ -405,6 +405,20 @@ def test_a_conversation_comes_back_with_its_kv(path: Path) -> None:
         assert Context.load(made.model, path).session == session
 
 
+def test_a_conversation_keeps_the_system_prompt_of_its_context(path: Path) -> None:
+    with scripted("well", chat_template=TEMPLATE) as made:
+        conversation = ConversationManager(Context(made.model, system_prompt="Be brief."))
+        within(conversation.send("hello").result)
+        conversation.save(path)
+    with scripted("fine", chat_template=TEMPLATE) as made:
+        again = ConversationManager.load(made.model, path)
+        assert again.system_prompt == "Be brief."
+        usage = within(again.send("and?").result).usage
+        assert usage.cached_tokens >= len("<system>Be brief.<user>hello<assistant>well")
+        other = ConversationManager.load(Context(made.model, system_prompt="Be long."), path)
+        assert other.system_prompt is None, "the context's own"
+
+
 def test_a_conversation_without_messages_and_one_without_a_model(path: Path, fresh: Scripted) -> None:
     session = ConversationManager(fresh.model).save(path)
     assert (session.tokens, session.num_cached) == ((), 0)

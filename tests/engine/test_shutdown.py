@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -184,6 +185,23 @@ def test_a_closed_model_does_not_warn() -> None:
         model.close()
         del model
         gc.collect()
+
+
+def test_a_warm_up_that_fails_is_over_when_its_error_arrives() -> None:
+    """Whoever gets the error frees what the runner was made of."""
+
+    class Failing(ScriptedRunner):
+        def warm_up(self) -> None:
+            raise RuntimeError("out of memory")
+
+        def close(self) -> None:
+            threading.Event().wait(0.2)
+            super().close()
+
+    runner = Failing({0: b""})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Engine(runner)
+    assert runner.is_closed
 
 
 @pytest.mark.parametrize(

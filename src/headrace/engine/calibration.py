@@ -18,6 +18,7 @@ __all__ = ["Calibration", "CostFile", "Shape"]
 _BUDGET = 1.5
 _LONGEST = 0.15
 _PREFILL = 32
+_ROW = 0.25
 _VERSION = 1
 # Longer than any step that somebody would wait for: a file that says so was damaged.
 _MOST_SECONDS = 3600.0
@@ -58,12 +59,18 @@ class Calibration:
             self.is_done = True
             return
         threads, num_decodes, num_prefill = shape
-        if cost.step_time(num_decodes, num_prefill, threads, calm=True) > _LONGEST:
+        expected = cost.step_time(num_decodes, num_prefill, threads, calm=True)
+        if not expected:  # a row of several takes at least about this part of one alone
+            expected = cost.step_time(1, 0, threads, calm=True) * _ROW * (num_decodes + num_prefill)
+        if expected > _LONGEST:
             return
-        # The first step of a shape pays for what is set up in it.
-        seconds = [self._measure(shape) for _ in range(2)]
-        self._left -= sum(seconds)
-        cost.learn(num_decodes, num_prefill, min(seconds), threads, weight=1.0)
+        seconds = self._measure(shape)
+        self._left -= seconds
+        if seconds < _LONGEST:  # the first step of a shape pays for what is set up in it
+            again = self._measure(shape)
+            self._left -= again
+            seconds = min(seconds, again)
+        cost.learn(num_decodes, num_prefill, seconds, threads, weight=1.0)
 
     def _plan(self, max_streams: int, chunk: int) -> Iterator[Shape]:
         most = self._cost.threads[-1]
@@ -98,7 +105,7 @@ class CostFile:
             found = {int(threads): _costs(table) for threads, table in read["threads"].items()}
             if read["version"] != _VERSION:
                 return
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return  # none yet, or none that can be read: it is measured again
         for threads, table in found.items():
             if threads in cost.tables:

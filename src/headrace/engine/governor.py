@@ -49,18 +49,19 @@ class Governor:
         self._look = _FIRST_LOOK
         self._look_at: float | None = None
 
-    def choose(self, num_decodes: int, num_prefill: int, now: float) -> int:
+    def choose(self, num_decodes: int, num_prefill: int, now: float, *, repeatable: bool = False) -> int:
         """Threads for a step.
 
         Args:
             num_decodes: sequences that decode in it.
             num_prefill: tokens of prompts in it.
             now: seconds, on a clock that only rises.
+            repeatable: whether it shall have the same threads whenever it is run: all of them.
         """
         counts = self._cost.threads
         self._tries = None
-        if len(counts) == 1:
-            return counts[0]
+        if repeatable or len(counts) == 1:
+            return counts[-1]
         best = self._fastest(num_decodes, num_prefill, calm=False)
         if self._look_at is None:
             self._look_at = now + self._look
@@ -69,7 +70,7 @@ class Governor:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
-        elif now >= self._look_at and not num_prefill:
+        elif now >= self._look_at and not (num_decodes and num_prefill):
             self._look = min(2 * self._look, _LAST_LOOK)
             self._look_at = now + self._look
             at = counts.index(best)

@@ -263,18 +263,26 @@ class KVCache:
         self._active.remove(row)
         row.is_active = False
         self._cached[row.id] = row
-        if row.length == 0 or (self.can_drop_partial and (len(row.tip.rows) > 1 or self._is_computed_twice(row))):
+        if row.length == 0 or (self.can_drop_partial and self._is_covered(row)):
             self._drop(row)
             return
         if self.can_drop_partial:
             for node in _path(row):
                 for other in [other for other in node.rows if other.tip is node and other is not row]:
-                    if not other.is_active:  # its whole path is part of this row's: it holds nothing of its own
+                    # Its whole path is part of this row's, so it holds nothing of its own.
+                    if not other.is_active and self._backend.can_reuse(row.id, other.length):
                         self._drop(other)
 
-    def takes(self, count: int, besides: int) -> bool:
-        """Whether so many tokens more than a step needs can be computed in it, and removed again."""
-        return self.can_drop_partial and besides + count <= self.num_free
+    def _is_covered(self, row: Row) -> bool:
+        """Whether another row has all that this one has, in a form that can still be used."""
+        others = [other for other in row.tip.rows if other is not row]
+        if not others:
+            return self._is_computed_twice(row)
+        return any(self._backend.can_reuse(other.id, row.length) for other in others)
+
+    def room_besides(self, count: int) -> int:
+        """How many tokens more than a step needs can be computed in it and removed again, with nothing evicted."""
+        return max(0, self.num_free - count) if self.can_drop_partial else 0
 
     def save(self, tokens: Sequence[int], start: int, end: int) -> bytearray | None:
         """The KV of tokens[start:end], as the backend writes it; None where it is not here, or cannot be saved."""

@@ -88,7 +88,7 @@ class Engine:
         self._live = Live(self._counts)
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
         # With guesses, a few streams have as many rows in a step as many streams without.
-        most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs))
+        most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs, runner.max_batch))
         self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=most_rows, file=costs)
         self._scheduler = Scheduler(
             kv,
@@ -216,7 +216,7 @@ class Engine:
             timeout: seconds to wait for the step that is running; None for as long as it takes.
         """
         self.close_soon()
-        if threading.current_thread() is not self._thread and self._death is None:
+        if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     def close_soon(self) -> None:
@@ -253,8 +253,10 @@ class Engine:
         else:
             self._end_all(None)
         finally:
-            self._tuning.save()
-            self._runner.close()
+            try:
+                self._tuning.save()
+            finally:
+                self._runner.close()
 
     def _warm_up(self) -> None:
         try:
@@ -271,13 +273,13 @@ class Engine:
         for sequence, deadline in self._live.expired(now):
             self._finish(sequence, "timeout", timeout=deadline)
         self._resume(now)
+        now = time.perf_counter()  # what others asked for is no part of what the step costs
         parts = self._scheduler.schedule(now)
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
             is_repeatable = len(parts) == 1 and parts[0].sequence.is_seeded
-            padding = self._tuning.begin(num_decodes, num_prefill, repeatable=is_repeatable)
-            if not self._scheduler.kv.takes(padding, besides=sum(shape)):
-                padding = 0
+            room = self._scheduler.kv.room_besides(sum(shape))
+            padding = self._tuning.begin(num_decodes, num_prefill, room=room, repeatable=is_repeatable)
             done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()

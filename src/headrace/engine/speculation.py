@@ -153,6 +153,8 @@ class Speculation:
         if not gains:
             return best_count, best
         base, total = self._decode_time(num_sequences), 0.0
+        if not base > 0:
+            return best_count, best
         for count, gain in enumerate(gains, 1):
             total += gain
             seconds = self._decode_time(num_sequences + count)

@@ -37,7 +37,7 @@ class Tuning:
         self._threads = runner.thread_counts[-1]
         self._num_learnt = 0
         self._num_padded = 0
-        self._is_doubting = False
+        self._only_learns = False
         self._calibration: Calibration | None = None
         if runner.can_measure:
             self._calibration = Calibration(
@@ -51,29 +51,30 @@ class Tuning:
         """Whether there is nothing left that idle time would be used for."""
         return self._calibration is None
 
-    def begin(self, num_decodes: int, num_prefill: int, *, repeatable: bool) -> int:
+    def begin(self, num_decodes: int, num_prefill: int, *, room: int, repeatable: bool) -> int:
         """Set the threads of the next step; returns with how many rows of no use it is faster.
 
         Args:
             num_decodes: sequences that decode in it.
             num_prefill: tokens of prompts in it.
+            room: tokens that the memory can take besides.
             repeatable: whether its logits shall be the same, to the last bit, whenever it is run. Attention over a long
                 sequence is shared among the threads, so their number decides in which order it is summed up.
         """
-        if repeatable:
-            self._set_threads(self.cost.threads[-1])
-            return 0
-        self._set_threads(self._governor.choose(num_decodes, num_prefill, time.perf_counter()))
-        padding = self.cost.tables[self._threads].padding(num_decodes)
+        threads = self._governor.choose(num_decodes, num_prefill, time.perf_counter(), repeatable=repeatable)
+        self._set_threads(threads)
+        padding = 0 if repeatable else self.cost.tables[threads].padding(num_decodes)
+        self._only_learns = False
         if padding:
             self._num_padded += 1
-            self._is_doubting = self._num_padded % min(_DOUBT_EVERY, 1 << (self._num_padded.bit_length() - 1)) == 0
-        return 0 if self._is_doubting else padding
+            doubt_every = min(_DOUBT_EVERY, 1 << (self._num_padded.bit_length() - 1))
+            # What is expected of the step is what it takes with padding.
+            self._only_learns = padding > room or self._num_padded % doubt_every == 0
+        return 0 if self._only_learns else padding
 
     def end(self, num_decodes: int, num_prefill: int, seconds: float) -> None:
         """Learn from the step that was run."""
-        if self._is_doubting:
-            self._is_doubting = False
+        if self._only_learns:
             self.cost.learn(num_decodes, num_prefill, seconds, self._threads, weight=0.5)
         else:
             self._governor.observe(num_decodes, num_prefill, self._threads, seconds, time.perf_counter())
@@ -84,7 +85,11 @@ class Tuning:
         calibration = self._calibration
         if calibration is None:
             return False
-        calibration.go_on()
+        try:
+            calibration.go_on()
+        except Exception:  # whatever it is: what only saves time later must not end the engine
+            self._calibration = None
+            return False
         if calibration.is_done:
             self._calibration = None
             self.save()

@@ -392,9 +392,9 @@ class LlamaContext:
             raise ValueError(f"the sequence id is {sequence}; allowed: 0 to {self.n_seq_max - 1}")
 
     def _free(self) -> None:
-        if self._handle:
-            self._library.bulk.llama_free(self._handle)
-            self._handle = 0
+        handle, self._handle = self._handle, 0
+        if handle:
+            self._library.bulk.llama_free(handle)
         self._model.release()
 
 
