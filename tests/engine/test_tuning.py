@@ -162,6 +162,15 @@ def test_nothing_is_tried_in_a_step_that_reads_a_prompt() -> None:
     assert 2 not in chosen
 
 
+def test_both_neighbours_of_a_count_are_looked_at() -> None:
+    cost = CostModel(TARGET, 512, (1, 2, 3, 4))
+    for threads, seconds in {1: 0.010, 2: 0.012, 3: 0.0075, 4: 0.008}.items():
+        cost.learn(1, 0, seconds, threads)
+    running = Machine(Governor(cost), {1: 0.010, 2: 0.007, 3: 0.0075, 4: 0.008}.__getitem__)
+    running.run_for(60)
+    assert running.run(100).count(2) >= 99
+
+
 def test_prompts_alone_find_out_what_was_learnt_beside_a_neighbour() -> None:
     cost, running = machine()
     cost.learn(0, 32, 32 * 0.010, 2)

@@ -133,7 +133,7 @@ def run(
         typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
     ] = "f16",
     threads: Annotated[
-        int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
+        int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
     ] = None,
     gpu_layers: Annotated[int, typer.Option(help="Layers to put on a GPU; -1 for all.")] = 0,
 ) -> None:

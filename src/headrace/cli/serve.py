@@ -94,7 +94,7 @@ def serve(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads that compute; if absent, one per available core.")
+        int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to put on a GPU; -1 for all.  [default: 0]")] = None,
     speculation: Annotated[

@@ -48,6 +48,7 @@ class Governor:
         self._probe_at = 0.0
         self._look = _FIRST_LOOK
         self._look_at: float | None = None
+        self._num_looks = 0
 
     def choose(self, num_decodes: int, num_prefill: int, now: float, *, repeatable: bool = False) -> int:
         """Threads for a step.
@@ -74,7 +75,9 @@ class Governor:
             self._look = min(2 * self._look, _LAST_LOOK)
             self._look_at = now + self._look
             at = counts.index(best)
-            self._tries = counts[at + 1] if at + 1 < len(counts) else counts[at - 1]
+            neighbours = counts[max(0, at - 1) : at] + counts[at + 1 : at + 2]
+            self._num_looks += 1
+            self._tries = neighbours[self._num_looks % len(neighbours)]
         return best if self._tries is None else self._tries
 
     def observe(self, num_decodes: int, num_prefill: int, threads: int, seconds: float, now: float) -> None:
@@ -89,8 +92,9 @@ class Governor:
             self._judge(threads, ratio, now)
             if ratio < 1:
                 cost.learn(num_decodes, num_prefill, seconds, threads, _TRIED)
-                if ratio < _FAR_BETTER:
+                if ratio < _FAR_BETTER:  # the same again, and soon
                     self._look_at = now + _FIRST_PROBE
+                    self._num_looks -= 1
         elif cost.slowdown[threads] > 1:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)

@@ -158,7 +158,7 @@ class Runner(Protocol):
         """Compute and sample.
 
         Args:
-            slices: what to compute, those that sample first.
+            slices: what to compute.
             padding: rows of logits of no use to compute besides; there is room for as many tokens.
 
         Raises:

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         max_body_mb: what the body of a request may have, in millions of bytes.
         n_ctx: tokens of context of each model; None takes what it was trained for, as far as memory holds it.
         kv_type: precision of the context's keys and values.
-        threads: threads that compute; None takes one per available core.
+        threads: threads that compute at most; None takes one per available core.
         gpu_layers: layers to put on a GPU; -1 for all.
         speculation: whether tokens may be guessed from earlier text, where a request does not say; None takes "where
             there is no seed".
