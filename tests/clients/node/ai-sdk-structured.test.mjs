@@ -134,7 +134,7 @@ test('reasoning', async () => {
   const thinking = { ...settings, providerOptions: { headrace: thought } };
   const { reasoningText, text, usage, response } = await generateText(thinking);
   assert.equal(text, 'Yes.');
-  assert(reasoningText.length >= 5);
+  assert.match(reasoningText, /^[a-z ]{5,20}$/);
   assert(usage.outputTokenDetails.reasoningTokens > 0);
   const parts = await collect(streamText(thinking).fullStream);
   const join = (type) =>
@@ -142,7 +142,7 @@ test('reasoning', async () => {
       .filter((part) => part.type === type)
       .map((part) => part.text)
       .join('');
-  assert.equal(join('reasoning-delta'), reasoningText);
+  assert.match(join('reasoning-delta'), /^[a-z ]{5,20}$/); // not the same text: where two tokens tie, either may come
   assert.equal(join('text-delta'), 'Yes.');
   const order = parts.map((part) => part.type);
   assert(order.indexOf('reasoning-end') < order.indexOf('text-start'));
