@@ -152,7 +152,7 @@ def test_nothing_is_tried_in_a_step_that_reads_a_prompt() -> None:
     cost, running = machine()
     for threads in (1, 2):
         cost.learn(0, 20, 20 * ALONE[threads], threads)
-    assert running.run(1000, (1, 20)) == [2] * 1000
+    assert running.run(1000, (1, 20)) == [2] * 1000, "nor fewer threads"
     running.seconds = BESIDE.__getitem__
     running.run(10)
     assert cost.slowdown[2] > 1

@@ -71,13 +71,16 @@ class Governor:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
-        elif now >= self._look_at and not (num_decodes and num_prefill):
-            self._look = min(2 * self._look, _LAST_LOOK)
-            self._look_at = now + self._look
+        elif now >= self._look_at:
             at = counts.index(best)
             neighbours = counts[max(0, at - 1) : at] + counts[at + 1 : at + 2]
-            self._num_looks += 1
-            self._tries = neighbours[self._num_looks % len(neighbours)]
+            if num_decodes and num_prefill:
+                neighbours = counts[at + 1 : at + 2]  # with fewer threads, running streams would stand still for long
+            if neighbours:
+                self._look = min(2 * self._look, _LAST_LOOK)
+                self._look_at = now + self._look
+                self._num_looks += 1
+                self._tries = neighbours[self._num_looks % len(neighbours)]
         return best if self._tries is None else self._tries
 
     def observe(self, num_decodes: int, num_prefill: int, threads: int, seconds: float, now: float) -> None:
@@ -92,7 +95,8 @@ class Governor:
             self._judge(threads, ratio, now)
             if ratio < 1:
                 cost.learn(num_decodes, num_prefill, seconds, threads, _TRIED)
-                if ratio < _FAR_BETTER:  # the same again, and soon
+                if ratio < _FAR_BETTER:  # the same again, and soon: other shapes may be known as badly
+                    self._look = _FIRST_PROBE
                     self._look_at = now + _FIRST_PROBE
                     self._num_looks -= 1
         elif cost.slowdown[threads] > 1:

@@ -96,8 +96,9 @@ class Tuning:
         return True
 
     def save(self) -> None:
-        """Keep what was learnt."""
-        if self._file is not None and (self._num_learnt or self._calibration is None):
+        """Keep what was learnt, unless somebody else wants the cores: what that has done to it is not known."""
+        is_calm = all(slowdown == 1 for slowdown in self.cost.slowdown.values())
+        if self._file is not None and is_calm and (self._num_learnt or self._calibration is None):
             self._file.save(self.cost)
 
     def _measure(self, shape: Shape) -> float:
