@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.models import complete_model
+from headrace.cli.options import GPULayers, KVTypeOption
 from headrace.cli.output import write
 from headrace.cli.terminal import Waiting, say
 from headrace.errors import InvalidRequestError
-from headrace.llama.kv_types import KV_TYPES, KVType
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,14 +55,11 @@ def bench(
     n_ctx: Annotated[
         int | None, typer.Option(help="Tokens of context; if absent, as many as the measurements need.")
     ] = None,
-    kv_type: Annotated[
-        KVType,
-        typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
-    ] = "f16",
+    kv_type: KVTypeOption = "f16",
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute; if absent, what headrace takes by itself.")
     ] = None,
-    gpu_layers: Annotated[int, typer.Option(help="Layers to put on a GPU; -1 for all.")] = 0,
+    gpu_layers: GPULayers = 0,
 ) -> None:
     """Measure a model on this machine.
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from headrace.cli.models import complete_model
+from headrace.cli.options import GPULayers, KVTypeOption, SpeculationOption
 from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
 from headrace.config import StreamConfig, speculation_of
 from headrace.errors import GenerationError, HeadraceError, InvalidRequestError
-from headrace.llama.kv_types import KV_TYPES, KVType
+from headrace.llama.kv_types import KVType
 from headrace.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -105,13 +106,7 @@ def run(
             metavar="OPEN CLOSE", help="What opens and what closes a thought, where the chat template does not show it."
         ),
     ] = None,
-    speculation: Annotated[
-        bool | None,
-        typer.Option(
-            "--speculation/--no-speculation",
-            help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
-        ),
-    ] = None,
+    speculation: SpeculationOption = None,
     timeout: Annotated[float, typer.Option(help="Milliseconds the generation may take; 0 is no limit.")] = 0,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Write all at the end instead of as it comes.")
@@ -128,14 +123,11 @@ def run(
             "was trained for and memory holds."
         ),
     ] = None,
-    kv_type: Annotated[
-        KVType,
-        typer.Option(metavar="TYPE", help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."),
-    ] = "f16",
+    kv_type: KVTypeOption = "f16",
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
     ] = None,
-    gpu_layers: Annotated[int, typer.Option(help="Layers to put on a GPU; -1 for all.")] = 0,
+    gpu_layers: GPULayers = 0,
 ) -> None:
     """Generate text with a model, and write it as it comes.
 

@@ -11,8 +11,9 @@ import typer
 
 from headrace.cli.failures import exit_code, message
 from headrace.cli.models import complete_model
+from headrace.cli.options import SpeculationOption, kv_type_help
 from headrace.errors import HeadraceError
-from headrace.llama.kv_types import KV_TYPES, KVType
+from headrace.llama.kv_types import KVType
 
 if TYPE_CHECKING:
     from headrace.server.settings import Settings
@@ -88,22 +89,13 @@ def serve(
     ] = None,
     kv_type: Annotated[
         KVType | None,
-        typer.Option(
-            metavar="TYPE",
-            help=f"Precision of the context's keys and values: {', '.join(KV_TYPES)}.  [default: f16]",
-        ),
+        typer.Option(metavar="TYPE", help=f"{kv_type_help}  [default: f16]"),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to put on a GPU; -1 for all.  [default: 0]")] = None,
-    speculation: Annotated[
-        bool | None,
-        typer.Option(
-            "--speculation/--no-speculation",
-            help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
-        ),
-    ] = None,
+    speculation: SpeculationOption = None,
     timeout_ms: Annotated[
         float | None,
         typer.Option(help="Milliseconds that a stream may take; 0 is no limit.  [default: 600000]"),

@@ -1,0 +1,23 @@
+"""Options that several commands have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.llama.kv_types import KV_TYPES, KVType
+
+__all__ = ["GPULayers", "KVTypeOption", "SpeculationOption", "kv_type_help"]
+
+kv_type_help = f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."
+
+KVTypeOption = Annotated[KVType, typer.Option(metavar="TYPE", help=kv_type_help)]
+GPULayers = Annotated[int, typer.Option(help="Layers to put on a GPU; -1 for all.")]
+SpeculationOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--speculation/--no-speculation",
+        help="Whether to guess tokens from earlier text where that is faster.  [default: unless there is a seed]",
+    ),
+]
