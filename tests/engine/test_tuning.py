@@ -137,6 +137,37 @@ def test_steps_that_are_slower_with_any_threads_keep_theirs() -> None:
     assert cost.step_time(1, 0, 2) == pytest.approx(ALONE[2], rel=0.1)
 
 
+def test_what_grows_dearer_grows_dearer_with_any_threads() -> None:
+    """A memory that fills, step by step, is no reason to think that fewer threads would do better."""
+    cost, running = machine()
+    for threads in (1, 2):
+        cost.learn(0, 20, 21 * ALONE[threads], threads)
+    for growth in range(100):
+        running.seconds = lambda threads, factor=1 + growth / 40: 21 * ALONE[threads] * factor
+        assert running.run(1, (1, 20)) == [2]
+        assert cost.step_time(1, 0, 2) < cost.step_time(1, 0, 1)
+        assert cost.step_time(1, 20, 2) < cost.step_time(1, 20, 1)
+
+
+def test_one_thread_that_is_slow_is_held_up_by_nobody() -> None:
+    """Whatever made its steps slow, two threads will feel it, too."""
+    cost, running = machine()
+    running.run(50)
+    running.seconds = BESIDE.__getitem__
+    assert running.run(10)[-1] == 1
+    running.seconds = lambda threads: 3 * ALONE[threads]  # the neighbour has gone, but memory has become slow
+    running.run_for(10)
+    assert cost.slowdown == {1: 1, 2: 1}
+    assert running.run(50).count(2) >= 49
+
+
+def test_a_look_that_was_slower_than_thought_is_believed() -> None:
+    cost, running = machine()
+    cost.learn(1, 0, 0.0061, 1, weight=1)
+    running.run_for(20)
+    assert cost.step_time(1, 0, 1) > 0.009
+
+
 def test_what_was_learnt_beside_a_neighbour_is_found_out() -> None:
     cost = CostModel(TARGET, 512, (1, 2))
     for threads, seconds in BESIDE.items():
@@ -186,7 +217,7 @@ def test_other_shapes_are_slowed_down_too() -> None:
     for threads in (1, 2):
         cost.learn(8, 0, 5 * ALONE[threads], threads)
     running.run(50)
-    assert running.run(1, (8, 0)) == [2]
+    assert running.governor.choose(8, 0, running.now) == 2
     running.seconds = BESIDE.__getitem__
     running.run(10)
     assert running.governor.choose(8, 0, running.now) == 1

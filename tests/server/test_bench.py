@@ -54,7 +54,10 @@ def test_a_point_of_the_sweep_has_a_speed_and_a_gap(workload: Workload) -> None:
     values = measured(workload)
     count = workload.title.split()[0]
     assert set(values) == {f"tok/s, {count} at once", f"worst gap, {count} at once"}
-    assert all(value > 0 for value in values.values())
+    fast, gap = values.values()
+    assert fast > 0
+    # A scripted server may have sent all of it before anybody read: then there was no gap.
+    assert gap is None or 0 <= gap < int(count) * server_workloads.TOKENS / fast
 
 
 def test_a_reader_that_does_not_read_is_compared_with_one_that_does() -> None:

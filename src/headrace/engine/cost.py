@@ -47,6 +47,21 @@ class Costs:
         first, second = (beside, alone) if num_decodes else (alone, beside)
         return first if first is not None else second
 
+    def known(self, num_decodes: int, num_prefill: int) -> float | None:
+        """What steps like this have taught: seconds, of a step that only decodes, or of each token of a prompt."""
+        return self.per_token(num_decodes) if num_prefill else self.decode.get(num_decodes)
+
+    def scale(self, num_decodes: int, num_prefill: int, factor: float) -> None:
+        """Take what steps like this have taught times so much."""
+        if num_decodes in self.decode:
+            self.decode[num_decodes] *= factor
+        per_token = self.per_token(num_decodes)
+        if num_prefill and per_token is not None:
+            if num_decodes:
+                self.per_token_beside = per_token * factor
+            else:
+                self.per_prefill_token = per_token * factor
+
     def padding(self, num_decodes: int) -> int:
         """Rows of no use to add to so many, since a larger step takes less time: with kernels for four rows, say."""
         if num_decodes < 2:
@@ -156,7 +171,14 @@ class CostModel:
         return int((budget / slowdown - table.base(num_decodes)) / per_token)
 
     def learn(
-        self, num_decodes: int, num_prefill: int, seconds: float, threads: int | None = None, weight: float = _WEIGHT
+        self,
+        num_decodes: int,
+        num_prefill: int,
+        seconds: float,
+        threads: int | None = None,
+        weight: float = _WEIGHT,
+        *,
+        for_all: bool = False,
     ) -> None:
         """Take in a step that was run.
 
@@ -166,15 +188,26 @@ class CostModel:
             seconds: what it took.
             threads: with how many threads; None for the most.
             weight: how much it counts against what was known.
+            for_all: whether the same step with other threads is taken to cost so much more, or less, too. Memories fill
+                and machines get warm: were only the threads in use to learn of it, they would look slow beside those
+                that have not been tried since.
         """
         table = self.tables[self.threads[-1] if threads is None else threads]
-        if num_prefill == 0:
-            table.decode[num_decodes] = _mean(table.decode.get(num_decodes), seconds, weight)
-        elif num_prefill >= _SMALLEST_CHUNK:  # below that the sample is mostly the cost of having a step at all
-            _learn_prefill(table, num_decodes, num_prefill, seconds, weight)
+        if 0 < num_prefill < _SMALLEST_CHUNK:  # such a sample is mostly the cost of having a step at all
+            return
+        before = table.known(num_decodes, num_prefill)
+        _learn(table, num_decodes, num_prefill, seconds, weight)
+        after = table.known(num_decodes, num_prefill)
+        if before and after and for_all:
+            for other in self.tables.values():
+                if other is not table:
+                    other.scale(num_decodes, num_prefill, after / before)
 
 
-def _learn_prefill(table: Costs, num_decodes: int, num_prefill: int, seconds: float, weight: float) -> None:
+def _learn(table: Costs, num_decodes: int, num_prefill: int, seconds: float, weight: float) -> None:
+    if not num_prefill:
+        table.decode[num_decodes] = _mean(table.decode.get(num_decodes), seconds, weight)
+        return
     base, per_token = table.base(num_decodes), table.per_token(num_decodes)
     if not num_decodes:
         sample = max(seconds - base, 0.1 * seconds) / num_prefill

@@ -92,8 +92,9 @@ class Governor:
             return
         ratio = seconds / expected
         if self._tries == threads:
+            was_held_up = cost.slowdown[threads] > 1
             self._judge(threads, ratio, now)
-            if ratio < 1:
+            if ratio < 1 or not was_held_up:
                 cost.learn(num_decodes, num_prefill, seconds, threads, _TRIED)
                 if ratio < _FAR_BETTER:  # the same again, and soon: other shapes may be known as badly
                     self._look = _FIRST_PROBE
@@ -103,13 +104,16 @@ class Governor:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)
             cost.slowdown[threads] = slowdown if slowdown > 1.1 else 1.0
-            cost.learn(num_decodes, num_prefill, seconds, threads, _DOUBT if ratio > 1 else _WEIGHT)
+            weight = _DOUBT if ratio > 1 else _WEIGHT
+            cost.learn(num_decodes, num_prefill, seconds, threads, weight, for_all=True)
         else:
             self._held_up[threads] = self._held_up[threads] + 1 if ratio > _HELD_UP else 0
-            if self._held_up[threads] >= 2 or ratio > _HELD_UP_BY_FAR:
+            # A single thread waits for no other: steps that are slow with it are slow with any.
+            can_shed = threads > cost.threads[0]
+            if can_shed and (self._held_up[threads] >= 2 or ratio > _HELD_UP_BY_FAR):
                 self._shed(threads, ratio, now)
-            elif not self._held_up[threads]:  # a single slow step says nothing
-                cost.learn(num_decodes, num_prefill, seconds, threads)
+            elif self._held_up[threads] != 1:  # a single slow step says nothing
+                cost.learn(num_decodes, num_prefill, seconds, threads, for_all=True)
 
     def _fastest(self, num_decodes: int, num_prefill: int, *, calm: bool) -> int:
         counts = self._cost.threads
