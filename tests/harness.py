@@ -199,12 +199,20 @@ def scripted(
     max_streams: int = 16,
     max_queue: int = 64,
     step_target_ms: float = 150.0,
+    prefix_cache_mb: float = 256,
     **runner_settings: Any,
 ) -> Iterator[Scripted]:
     """A scripted model for one test; whatever the test did, it is closed and checked in the end."""
     steps: list[list[Slice]] = []
     runner = runner_type(pieces, ids(script) if isinstance(script, str) else script, steps=steps, **runner_settings)
-    engine = Engine(runner, max_streams=max_streams, max_queue=max_queue, step_target_ms=step_target_ms, debug=True)
+    engine = Engine(
+        runner,
+        max_streams=max_streams,
+        max_queue=max_queue,
+        step_target_ms=step_target_ms,
+        prefix_cache_mb=prefix_cache_mb,
+        debug=True,
+    )
     core = Core(ScriptedVocabulary(pieces, chat_template=chat_template), engine, name="scripted", config=config)
     made = Scripted(runner, engine, core, Model(core), steps)
     hooks = (runner_settings.get("before_step"), runner_settings.get("on_sample"))

@@ -168,6 +168,7 @@ def saved_config(core: Core, session: Session, header: dict[str, Any]) -> Stream
 
 def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[bytearray | None, int]:
     def read(kv: KVCache) -> tuple[bytearray | None, int]:
+        kv.bring_back(tokens, end)
         held = min(kv.match(tokens, end).length, end)
         return (kv.save(tokens, start, held), held) if held > start else (None, start)
 

@@ -370,6 +370,7 @@ def load_core(
     max_streams: int,
     max_queue: int,
     step_target_ms: float,
+    prefix_cache_mb: float,
     draft: str | os.PathLike[str] | None,
     config: StreamConfig | None,
     pricing: Pricing | None,
@@ -397,6 +398,7 @@ def load_core(
     if n_gpu_layers and not library().bulk.llama_supports_gpu_offload():
         raise InvalidRequestError("n_gpu_layers", n_gpu_layers, "0; this llama.cpp was built without support for a GPU")
     step_target_ms = as_float("step_target_ms", step_target_ms, 1, 60_000)
+    prefix_cache_mb = as_float("prefix_cache_mb", prefix_cache_mb, 0, 1e6)
     defaults = checked_config(config, StreamConfig())
     if pricing is not None:
         defaults = defaults.replace(pricing=pricing)
@@ -429,6 +431,7 @@ def load_core(
                 max_streams=max_streams,
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
+                prefix_cache_mb=prefix_cache_mb,
                 costs=_cost_file(model, most_threads, kv_type),
             )
         except BaseException:

@@ -41,6 +41,7 @@ class Model(SyncCalls):
         max_streams: int = 16,
         max_queue: int = 64,
         step_target_ms: float = 150.0,
+        prefix_cache_mb: float = 256,
         draft: str | os.PathLike[str] | None = None,
         config: StreamConfig | None = None,
         pricing: Pricing | None = None,
@@ -63,6 +64,8 @@ class Model(SyncCalls):
             step_target_ms: what a step should take at most while a prompt is read, in milliseconds: how long running
                 streams may stand still for somebody else's prompt. Where their own tokens take more than a third of
                 it, a step may take three times as long as these.
+            prefix_cache_mb: main memory for the KV of prompts and answers that nobody has used for a while, in millions
+                of bytes: what is in it need not be computed again, and takes no place in `n_ctx`. 0 for none.
             draft: a smaller model with the same vocabulary, as a path or a name: it guesses tokens that this one then
                 verifies several at a time, where that is faster; see `StreamConfig.speculation`.
             config: the defaults of every stream.
@@ -84,6 +87,7 @@ class Model(SyncCalls):
                 max_streams=max_streams,
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
+                prefix_cache_mb=prefix_cache_mb,
                 draft=draft,
                 config=config,
                 pricing=pricing,
@@ -124,6 +128,7 @@ class AsyncModel(AsyncCalls):
         max_streams: int = 16,
         max_queue: int = 64,
         step_target_ms: float = 150.0,
+        prefix_cache_mb: float = 256,
         draft: str | os.PathLike[str] | None = None,
         config: StreamConfig | None = None,
         pricing: Pricing | None = None,
@@ -141,6 +146,7 @@ class AsyncModel(AsyncCalls):
                 max_streams=max_streams,
                 max_queue=max_queue,
                 step_target_ms=step_target_ms,
+                prefix_cache_mb=prefix_cache_mb,
                 draft=draft,
                 config=config,
                 pricing=pricing,

@@ -146,7 +146,7 @@ def test_a_running_stream_shares_its_prefix() -> None:
 
 
 def test_what_was_used_last_is_kept() -> None:
-    with scripted(lambda _: ids("ok"), num_cells=200, max_streams=2) as made:
+    with scripted(lambda _: ids("ok"), num_cells=200, max_streams=2, prefix_cache_mb=0) as made:
         prompts = [letter * 50 for letter in "abc"]
         for prompt in prompts:
             made.model.generate(prompt)

@@ -53,6 +53,8 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         "max_body_mb": 0.5,
         "n_ctx": 4096,
         "kv_type": "q8_0",
+        "prefix_cache_mb": 0.5,
+        "draft": "small",
         "threads": 7,
         "gpu_layers": -1,
         "speculation": False,

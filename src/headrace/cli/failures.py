@@ -17,6 +17,7 @@ __all__ = ["exit_code", "message"]
 _INTERNAL, _USAGE, _MODEL, _GENERATION = 1, 2, 3, 4
 _FLAGS = {
     "config": "--config",
+    "draft": "--draft",
     "kv_type": "--kv-type",
     "max_queue": "--max-queue",
     "max_streams": "--max-streams",
@@ -26,6 +27,7 @@ _FLAGS = {
     "n_ctx": "--n-ctx",
     "n_gpu_layers": "--gpu-layers",
     "n_threads": "--threads",
+    "prefix_cache_mb": "--prefix-cache-mb",
     "prompt": "the prompt",
     "prompt_tokens": "--prompt-tokens",
     "rounds": "--rounds",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from headrace.cli.models import complete_model
-from headrace.cli.options import GPULayers, KVTypeOption, SpeculationOption
+from headrace.cli.options import DraftOption, GPULayers, KVTypeOption, SpeculationOption
 from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
 from headrace.config import StreamConfig, speculation_of
@@ -124,6 +124,7 @@ def run(
         ),
     ] = None,
     kv_type: KVTypeOption = "f16",
+    draft: DraftOption = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
     ] = None,
@@ -161,7 +162,7 @@ def run(
             _checked("system_prompt", system)
         if n_ctx is None:
             n_ctx = _enough(text, system or "", max_tokens)
-        with _load(model, n_ctx, kv_type, threads, gpu_layers, config) as loaded:
+        with _load(model, n_ctx, kv_type, draft, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
             with stream, _on_interrupt(stream.cancel) as interrupts, Waiting(waiting_for) as waiting:
@@ -210,7 +211,13 @@ def _enough(text: str, system: str, max_tokens: int) -> int | None:
 
 
 def _load(
-    ref: str, n_ctx: int | None, kv_type: KVType, threads: int | None, gpu_layers: int, config: StreamConfig
+    ref: str,
+    n_ctx: int | None,
+    kv_type: KVType,
+    draft: str | None,
+    threads: int | None,
+    gpu_layers: int,
+    config: StreamConfig,
 ) -> Model:
     from headrace.model import Model
 
@@ -226,6 +233,7 @@ def _load(
             ref,
             n_ctx=n_ctx,
             kv_type=kv_type,
+            draft=draft,
             n_threads=threads,
             n_gpu_layers=gpu_layers,
             max_streams=1,

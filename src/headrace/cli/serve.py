@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli.failures import exit_code, message
 from headrace.cli.models import complete_model
-from headrace.cli.options import SpeculationOption, kv_type_help
+from headrace.cli.options import DraftOption, SpeculationOption, kv_type_help
 from headrace.errors import HeadraceError
 from headrace.llama.kv_types import KVType
 
@@ -91,6 +91,14 @@ def serve(
         KVType | None,
         typer.Option(metavar="TYPE", help=f"{kv_type_help}  [default: f16]"),
     ] = None,
+    prefix_cache_mb: Annotated[
+        float | None,
+        typer.Option(
+            help="Megabytes of main memory for what nobody has used for a while, to spare computing it again; 0 is "
+            "none.  [default: 256]"
+        ),
+    ] = None,
+    draft: DraftOption = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
     ] = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace.engine.kv_cache import common_prefix
+from headrace.engine.radix import common_prefix
 from headrace.errors import InvalidRequestError
 
 if TYPE_CHECKING:

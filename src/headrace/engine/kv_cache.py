@@ -9,11 +9,13 @@ before it happens. The idea of a radix tree with least-recently-used eviction is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["KVBackend", "KVCache", "Match", "Row", "common_prefix"]
+from headrace.engine.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, num_own, path
+from headrace.engine.set_aside import Piece, SetAside
+
+__all__ = ["KVBackend", "KVCache"]
 
 # Evicting costs a scan of all cells, so a cached row that must shrink gives up at least this many tokens.
 _EVICT_AT_LEAST = 128
@@ -35,79 +37,12 @@ class KVBackend(Protocol):
         ...
 
     def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
-        """The KV of positions start to end, with the help of an empty sequence; None where that is impossible."""
+        """The KV of positions start to end, by way of a sequence that is empty; None where that is impossible."""
         ...
 
     def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
         """Append what was saved to a sequence of `start` positions, and say whether it lies in order."""
         ...
-
-
-@dataclass(eq=False, slots=True)
-class Node:
-    """A run of cells that the same rows own."""
-
-    tokens: list[int]
-    parent: Node | None
-    rows: set[Row] = field(default_factory=lambda: set[Row]())
-    # Two rows may have computed the same tokens side by side, so a first token can lead to several nodes.
-    children: dict[int, list[Node]] = field(default_factory=dict[int, "list[Node]"])
-    num_active: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class Row:
-    """One sequence id and the tokens whose KV it holds.
-
-    Attributes:
-        id: llama.cpp's sequence id.
-        tip: the last node of its path.
-        length: tokens held.
-        is_active: whether a sequence is using it; otherwise it is a cached prefix.
-        num_in_order: how many of its first tokens lie in the memory's first cells, in order, as in an empty memory.
-    """
-
-    id: int
-    tip: Node
-    length: int = 0
-    is_active: bool = True
-    num_in_order: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A prefix found in the tree.
-
-    Attributes:
-        length: tokens that need not be computed.
-        num_pinned: how many of them are held by active rows, so that sharing them takes no cell from anybody.
-        path: the nodes, with how many of their tokens matched.
-        source: a row that holds all of it.
-    """
-
-    length: int
-    num_pinned: int
-    path: tuple[tuple[Node, int], ...]
-    source: Row | None
-
-
-_NO_MATCH = Match(0, 0, (), None)
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int], limit: int, a_start: int = 0, b_start: int = 0) -> int:
-    """Length of the common beginning of a[a_start:] and b[b_start:], at most `limit`."""
-    limit = min(limit, len(a) - a_start, len(b) - b_start)
-    low = 0
-    width = 256
-    while low < limit:  # slices compare at C speed, so narrow down to the first difference
-        width = min(width, limit - low)
-        if list(a[a_start + low : a_start + low + width]) == list(b[b_start + low : b_start + low + width]):
-            low += width
-        elif width == 1:
-            break
-        else:
-            width = (width + 1) // 2
-    return max(low, 0)
 
 
 class KVCache:
@@ -116,17 +51,29 @@ class KVCache:
     Args:
         backend: the model's memory.
         num_cells: KV budget, in tokens.
-        num_rows: sequence ids, for running sequences and cached prefixes together.
+        num_rows: sequence ids, for running sequences and cached prefixes together. The backend has one more, which is
+            always empty: KV is saved and loaded by way of it.
         can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
             whole rows are reused and evicted.
+        aside: where KV goes that nobody has used for a while; None to evict it when its cells are needed.
     """
 
-    def __init__(self, backend: KVBackend, *, num_cells: int, num_rows: int, can_drop_partial: bool = True) -> None:
+    def __init__(
+        self,
+        backend: KVBackend,
+        *,
+        num_cells: int,
+        num_rows: int,
+        can_drop_partial: bool = True,
+        aside: SetAside | None = None,
+    ) -> None:
         self.num_cells = num_cells
         self.num_used = 0
         self.num_pinned = 0
         self._backend = backend
         self._num_rows = num_rows
+        self._aside = aside
+        self._num_computed = 0
         self.can_drop_partial = can_drop_partial
         self._root = Node([], None)
         self._free_ids = list(range(num_rows - 1, -1, -1))
@@ -155,7 +102,7 @@ class KVCache:
 
     def match(self, tokens: Sequence[int], limit: int) -> Match:
         """The longest prefix of tokens[:limit] whose KV is here."""
-        best = _NO_MATCH
+        best = NO_MATCH
         # Where rows have computed the same tokens side by side, each of their nodes may be the one that leads on.
         todo: list[tuple[Node, Match]] = [(self._root, best)]
         while todo:
@@ -174,8 +121,10 @@ class KVCache:
 
     def acquire(self) -> Row:
         """An empty active row. There must be fewer active rows than rows."""
-        if not self._free_ids:
-            self._drop(next(iter(self._cached.values())))
+        while not self._free_ids:
+            oldest = next(iter(self._cached.values()))
+            if not self._set_aside(oldest):
+                self._drop(oldest)
         row = Row(self._free_ids.pop(), self._root)
         self._active.add(row)
         return row
@@ -185,6 +134,7 @@ class KVCache:
         row = match.source
         if row is not None and not row.is_active:
             self._cached[row.id] = self._cached.pop(row.id)
+            row.used_at = self._num_computed
 
     def share(self, row: Row, match: Match) -> None:
         """Let an active row hold what was matched, instead of what it held."""
@@ -242,6 +192,7 @@ class KVCache:
         row.length += count
         self.num_used += count
         self.num_pinned += count
+        self._num_computed += count
 
     def roll_back(self, row: Row) -> None:
         """Remove whatever a failed step left behind the row's end."""
@@ -263,11 +214,12 @@ class KVCache:
         self._active.remove(row)
         row.is_active = False
         self._cached[row.id] = row
+        row.used_at = self._num_computed
         if row.length == 0 or (self.can_drop_partial and self._is_covered(row)):
             self._drop(row)
             return
         if self.can_drop_partial:
-            for node in _path(row):
+            for node in path(row):
                 for other in [other for other in node.rows if other.tip is node and other is not row]:
                     # Its whole path is part of this row's, so it holds nothing of its own.
                     if not other.is_active and self._backend.can_reuse(row.id, other.length):
@@ -290,13 +242,7 @@ class KVCache:
         if match.length < end or match.source is None or not self.can_drop_partial:
             return None
         self.touch(match)
-        if not self._free_ids and len(self._cached) < 2:
-            return None
-        spare = self.acquire()
-        try:
-            return self._backend.save_sequence(match.source.id, spare.id, start, end)
-        finally:
-            self.release(spare)
+        return self._backend.save_sequence(match.source.id, self._num_rows, start, end)
 
     def adopt(self, tokens: Sequence[int], start: int, end: int, data: bytearray) -> bool:
         """Take in the KV of tokens[start:end] that was saved, as a cached prefix with what is here of tokens[:start].
@@ -312,32 +258,67 @@ class KVCache:
             self.touch(match)
             return True
         match = self.match(tokens, start)
-        if match.length < start or not self.can_drop_partial or len(self._free_ids) + len(self._cached) < 3:
+        if match.length < start or not self.can_drop_partial or len(self._free_ids) + len(self._cached) < 2:
             return False
         self.touch(match)
-        row, spare = self.acquire(), self.acquire()
+        row = self.acquire()
         try:
             self.share(row, match)
             if not self.make_room(end - start):
                 return False
-            in_order = self._backend.load_sequence(row.id, spare.id, start, end, data)
+            in_order = self._backend.load_sequence(row.id, self._num_rows, start, end, data)
             self.append(row, list(tokens[start:end]))
             if not in_order:
                 row.num_in_order = min(row.num_in_order, start)
             return True
         finally:
-            self.release(spare)
             self.release(row)
 
+    def tidy(self) -> None:
+        """Set aside a piece of what has long been of no use: its cells make every step longer."""
+        if self._aside is None:
+            return
+        for row in self._cached.values():
+            if self._num_computed - row.used_at < self._aside.after or self._set_aside(row):
+                return
+
+    def reach(self, tokens: Sequence[int], limit: int) -> int:
+        """How many of tokens[:limit] need not be computed, if there is room for what was set aside."""
+        known = self.match(tokens, limit).length
+        return known if self._aside is None else self._aside.reach(tokens, known, limit)
+
+    def bring_back(self, tokens: Sequence[int], limit: int) -> None:
+        """Take in what was set aside of tokens[:limit], as far as there is room, as a cached prefix."""
+        aside = self._aside
+        if aside is None:
+            return
+        known = self.match(tokens, limit).length
+        pieces: list[Piece] = []
+        while found := aside.find(tokens, start := aside.beginning(known), limit):
+            piece, count = found
+            whole = [*tokens[:start], *piece.tokens]
+            if start + count <= known or not self.adopt(whole, start, len(whole), piece.data):
+                break
+            pieces.append(piece)
+            known = start + count
+        for piece in reversed(pieces):  # without what comes before it none is of use
+            aside.touch(piece)
+
     def clear(self) -> None:
-        """Drop every cached prefix."""
+        """Drop every cached prefix that is in the memory."""
         for row in list(self._cached.values()):
             self._drop(row)
+
+    def forget(self) -> None:
+        """Drop every cached prefix, wherever it is."""
+        self.clear()
+        if self._aside is not None:
+            self._aside.clear()
 
     def check_integrity(self) -> None:
         """Raise AssertionError where the tree, the rows and the counters do not agree."""
         used = pinned = 0
-        for node in _descend(self._root):
+        for node in descend(self._root):
             used += len(node.tokens)
             pinned += len(node.tokens) if node.num_active else 0
             assert node.tokens, "an empty node"
@@ -352,8 +333,8 @@ class KVCache:
         ids = [row.id for row in rows] + self._free_ids
         assert sorted(ids) == list(range(self._num_rows)), "a row was lost or is held twice"
         for row in rows:
-            assert row.length == sum(len(node.tokens) for node in _path(row)), "a row's length is wrong"
-            assert all(row in node.rows for node in _path(row)), "a row is missing on its path"
+            assert row.length == sum(len(node.tokens) for node in path(row)), "a row's length is wrong"
+            assert all(row in node.rows for node in path(row)), "a row is missing on its path"
 
     def _source(self, node: Node, is_whole: bool, length: int) -> Row | None:
         """A row from which the tokens up to this node, or into it, can be copied."""
@@ -411,7 +392,7 @@ class KVCache:
         return len(node.tokens)
 
     def _unpin(self, row: Row) -> None:
-        for node in _path(row):
+        for node in path(row):
             node.num_active -= 1
             if not node.num_active:
                 self.num_pinned -= len(node.tokens)
@@ -420,7 +401,7 @@ class KVCache:
         """Whether another row has computed the same tokens side by side, all of them, and can be used in its place."""
         tail: list[int] = []
         top = row.tip
-        for node in _path(row):
+        for node in path(row):
             if len(node.rows) > 1:
                 break
             tail = node.tokens + tail
@@ -439,14 +420,34 @@ class KVCache:
             node = best
         return True
 
+    def _set_aside(self, row: Row) -> bool:
+        """Free cells of a cached row, its own tail, and keep what was in them; False where that cannot be done."""
+        aside = self._aside
+        # Where a model has left cells of a sequence behind, its pieces would be of no use.
+        if aside is None or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
+            return False
+        tokens = [token for node in reversed(list(path(row))) for token in node.tokens]
+        start, shared = aside.beginning(row.length - 1), row.length - num_own(row)
+        if shared < row.length and not aside.holds(tokens, start):
+            try:
+                data = self._backend.save_sequence(row.id, self._num_rows, start, row.length)
+            except MemoryError:
+                data = None
+            if data is None:
+                return False
+            aside.put(tokens, start, data)
+        if shared < start:
+            self._shrink(row, start)
+        else:
+            self._drop(row)
+        return True
+
     def _evict(self, count: int) -> None:
         """Free cells of the least recently used cached row: its own tail, since what it shares frees nothing."""
         row = next(iter(self._cached.values()))
-        own = 0
-        for node in _path(row):
-            if len(node.rows) > 1:
-                break
-            own += len(node.tokens)
+        if self._set_aside(row):
+            return
+        own = num_own(row)
         cut = max(count, _EVICT_AT_LEAST)
         if self.can_drop_partial and cut < own:
             self._shrink(row, row.length - cut)
@@ -457,19 +458,3 @@ class KVCache:
         del self._cached[row.id]
         self._shrink(row, 0)
         self._free_ids.append(row.id)
-
-
-def _path(row: Row) -> Iterator[Node]:
-    """The nodes of a row, last first."""
-    node = row.tip
-    while node.parent is not None:
-        yield node
-        node = node.parent
-
-
-def _descend(root: Node) -> Iterator[Node]:
-    todo = [child for children in root.children.values() for child in children]
-    while todo:
-        node = todo.pop()
-        yield node
-        todo.extend(child for children in node.children.values() for child in children)

@@ -23,6 +23,7 @@ from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.set_aside import SetAside
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
 from headrace.engine.tuning import Tuning
 from headrace.errors import (
@@ -52,6 +53,8 @@ class Engine:
         max_streams: streams that decode together at most, at least 1.
         max_queue: streams that may wait at most, at least 0.
         step_target_ms: what a step should take at most while a prompt is read, in milliseconds.
+        prefix_cache_mb: main memory for the KV of prefixes that nobody has used for a while, in millions of
+            bytes; 0 for none.
         costs: where what steps cost is kept from one start to the next; None to forget it.
         debug: check every invariant whenever the engine is idle.
 
@@ -67,6 +70,7 @@ class Engine:
         max_streams: int = 16,
         max_queue: int = 64,
         step_target_ms: float = 150.0,
+        prefix_cache_mb: float = 256,
         costs: CostFile | None = None,
         debug: bool | None = None,
     ) -> None:
@@ -86,7 +90,8 @@ class Engine:
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         self._counts = Counts()
         self._live = Live(self._counts)
-        kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows)
+        aside = SetAside(round(prefix_cache_mb * 1e6), runner.most_saved) if prefix_cache_mb else None
+        kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows, aside=aside)
         # With guesses, a few streams have as many rows in a step as many streams without.
         most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs, runner.max_batch))
         self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=most_rows, file=costs)
@@ -194,7 +199,7 @@ class Engine:
 
     def clear_cache(self) -> None:
         """Drop every cached prefix."""
-        self.with_cache(KVCache.clear)
+        self.with_cache(KVCache.forget)
 
     def with_cache(self, function: Callable[[KVCache], _T]) -> _T:
         """Call a function with the KV cache between two steps, which wait for it."""
@@ -285,6 +290,7 @@ class Engine:
             self._notify()
             seconds = time.perf_counter() - now - self._scheduler.draft_seconds
             self._account((num_decodes + padding, num_prefill), done, output, seconds)
+            self._scheduler.kv.tidy()
         else:
             self._notify()
             if not self._scheduler.running:

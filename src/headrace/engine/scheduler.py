@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from headrace.engine.cost import CostModel
 from headrace.engine.fair_queue import FairQueue
-from headrace.engine.kv_cache import KVCache, Row, common_prefix
+from headrace.engine.kv_cache import KVCache
+from headrace.engine.radix import Row, common_prefix
 from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation import Speculation
@@ -106,7 +107,7 @@ class Scheduler:
     def enqueue(self, sequence: Sequence) -> None:
         """A new sequence waits for its turn."""
         tokens = sequence.tokens
-        self.waiting.push(sequence, len(tokens) - self.kv.match(tokens, len(tokens) - 1).length)
+        self.waiting.push(sequence, len(tokens) - self.kv.reach(tokens, len(tokens) - 1))
 
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
@@ -245,6 +246,8 @@ class Scheduler:
         if sequence.order < 0:
             sequence.order = self._num_admitted
             self._num_admitted += 1
+        if not (sequence.is_seeded and not self.num_rows):  # its own KV alone will be in the memory
+            self.kv.bring_back(sequence.tokens, len(sequence.tokens) - 1)
         self.kv.touch(self.kv.match(sequence.tokens, len(sequence.tokens) - 1))  # so that acquire() does not evict it
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)

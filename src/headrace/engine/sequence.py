@@ -10,10 +10,10 @@ from typing import Any
 from headrace.config import StreamConfig
 from headrace.engine.channel import Channel
 from headrace.engine.guide import Guide
-from headrace.engine.kv_cache import Row
 from headrace.engine.lookup import Lookup
 from headrace.engine.metrics import StreamStats
 from headrace.engine.output import Output
+from headrace.engine.radix import Row
 from headrace.events import End, TokenEvent
 from headrace.request import Request
 from headrace.results import FinishReason, Part, TopLogprob

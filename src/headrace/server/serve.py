@@ -266,6 +266,8 @@ async def _load(path: Path, settings: Settings, progress: Callable[[float], None
         path,
         n_ctx=settings.n_ctx,
         kv_type=settings.kv_type,
+        prefix_cache_mb=settings.prefix_cache_mb,
+        draft=settings.draft,
         n_threads=settings.threads,
         n_gpu_layers=settings.gpu_layers,
         max_streams=settings.max_streams,

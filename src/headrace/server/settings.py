@@ -91,6 +91,9 @@ class Settings(BaseSettings):
         max_body_mb: what the body of a request may have, in millions of bytes.
         n_ctx: tokens of context of each model; None takes what it was trained for, as far as memory holds it.
         kv_type: precision of the context's keys and values.
+        prefix_cache_mb: main memory for the KV of texts that nobody has used for a while, for each model, in
+            millions of bytes; 0 for none.
+        draft: a smaller model with the same vocabulary, which guesses tokens for each model; None for none.
         threads: threads that compute at most; None takes one per available core.
         gpu_layers: layers to put on a GPU; -1 for all.
         speculation: whether tokens may be guessed from earlier text, where a request does not say; None takes "where
@@ -125,6 +128,8 @@ class Settings(BaseSettings):
     max_body_mb: _Number = Field(default=4, gt=0)
     n_ctx: _Whole | None = Field(default=None, ge=1)
     kv_type: KVType = "f16"
+    prefix_cache_mb: _Number = Field(default=256, ge=0)
+    draft: str | None = Field(default=None, min_length=1)
     threads: _Whole | None = Field(default=None, ge=1, le=512)
     gpu_layers: _Whole = Field(default=0, ge=-1)
     speculation: bool | None = None
