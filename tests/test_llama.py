@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
-from headrace.llama.context import DecodeError, LlamaContext, NoKVSlotError
+from headrace.llama.context import DecodeError, InterruptedDecodeError, LlamaContext, NoKVSlotError
 from headrace.llama.kv_types import KV_TYPES
 from headrace.llama.model import LlamaModel
 
@@ -500,6 +500,30 @@ def test_threads_can_be_changed(model, context):
     np.testing.assert_allclose(one, two, atol=0.2)
     with pytest.raises(InvalidRequestError, match="n_threads is 0"):
         context.set_threads(0, 1)
+
+
+def test_a_decode_is_interrupted(model):
+    """From another thread, and nothing of it stays that counts afterwards."""
+    beginning, tokens = list(range(100, 120)), list(range(200, 456))
+    with LlamaContext(model, n_ctx=512, n_batch=256, n_seq_max=1, n_threads=1) as context:
+        expected = prefill(context, beginning + tokens[:4])
+        context.clear()
+        context.interrupt()  # before it: none of it
+        prefill(context, beginning)
+        is_over = threading.Event()
+
+        def interrupt():
+            while not is_over.wait(0.001):
+                context.interrupt()
+
+        with ThreadPoolExecutor() as pool:
+            pool.submit(interrupt)
+            with pytest.raises(InterruptedDecodeError):
+                prefill(context, tokens, start=len(beginning))
+            is_over.set()
+        context.remove_sequence(0, len(beginning))
+        assert context.position_max(0) == len(beginning) - 1
+        np.testing.assert_allclose(prefill(context, tokens[:4], start=len(beginning)), expected, atol=0.2)
 
 
 def test_a_closed_context(model):

@@ -87,6 +87,56 @@ def test_a_place_in_the_queue_is_free_once_its_stream_was_cancelled() -> None:
         assert texts(running) == texts(last) == "abc"
 
 
+def test_a_step_that_reads_a_prompt_for_nobody_is_ended() -> None:
+    gate = Gate()
+    with scripted(echo, before_step=gate) as made:
+        stream = made.model.generate_stream("x" * 400)
+        gate.wait()
+        stream.cancel()
+        gate.open()
+        assert within(stream.result).finish_reason == "cancelled"
+        assert made.steps == [], "it has computed nothing"
+        assert made.model.generate("ab").text == echoed("ab")
+
+
+def test_who_is_not_cancelled_computes_again_what_was_ended() -> None:
+    gate = Gate()
+    with scripted(echo, before_step=gate) as made:
+        streams = [made.model.generate_stream(text) for text in ("one" * 20, "two")]
+        gate.wait()
+        made.runner.interrupt()  # as by a cancel that came a moment too late
+        gate.open()
+        assert [texts(stream) for stream in streams] == [echoed("one" * 20), echoed("two")]
+
+
+def test_a_step_that_reads_what_others_wait_for_is_not_ended() -> None:
+    gate = Gate()
+    with scripted(echo, before_step=gate, max_batch=40) as made:
+        first = made.model.generate_stream("shared " * 10 + "one")
+        gate.wait()
+        second = made.model.generate_stream("shared " * 10 + "two")
+        gate.pass_one()
+        gate.wait()
+        first.cancel()
+        gate.open()
+        assert texts(second) == echoed("shared " * 10 + "two")
+        assert second.usage.cached_tokens == len("shared " * 10)
+
+
+def test_a_step_that_others_need_is_not_ended() -> None:
+    gate = Gate()
+    with scripted(echo, before_step=gate) as made:
+        other = made.model.generate_stream("else")
+        gate.wait()
+        stream = made.model.generate_stream("x" * 40)
+        gate.pass_one()
+        assert len(gate.wait()) == 2
+        stream.cancel()
+        gate.open()
+        assert texts(other) == echoed("else")
+        assert len(made.steps[1]) == 2, "it was run to its end"
+
+
 def test_a_cancelled_prefill_stops_within_a_chunk_and_its_kv_is_free() -> None:
     gate = Gate()
     prompt = "x" * 400

@@ -16,8 +16,11 @@ _SMALLEST_CHUNK = 8
 # there are none, as the least step.
 _SHARE = 3.0
 _SHARE_ALONE = 4.0
-# Where there are none, a step takes this part of the target: whoever comes, or leaves, waits for its end.
-_ALONE = 2 / 3
+# Where there are none, only whoever comes waits for its end: whoever leaves may end it.
+_ALONE = 1.5
+# Where a step has so many rows, llama.cpp's attention on a CPU takes so many at a time, otherwise one after another. A
+# long prompt is read a third faster like this. Rows of several sequences are not: each then looks at all cells.
+_TILE = 64
 # Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
 _FIRST_GUESS = 0.002
 # Rows that a step is padded with at most, and how much faster it must be for it.
@@ -159,6 +162,10 @@ class CostModel:
         else:
             budget = max(self.target * _ALONE, self.decode_time(1) * _SHARE_ALONE)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
+        if num_decodes and _TILE <= num_decodes + fitting < 2 * _TILE:
+            fitting = _TILE - 1 - num_decodes
+        elif not num_decodes and fitting >= _TILE // 2:
+            fitting = max(1, fitting // _TILE) * _TILE
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 
     def _fitting(self, budget: float, num_decodes: int, threads: int) -> int:

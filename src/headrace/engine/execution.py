@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from headrace.engine.runner import NoRoomError, Runner, StepOutput
+from headrace.engine.runner import InterruptedStepError, NoRoomError, Runner, StepOutput
 from headrace.engine.scheduler import Part, Scheduler
 from headrace.engine.sequence import Sequence
 
@@ -35,6 +35,7 @@ class Execution:
         self._scheduler = scheduler
         self._update = update
         self._fail = fail
+        self._reader: Sequence | None = None
 
     def run(self, parts: list[Part], padding: int = 0) -> tuple[list[Part], StepOutput]:
         """Run a step and return what of it was done.
@@ -43,8 +44,16 @@ class Execution:
             parts: what is planned.
             padding: with how many rows of no use it is faster.
         """
+        # What only decodes is over soon, and a recurrent state would be lost.
+        if len(parts) == 1 and parts[0].num_tokens > 1 and self._runner.can_drop_partial:
+            reader = parts[0].sequence
+            if not any(sequence.leader is reader for sequence in self._scheduler.running):
+                self._reader = reader
         try:
             return parts, self._runner.run([part.slice() for part in parts], padding)
+        except InterruptedStepError:  # whoever is not leaving just tries again
+            self._roll_back(parts)
+            return _NOTHING_DONE
         except NoRoomError as error:
             self._roll_back(parts)
             if padding or any(part.drafts for part in parts):  # nobody has to give way to a guess, or to nothing
@@ -57,7 +66,15 @@ class Execution:
                     self._fail(part.sequence, error)
             else:
                 self._run_apart(parts)
+        finally:
+            self._reader = None
         return _NOTHING_DONE
+
+    def interrupt(self, sequence: Sequence | None = None) -> None:
+        """End a step that does nothing but read the prompt of this sequence, or of any. Any thread may call this."""
+        reader = self._reader
+        if reader is not None and sequence in (None, reader):
+            self._runner.interrupt()
 
     def _roll_back(self, parts: list[Part]) -> None:
         for part in parts:

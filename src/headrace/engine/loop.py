@@ -181,6 +181,7 @@ class Engine:
         if sequence is not None:
             sequence.is_leaving = True
             self._inbox.put(Cancel(sequence))
+            self._execution.interrupt(sequence)
 
     def wake(self) -> None:
         """Make the engine look again at who may go on."""
@@ -228,6 +229,7 @@ class Engine:
         """The same without waiting, and without any lock."""
         self._closing = True
         self._inbox.put(_WAKE)
+        self._execution.interrupt()
 
     def _call(self, function: Callable[[], _T]) -> _T:
         answer: Future[Any] = Future()

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from headrace.llama.context import LlamaContext
     from headrace.llama.model import LlamaModel
 
-__all__ = ["Drafter", "LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
+__all__ = ["Drafter", "InterruptedStepError", "LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
 
 
 class NoRoomError(Exception):
     """The model's memory has no place for this step; nothing was changed."""
+
+
+class InterruptedStepError(Exception):
+    """`interrupt` was called; what the step began has to be removed."""
 
 
 class Slice(NamedTuple):
@@ -163,8 +167,13 @@ class Runner(Protocol):
 
         Raises:
             NoRoomError: the memory is full; nothing was changed.
+            InterruptedStepError: `interrupt` was called meanwhile.
             Exception: the step failed.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Make a step that is running fail soon, where that can be done. Any thread may call this, at any time."""
         ...
 
     def set_threads(self, count: int) -> None:
@@ -202,7 +211,7 @@ class LlamaRunner:
         thread_counts: tuple[int, ...],
         drafter: Drafter | None = None,
     ) -> None:
-        from headrace.llama.context import NoKVSlotError
+        from headrace.llama.context import InterruptedDecodeError, NoKVSlotError
         from headrace.llama.library import library_version
         from headrace.llama.sampler import Sampler, sample_rows
 
@@ -220,6 +229,7 @@ class LlamaRunner:
         self.copy_sequence = context.copy_sequence
         self.remove_sequence = context.remove_sequence
         self.can_reuse = context.can_reuse
+        self.interrupt = context.interrupt
         self.save_sequence = context.save_state
         self.load_sequence = context.load_state
         self.kv_format = f"{context.kv_type} of llama.cpp {library_version()}"
@@ -227,6 +237,7 @@ class LlamaRunner:
         self._model = model
         self._context = context
         self._no_slot_error = NoKVSlotError
+        self._interrupted_error = InterruptedDecodeError
         self._sampler_type = Sampler
         self._sample_rows = sample_rows
 
@@ -289,6 +300,8 @@ class LlamaRunner:
             logits = context.decode(at + padding * is_apart, num_outputs + padding)
         except self._no_slot_error as error:
             raise NoRoomError(str(error)) from error
+        except self._interrupted_error as error:
+            raise InterruptedStepError from error
         finally:
             if is_apart:
                 context.remove_sequence(self._spare, 0)

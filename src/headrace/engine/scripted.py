@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.engine.guide import Guide
-from headrace.engine.runner import Drafter, NoRoomError, Slice, StepOutput, verified
+from headrace.engine.runner import Drafter, InterruptedStepError, NoRoomError, Slice, StepOutput, verified
 from headrace.errors import InvalidRequestError
 from headrace.events import Sample
 from headrace.request import Request
@@ -78,6 +78,7 @@ class ScriptedRunner:
     kv_format: str = "scripted"
     most_saved: int = 512
     is_closed: bool = False
+    _is_interrupted: bool = False
     _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
 
     @property
@@ -111,8 +112,11 @@ class ScriptedRunner:
     def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
         """Write the tokens to their rows and hand out the next of each script."""
         self.padding = padding
+        self._is_interrupted = False
         if self.before_step is not None:
             self.before_step(slices)
+        if self._is_interrupted:
+            raise InterruptedStepError
         count = padding + sum(len(part.tokens) + len(part.drafts) for part in slices)
         if count > self.max_batch:
             raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
@@ -166,6 +170,10 @@ class ScriptedRunner:
     def measure(self, num_decodes: int, num_prefill: int) -> float:
         """A script costs nothing."""
         return 0.0
+
+    def interrupt(self) -> None:
+        """Fail the step that is running, unless it has begun to write."""
+        self._is_interrupted = True
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
         """Share cells."""

@@ -17,9 +17,10 @@ from headrace.llama.library import library, log
 from headrace.llama.model import LlamaModel
 from headrace.llama.state import StateError, check_state
 
-__all__ = ["DecodeError", "LlamaContext", "NoKVSlotError"]
+__all__ = ["DecodeError", "InterruptedDecodeError", "LlamaContext", "NoKVSlotError"]
 
 _NO_KV_SLOT = 1
+_ABORTED = 2
 _MAX_INT32 = 2**31 - 1
 # Per cell, llama.cpp keeps a position, a shift, an extension and a set of 256 sequences beside keys and values.
 _CELL_BYTES = 64
@@ -40,6 +41,10 @@ class DecodeError(Exception):
     def __init__(self, code: int, reason: str) -> None:
         self.code = code
         super().__init__(f"llama_decode returned {code}: {reason}")
+
+
+class InterruptedDecodeError(Exception):
+    """`interrupt` was called; the KV of the batch's tokens must be removed."""
 
 
 class LlamaContext:
@@ -147,6 +152,11 @@ class LlamaContext:
         self._synchronize: Any = bulk.llama_synchronize if bulk.llama_supports_gpu_offload() else None
         self._decode: Any = bulk.llama_decode
         self._get_logits: Any = self._library.tiny.llama_get_logits
+        # Asked before each of a graph's nodes, some thousand times a step, so it must not be Python: C's strlen of a
+        # text that is empty until `interrupt` writes to it. Other backends than the CPU's do not ask.
+        self._interruption = (ctypes.c_ubyte * 2)()
+        self._is_interrupted = ctypes.cast(_c_library().strlen, bulk.ggml_abort_callback)
+        bulk.llama_set_abort_callback(self._handle, self._is_interrupted, self._interruption)
         self._logits_address = 0
         self._logits: list[NDArray[np.float32]] = [np.empty((0, model.n_vocab), np.float32)]  # the first rows, by count
         self._make_batch()
@@ -164,6 +174,7 @@ class LlamaContext:
 
         Raises:
             NoKVSlotError: the KV cache is full; nothing has changed.
+            InterruptedDecodeError: `interrupt` was called meanwhile.
             DecodeError: llama.cpp failed.
             ValueError: a batch out of bounds, at which libllama would end the process.
             EngineClosedError: the context was closed.
@@ -184,10 +195,14 @@ class LlamaContext:
                 f"{self.n_outputs_max}"
             )
         self._batch.n_tokens = n_tokens
+        self._interruption[0] = 0
         code: int = self._decode(handle, self._batch)
         if code == _NO_KV_SLOT:
             log.begin()  # its warning is no part of the reason of a later failure
             raise NoKVSlotError(f"no room for {n_tokens} tokens in a KV cache of {self.n_ctx}")
+        if code == _ABORTED:
+            log.begin()
+            raise InterruptedDecodeError
         if code != 0:
             raise DecodeError(code, log.reason())
         if self._synchronize is not None:
@@ -197,6 +212,10 @@ class LlamaContext:
             if address != self._logits_address:
                 self._map_logits(address)
         return self._logits[n_outputs]
+
+    def interrupt(self) -> None:
+        """Makes a `decode` that is running fail soon, on a CPU. Any thread may call this, at any time."""
+        self._interruption[0] = 1
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
         """Lets another sequence share the KV of positions start to end - 1; -1 for the end means all that follow.
@@ -400,6 +419,10 @@ class LlamaContext:
 
 def _address(data: bytearray) -> Any:
     return (ctypes.c_uint8 * len(data)).from_buffer(data)
+
+
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 
 
 def _check(field: str, value: int, high: int) -> None:
