@@ -8,6 +8,7 @@ from harness import echo, echoed, ids, scripted, texts
 from engine.test_kv_cache import Cache, Windowed
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.set_aside import SetAside
+from headrace.llama.state import StateError
 
 LONG = "abcdefgh" * 8
 
@@ -20,37 +21,137 @@ def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> SetAside:
     return aside
 
 
+def reach(aside: SetAside, text: str, known: int, limit: int) -> int:
+    chain = aside.chain(ids(text), known, limit)
+    return chain[-1][2] if chain else known
+
+
 def test_a_piece_is_found_by_what_comes_before_it() -> None:
     aside = filled("abcd", "abcdef", "xbcdef")
-    assert aside.reach(ids("abcdefgh"), 0, 8) == 6
-    assert aside.reach(ids("abcdefgh"), 0, 5) == 5
-    assert aside.reach(ids("abcxefgh"), 0, 8) == 3
-    assert aside.reach(ids("xbcdefgh"), 0, 8) == 0, "its beginning is not here"
-    assert aside.reach(ids("xbcdefgh"), 4, 8) == 6, "but the memory may have it"
-    assert aside.reach(ids("abcdefgh"), 7, 8) == 7
+    assert reach(aside, "abcdefgh", 0, 8) == 6
+    assert reach(aside, "abcdefgh", 0, 5) == 5
+    assert reach(aside, "abcxefgh", 0, 8) == 3
+    assert reach(aside, "xbcdefgh", 0, 8) == 0, "its beginning is not here"
+    assert reach(aside, "xbcdefgh", 4, 8) == 6, "but the memory may have it"
+    assert reach(aside, "abcdefgh", 7, 8) == 7
+    assert reach(aside, "abcd", 4, 4) == 4
 
 
 def test_of_pieces_with_the_same_beginning_the_one_that_goes_on_is_taken() -> None:
     aside = filled("abx", "aby", "abyz")
     assert aside.num_tokens == 3 + 4, "what is the beginning of another one is not kept beside it"
-    found = aside.find(ids("abyz"), 0, 4)
-    assert found is not None
-    assert found[1] == 4
+    ((piece, start, end),) = aside.chain(ids("abyz"), 0, 4)
+    assert (piece.tokens, start, end) == (tuple(ids("abyz")), 0, 4)
     assert aside.holds(ids("aby"), 0)
     assert not aside.holds(ids("abz"), 0)
 
 
 def test_what_was_used_longest_ago_is_thrown_away() -> None:
-    aside = filled("a", "b", "c", max_bytes=30)
-    first = aside.find(ids("a"), 0, 1)
-    assert first is not None
-    aside.touch(first[0])
-    aside.put(ids("d"), 0, bytearray(10))
-    assert [aside.holds(ids(text), 0) for text in "abcd"] == [True, False, True, True]
-    aside.put(ids("e"), 0, bytearray(31))
+    aside = filled("a", "b", "c", "d", max_bytes=40)
+    ((first, _, _),) = aside.chain(ids("a"), 0, 1)
+    assert aside.holds(ids("b"), 0)
+    aside.put(ids("e"), 0, bytearray(10))
+    aside.put(ids("f"), 0, bytearray(10))
+    assert [aside.holds(ids(text), 0) for text in "abcdef"] == [True, True, False, False, True, True]
+    aside.put(ids("g"), 0, bytearray(41))
     assert len(aside) == aside.num_bytes == 0, "not even this one fits"
-    aside.touch(first[0])
+    aside.discard(first)
     assert len(aside) == 0
+
+
+def test_the_end_of_a_text_is_thrown_away_before_its_beginning() -> None:
+    aside = filled("abcdefgh", "abcd", max_bytes=30)
+    assert reach(aside, "abcdefgh", 0, 8) == 8
+    for text in "xy":
+        aside.put(ids(text), 0, bytearray(10))
+    assert reach(aside, "abcdefgh", 0, 8) == 4
+
+
+def test_what_the_memory_has_room_for_is_not_thrown_away() -> None:
+    """Where less fits aside than into the memory, as with a large model."""
+    cache = Cache(num_cells=100, num_rows=8, aside=SetAside(24, 4, after=1))
+    texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
+    for text in texts:
+        cache.cache(text)
+        cache.kv.tidy()
+    assert all(cache.kv.reach(text, 4) == 4 for text in texts)
+    assert cache.kv.num_used == 12
+    cache.cache([9] * 90)  # now something has to go
+    assert sum(cache.kv.reach(text, 4) == 4 for text in texts) == 4
+
+
+def test_what_comes_back_makes_nobody_older() -> None:
+    cache = Cache(num_cells=100, num_rows=8, aside=SetAside(1000, 4, after=10))
+    cache.cache([1] * 8)
+    cache.cache([2] * 16)
+    cache.kv.tidy()
+    cache.kv.tidy()
+    cache.cache([3] * 4)
+    cache.kv.bring_back([1] * 8, 8)
+    cache.kv.tidy()
+    assert cache.found([1] * 8) == 8
+    assert cache.found([2] * 16) == 16
+    assert cache.found([3] * 4) == 4
+
+
+def test_what_cannot_be_loaded_is_computed_again() -> None:
+    class Fragmented(Windowed):
+        def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+            raise StateError("no room in one piece")
+
+    cache = Cache()
+    aside = SetAside(1000, 4, after=1)
+    memory = cache.memory = Fragmented(num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=aside)
+    cache.cache([1, 2, 3, 4])
+    cache.cache([5])
+    kv.tidy()
+    assert kv.reach([1, 2, 3, 4], 4) == 4
+    kv.bring_back([1, 2, 3, 4], 4)
+    assert kv.reach([1, 2, 3, 4], 4) == 0
+    cache.check()
+
+
+def test_where_there_is_no_room_nothing_is_driven_out() -> None:
+    cache = Cache(num_cells=16, num_rows=8, aside=SetAside(1000, 4, after=1))
+    cache.cache([1] * 8)
+    cache.cache([2])
+    cache.kv.tidy()
+    cache.kv.tidy()
+    active, _ = cache.start([3] * 10)
+    cache.cache([4] * 4)
+    assert not cache.kv.adopt([1] * 8, 0, 8, bytearray(b"[1, 1, 1, 1, 1, 1, 1, 1]"))
+    assert cache.found([4] * 4) == 4
+    cache.kv.bring_back([1] * 8, 8)
+    assert cache.found([1] * 8) == 4, "as far as there is room"
+    assert cache.memory.row(active.id) == [3] * 10
+    cache.check()
+
+
+def test_the_only_copy_that_can_be_reused_stays() -> None:
+    """A sequence that goes on from a prefix may leave it behind, but is still one of its owners."""
+    cache = Cache()
+    memory = cache.memory = Windowed(num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=SetAside(1000, 4, after=1))
+    cache.cache([1, 2, 3, 4, 5, 6])
+    row, _ = cache.start([1, 2, 3, 4, 5, 6, 7, 8])
+    memory.cut[row.id] = 7
+    kv.tidy()
+    kv.tidy()
+    assert cache.found([1, 2, 3, 9]) == 3
+    cache.check()
+
+
+def test_what_comes_back_does_not_count_as_in_order() -> None:
+    cache = Cache(num_cells=64, num_rows=4, aside=SetAside(1000, 4, after=1))
+    cache.cache([1, 2, 3, 4])
+    cache.cache([5])
+    cache.kv.tidy()
+    cache.kv.clear()
+    cache.kv.bring_back([1, 2, 3, 4], 4)
+    source = cache.kv.match([1, 2, 3, 4], 4).source
+    assert source is not None
+    assert source.num_in_order == 0
 
 
 def test_it_is_set_aside_once_nobody_has_used_it_for_long() -> None:
@@ -103,20 +204,25 @@ def test_a_sequence_whose_window_is_gone_stays_where_it_is() -> None:
     cache.check()
 
 
-def test_a_memory_that_cannot_be_saved_is_evicted() -> None:
+def test_a_memory_that_cannot_be_saved_is_asked_once() -> None:
     class Unsaved(Windowed):
+        asked = 0
+
         def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
-            if start == 4:
+            self.asked += 1
+            if self.asked == 1:
                 raise MemoryError
             return None
 
     cache = Cache()
-    memory = cache.memory = Unsaved(num_cells=8, num_rows=4)
+    memory = Unsaved(num_cells=8, num_rows=4)
+    cache.memory = memory
     kv = cache.kv = KVCache(memory, num_cells=8, num_rows=4, aside=SetAside(1000, 4, after=1))
-    for tokens in ([1, 2, 3, 4, 5, 6], [7, 8, 9], [10] * 8):
+    for tokens in ([1, 2, 3, 4, 5, 6], [7, 8, 9], [10] * 8, [11] * 8):
         cache.cache(tokens)
         kv.tidy()
         assert cache.found(tokens) == len(tokens)
+    assert memory.asked == 2
 
 
 @pytest.mark.parametrize(("megabytes", "expected"), [(256, 49), (0, 0), (0.0001, 0)])
@@ -141,6 +247,21 @@ def test_a_stream_takes_up_what_was_set_aside_while_others_run() -> None:
         streams = [made.model.generate_stream(LONG + end) for end in ("", "!", "?")]
         assert [texts(stream) for stream in streams] == [echoed(LONG + end) for end in ("", "!", "?")]
         assert [stream.usage.cached_tokens for stream in streams] == [len(LONG) - 1, len(LONG), len(LONG)]
+
+
+def test_who_waits_for_somebody_else_takes_nothing_up() -> None:
+    """It would take cells for what the other one computes."""
+    with scripted(echo, num_cells=4000, max_streams=4) as made:
+        made.model.generate(LONG)
+        for letter in "uvwxyz":
+            made.model.generate(letter * 150)
+        with made.hold():
+            first = made.model.generate_stream(LONG, seed=1)  # alone, it computes all of it
+            second = made.model.generate_stream(LONG + "!")
+        assert texts(first) == echoed(LONG)
+        assert texts(second) == echoed(LONG + "!")
+        assert second.usage.cached_tokens == len(LONG)
+        assert made.model.metrics.kv_cached < 3 * 800
 
 
 def test_a_seeded_stream_alone_begins_with_nothing_that_was_set_aside() -> None:

@@ -56,8 +56,8 @@ class Costs:
 
     def scale(self, num_decodes: int, num_prefill: int, factor: float) -> None:
         """Take what steps like this have taught times so much."""
-        if num_decodes in self.decode:
-            self.decode[num_decodes] *= factor
+        if num_decodes and self.decode:
+            self.decode[num_decodes] = self._decode_time(num_decodes) * factor
         per_token = self.per_token(num_decodes)
         if num_prefill and per_token is not None:
             if num_decodes:

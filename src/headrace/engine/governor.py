@@ -74,8 +74,8 @@ class Governor:
         elif now >= self._look_at:
             at = counts.index(best)
             neighbours = counts[max(0, at - 1) : at] + counts[at + 1 : at + 2]
-            if num_decodes and num_prefill:
-                neighbours = counts[at + 1 : at + 2]  # with fewer threads, running streams would stand still for long
+            if num_prefill:
+                neighbours = counts[at + 1 : at + 2]  # with fewer threads, such a step might take very long
             if neighbours:
                 self._look = min(2 * self._look, _LAST_LOOK)
                 self._look_at = now + self._look
@@ -104,8 +104,9 @@ class Governor:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)
             cost.slowdown[threads] = slowdown if slowdown > 1.1 else 1.0
+            # Fewer threads are not held up by who holds these up.
             weight = _DOUBT if ratio > 1 else _WEIGHT
-            cost.learn(num_decodes, num_prefill, seconds, threads, weight, for_all=True)
+            cost.learn(num_decodes, num_prefill, seconds, threads, weight, for_all=ratio <= 1)
         else:
             self._held_up[threads] = self._held_up[threads] + 1 if ratio > _HELD_UP else 0
             # A single thread waits for no other: steps that are slow with it are slow with any.

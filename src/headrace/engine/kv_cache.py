@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from headrace.engine.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, num_own, path
-from headrace.engine.set_aside import Piece, SetAside
+from headrace.engine.set_aside import SetAside
 
 __all__ = ["KVBackend", "KVCache"]
 
 # Evicting costs a scan of all cells, so a cached row that must shrink gives up at least this many tokens.
 _EVICT_AT_LEAST = 128
+# Pieces of a row that are set aside at once because its id is needed: a few milliseconds' worth.
+_MOST_PIECES = 8
 
 
 class KVBackend(Protocol):
@@ -121,9 +123,11 @@ class KVCache:
 
     def acquire(self) -> Row:
         """An empty active row. There must be fewer active rows than rows."""
+        num_pieces = 0
         while not self._free_ids:
             oldest = next(iter(self._cached.values()))
-            if not self._set_aside(oldest):
+            num_pieces += 1
+            if num_pieces > _MOST_PIECES or not self._set_aside(oldest):
                 self._drop(oldest)
         row = Row(self._free_ids.pop(), self._root)
         self._active.add(row)
@@ -244,8 +248,15 @@ class KVCache:
         self.touch(match)
         return self._backend.save_sequence(match.source.id, self._num_rows, start, end)
 
-    def adopt(self, tokens: Sequence[int], start: int, end: int, data: bytearray) -> bool:
+    def adopt(self, tokens: Sequence[int], start: int, end: int, data: bytearray, *, is_alone: bool = True) -> bool:
         """Take in the KV of tokens[start:end] that was saved, as a cached prefix with what is here of tokens[:start].
+
+        Args:
+            tokens: of a text.
+            start: the first of those whose KV it is.
+            end: behind the last of them.
+            data: the KV.
+            is_alone: whether nothing was computed with them that may not be there another time; see `append`.
 
         Returns:
             False where what comes before is not here, or where running sequences leave no room.
@@ -260,6 +271,8 @@ class KVCache:
         match = self.match(tokens, start)
         if match.length < start or not self.can_drop_partial or len(self._free_ids) + len(self._cached) < 2:
             return False
+        if end - match.num_pinned > self.num_available:
+            return False
         self.touch(match)
         row = self.acquire()
         try:
@@ -267,7 +280,8 @@ class KVCache:
             if not self.make_room(end - start):
                 return False
             in_order = self._backend.load_sequence(row.id, self._num_rows, start, end, data)
-            self.append(row, list(tokens[start:end]))
+            self.append(row, list(tokens[start:end]), is_alone=is_alone)
+            self._num_computed -= end - start
             if not in_order:
                 row.num_in_order = min(row.num_in_order, start)
             return True
@@ -279,30 +293,28 @@ class KVCache:
         if self._aside is None:
             return
         for row in self._cached.values():
-            if self._num_computed - row.used_at < self._aside.after or self._set_aside(row):
+            if self._num_computed - row.used_at < self._aside.after or self._set_aside(row, is_needed=False):
                 return
 
     def reach(self, tokens: Sequence[int], limit: int) -> int:
         """How many of tokens[:limit] need not be computed, if there is room for what was set aside."""
         known = self.match(tokens, limit).length
-        return known if self._aside is None else self._aside.reach(tokens, known, limit)
+        chain = self._aside.chain(tokens, known, limit) if self._aside is not None else []
+        return chain[-1][2] if chain else known
 
     def bring_back(self, tokens: Sequence[int], limit: int) -> None:
         """Take in what was set aside of tokens[:limit], as far as there is room, as a cached prefix."""
         aside = self._aside
         if aside is None:
             return
-        known = self.match(tokens, limit).length
-        pieces: list[Piece] = []
-        while found := aside.find(tokens, start := aside.beginning(known), limit):
-            piece, count = found
+        for piece, start, _ in aside.chain(tokens, self.match(tokens, limit).length, limit):
             whole = [*tokens[:start], *piece.tokens]
-            if start + count <= known or not self.adopt(whole, start, len(whole), piece.data):
-                break
-            pieces.append(piece)
-            known = start + count
-        for piece in reversed(pieces):  # without what comes before it none is of use
-            aside.touch(piece)
+            try:
+                if not self.adopt(whole, start, len(whole), piece.data, is_alone=False):
+                    return
+            except ValueError:  # the memory has less room than we thought, or in pieces
+                aside.discard(piece)
+                return
 
     def clear(self) -> None:
         """Drop every cached prefix that is in the memory."""
@@ -314,6 +326,10 @@ class KVCache:
         self.clear()
         if self._aside is not None:
             self._aside.clear()
+
+    def close(self) -> None:
+        """Let go of what was set aside."""
+        self._aside = None
 
     def check_integrity(self) -> None:
         """Raise AssertionError where the tree, the rows and the counters do not agree."""
@@ -420,25 +436,27 @@ class KVCache:
             node = best
         return True
 
-    def _set_aside(self, row: Row) -> bool:
+    def _set_aside(self, row: Row, *, is_needed: bool = True) -> bool:
         """Free cells of a cached row, its own tail, and keep what was in them; False where that cannot be done."""
-        aside = self._aside
+        aside, own = self._aside, num_own(row)
         # Where a model has left cells of a sequence behind, its pieces would be of no use.
-        if aside is None or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
+        if aside is None or not own or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
+            return False
+        start = aside.beginning(row.length - 1)
+        if not aside.is_worth(row.length - start, self.num_cells, is_needed=is_needed):
             return False
         tokens = [token for node in reversed(list(path(row))) for token in node.tokens]
-        start, shared = aside.beginning(row.length - 1), row.length - num_own(row)
-        if shared < row.length and not aside.holds(tokens, start):
+        if not aside.holds(tokens, start):
             try:
                 data = self._backend.save_sequence(row.id, self._num_rows, start, row.length)
             except MemoryError:
-                data = None
-            if data is None:
+                return False
+            if data is None:  # of this model nothing can be saved
+                self._aside = None
                 return False
             aside.put(tokens, start, data)
-        if shared < start:
-            self._shrink(row, start)
-        else:
+        self._shrink(row, max(start, row.length - own))
+        if not row.length or self._is_covered(row):
             self._drop(row)
         return True
 

@@ -262,6 +262,7 @@ class Engine:
         finally:
             try:
                 self._tuning.save()
+                self._scheduler.kv.close()
             finally:
                 self._runner.close()
 
@@ -280,8 +281,9 @@ class Engine:
         for sequence, deadline in self._live.expired(now):
             self._finish(sequence, "timeout", timeout=deadline)
         self._resume(now)
-        now = time.perf_counter()  # what others asked for is no part of what the step costs
+        now = time.perf_counter()  # what others asked for is no part of what the step takes
         parts = self._scheduler.schedule(now)
+        planned = time.perf_counter()  # what is copied, or guessed, to plan it says nothing of what the next one costs
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
             is_repeatable = len(parts) == 1 and parts[0].sequence.is_seeded
@@ -290,8 +292,8 @@ class Engine:
             done, output = self._execution.run(parts, padding)
             self._update(done, output)
             self._notify()
-            seconds = time.perf_counter() - now - self._scheduler.draft_seconds
-            self._account((num_decodes + padding, num_prefill), done, output, seconds)
+            planning = planned - now - self._scheduler.draft_seconds
+            self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - planned, planning)
             self._scheduler.kv.tidy()
         else:
             self._notify()
@@ -386,10 +388,13 @@ class Engine:
             self._scheduler.pause(sequence)
             self._live.watch(sequence)
 
-    def _account(self, shape: tuple[int, int], parts: list[Part], output: StepOutput, seconds: float) -> None:
+    def _account(
+        self, shape: tuple[int, int], parts: list[Part], output: StepOutput, seconds: float, planning: float
+    ) -> None:
         if not parts:
             return
         self._tuning.end(*shape, seconds)
+        seconds += planning
         self._counts.steps += 1
         self._counts.step_time.add(seconds)
         self._counts.sampling.add(output.sample_seconds)

@@ -246,14 +246,16 @@ class Scheduler:
         if sequence.order < 0:
             sequence.order = self._num_admitted
             self._num_admitted += 1
-        if not (sequence.is_seeded and not self.num_rows):  # its own KV alone will be in the memory
-            self.kv.bring_back(sequence.tokens, len(sequence.tokens) - 1)
-        self.kv.touch(self.kv.match(sequence.tokens, len(sequence.tokens) - 1))  # so that acquire() does not evict it
+        limit = len(sequence.tokens) - 1
+        leader, _ = self._leader(sequence, self.kv.match(sequence.tokens, limit).length)
+        if leader is None and not (sequence.is_seeded and not self.num_rows):  # then only its own KV is in the memory
+            self.kv.bring_back(sequence.tokens, limit)
+        self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)
         self.running.insert(at, sequence)
         if sequence.is_seeded and self.num_rows == 1:
-            self.kv.isolate(sequence.row, sequence.tokens, len(sequence.tokens) - 1)
+            self.kv.isolate(sequence.row, sequence.tokens, limit)
         self._attach(sequence)
 
     def _attach(self, sequence: Sequence) -> None:

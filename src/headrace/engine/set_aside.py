@@ -7,10 +7,12 @@ each token, computing them milliseconds. llama-server keeps whole prompts in mai
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Piece", "SetAside"]
 
@@ -23,12 +25,12 @@ class Piece:
     """The KV of consecutive tokens of a text.
 
     Attributes:
-        before: all tokens before them.
+        key: what all tokens before them are known by.
         tokens: what it holds the KV of.
         data: as the model's memory wrote it.
     """
 
-    before: bytes
+    key: bytes
     tokens: tuple[int, ...]
     data: bytearray
 
@@ -47,10 +49,11 @@ class SetAside:
 
     def __init__(self, max_bytes: int, most_saved: int, after: int = 512) -> None:
         self.max_bytes = max_bytes
-        self.after = after
         self.length = min(_LENGTH, most_saved)
+        self.after = after
         self.num_bytes = 0
-        self._by_beginning: dict[bytes, list[Piece]] = {}
+        self._bytes_per_token = 0.0
+        self._by_key: dict[bytes, list[Piece]] = {}
         self._pieces: OrderedDict[int, Piece] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
@@ -61,71 +64,97 @@ class SetAside:
         """Tokens whose KV is here."""
         return sum(len(piece.tokens) for piece in self._pieces.values())
 
-    def find(self, tokens: Sequence[int], start: int, limit: int) -> tuple[Piece, int] | None:
-        """The piece that goes on furthest from tokens[:start], and how many of its tokens are tokens[start:limit].
-
-        Args:
-            tokens: of a text.
-            start: where a piece may begin.
-            limit: how many of the tokens are of interest.
-        """
-        best: tuple[Piece, int] | None = None
-        for piece in self._by_beginning.get(_key(tokens, start), ()):
-            count = min(len(piece.tokens), limit - start)
-            same = next((i for i in range(count) if piece.tokens[i] != tokens[start + i]), count)
-            if same and (best is None or same > best[1]):
-                best = piece, same
-        return best
-
-    def reach(self, tokens: Sequence[int], known: int, limit: int) -> int:
-        """How many of tokens[:limit] have their KV, where that of the first `known` is in the model's memory."""
-        while found := self.find(tokens, self.beginning(known), limit):
-            end = self.beginning(known) + found[1]
-            if end <= known:
-                break
-            known = end
-        return known
-
     def beginning(self, position: int) -> int:
         """Where the piece begins that holds this position."""
         return position - position % self.length
 
+    def is_worth(self, num_tokens: int, num_cells: int, *, is_needed: bool) -> bool:
+        """Whether to set so many tokens aside.
+
+        Args:
+            num_tokens: how many, a piece at most.
+            num_cells: of the model's memory.
+            is_needed: whether they have to leave that. Otherwise they only do where nothing is thrown away for it, or
+                where as much is kept here as could be kept there.
+        """
+        num_bytes = num_tokens * self._bytes_per_token
+        if is_needed or num_cells * self._bytes_per_token <= self.max_bytes:
+            return num_bytes <= self.max_bytes
+        return self.num_bytes + num_bytes <= self.max_bytes
+
+    def chain(self, tokens: Sequence[int], known: int, limit: int) -> list[tuple[Piece, int, int]]:
+        """The pieces that go on from tokens[:known], as far as tokens[:limit].
+
+        Returns:
+            Each with where it begins, and how far its tokens are these.
+        """
+        start = self.beginning(known)
+        key = _hash(tokens[:start])
+        found: list[tuple[Piece, int, int]] = []
+        while start < limit:
+            piece, count = self._find(key.digest(), tokens, start, limit)
+            if piece is None or start + count <= known:
+                break
+            found.append((piece, start, start + count))
+            if count < self.length:
+                break
+            key.update(_bytes(tokens[start : start + count]))
+            start += count
+        for piece, _, _ in reversed(found):  # without what comes before it none is of use
+            self._pieces.move_to_end(id(piece))
+        return found
+
     def holds(self, tokens: Sequence[int], start: int) -> bool:
-        """Whether all of tokens[start:] is in one piece."""
-        found = self.find(tokens, start, len(tokens))
-        return found is not None and found[1] == len(tokens) - start
+        """Whether all of tokens[start:] is in one piece, which then is the last to be thrown away."""
+        piece, count = self._find(_hash(tokens[:start]).digest(), tokens, start, len(tokens))
+        if piece is None or count < len(tokens) - start:
+            return False
+        self._pieces.move_to_end(id(piece))
+        return True
 
     def put(self, tokens: Sequence[int], start: int, data: bytearray) -> None:
         """Keep the KV of tokens[start:]."""
-        piece = Piece(_key(tokens, start), tuple(tokens[start:]), data)
-        for other in list(self._by_beginning.get(piece.before, ())):
+        piece = Piece(_hash(tokens[:start]).digest(), tuple(tokens[start:]), data)
+        for other in list(self._by_key.get(piece.key, ())):
             if other.tokens == piece.tokens[: len(other.tokens)]:
-                self._remove(other)
-        self._by_beginning.setdefault(piece.before, []).append(piece)
+                self.discard(other)
+        self._by_key.setdefault(piece.key, []).append(piece)
         self._pieces[id(piece)] = piece
         self.num_bytes += len(data)
+        self._bytes_per_token = len(data) / len(piece.tokens)
         while self.num_bytes > self.max_bytes:
-            self._remove(next(iter(self._pieces.values())))
+            self.discard(next(iter(self._pieces.values())))
 
-    def touch(self, piece: Piece) -> None:
-        """Make a piece the last to be thrown away, if it is still here."""
-        if id(piece) in self._pieces:
-            self._pieces.move_to_end(id(piece))
+    def discard(self, piece: Piece) -> None:
+        """Throw a piece away, if it is still here."""
+        if self._pieces.pop(id(piece), None) is None:
+            return
+        siblings = self._by_key[piece.key]
+        siblings.remove(piece)
+        if not siblings:
+            del self._by_key[piece.key]
+        self.num_bytes -= len(piece.data)
 
     def clear(self) -> None:
         """Throw all of them away."""
         self._pieces.clear()
-        self._by_beginning.clear()
+        self._by_key.clear()
         self.num_bytes = 0
 
-    def _remove(self, piece: Piece) -> None:
-        del self._pieces[id(piece)]
-        siblings = self._by_beginning[piece.before]
-        siblings.remove(piece)
-        if not siblings:
-            del self._by_beginning[piece.before]
-        self.num_bytes -= len(piece.data)
+    def _find(self, key: bytes, tokens: Sequence[int], start: int, limit: int) -> tuple[Piece | None, int]:
+        """The piece behind a key that goes on furthest, and how many of its tokens are tokens[start:limit]."""
+        best, most = None, 0
+        for piece in self._by_key.get(key, ()):
+            count = min(len(piece.tokens), limit - start)
+            same = next((i for i in range(count) if piece.tokens[i] != tokens[start + i]), count)
+            if same > most:
+                best, most = piece, same
+        return best, most
 
 
-def _key(tokens: Sequence[int], start: int) -> bytes:
-    return array("i", tokens[:start]).tobytes()
+def _hash(tokens: Sequence[int]) -> Any:
+    return hashlib.blake2b(_bytes(tokens), digest_size=16)
+
+
+def _bytes(tokens: Sequence[int]) -> bytes:
+    return array("i", tokens).tobytes()
