@@ -154,6 +154,18 @@ def test_the_engine_chooses_its_chunks_by_cost() -> None:
         assert len(made.steps[0][0].tokens) == 8, "the smallest chunk"
 
 
+def test_a_seeded_prompt_alone_is_always_read_in_the_same_pieces() -> None:
+    """Also behind a prefix that is there: what is computed together decides the last bits of the logits."""
+    for cost in (1e-6, 1.0):
+        with scripted("ok", step_target_ms=1.0) as made:
+            for _ in range(50):
+                made.engine._tuning.cost.learn(0, 100, cost)
+            made.model.generate("q" * 150, seed=1)
+            made.model.generate("q" * 150 + "r" * 100, seed=1)
+        computed = [len(step[0].tokens) for step in made.steps]
+        assert [count for count in computed if count > 1] == [64, 64, 22, 42, 58]
+
+
 def test_the_engine_learns_what_its_steps_cost() -> None:
     """Each token of a prompt takes as long as it takes to spin for a millisecond."""
 

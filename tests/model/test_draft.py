@@ -9,6 +9,9 @@ import pytest
 from headrace import InvalidRequestError, Model, ModelNotFoundError, StreamConfig
 from headrace.engine.cost import CostModel
 from headrace.engine.draft_model import DraftModel
+from headrace.llama.context import LlamaContext
+from headrace.llama.model import LlamaModel
+from headrace.store import resolve
 
 from .ties import assert_greedy, read
 
@@ -56,6 +59,30 @@ def test_more_streams_than_it_can_follow(drafted: Model) -> None:
         tokens, _ = read(stream)
         assert_greedy(drafted, prompt, [token.id for token in tokens], speculation="off")
     check_drafter(drafted)
+
+
+def test_texts_that_do_not_all_fit_do_not_drive_each_other_out() -> None:
+    path = resolve("smollm2").path
+    with LlamaModel.load(path) as model, LlamaContext(model, n_ctx=256, n_batch=256, n_seq_max=2, n_threads=1) as own:
+        drafter = DraftModel.load(path, model, own, n_gpu_layers=0, num_rows=2, n_threads=1)
+        try:
+            drafter.warm_up()
+            long, other = list(range(100, 300)), list(range(400, 520))
+            drafter.read("long", long, 1e6)
+            assert drafter.behind("long", long) == 1
+            for _ in range(3):
+                drafter.read("other", other, 1e6)
+                assert drafter.behind("other", other) == len(other)
+                assert drafter.guess([("other", other)], 2) == [[]]
+                assert len(drafter.guess([("long", long)], 2)[0]) == 2
+                assert drafter.behind("long", long) == 0
+            assert drafter.guess([("long", long)], 100) == [[]]
+            drafter.forget("long")
+            drafter.read("other", other, 1e6)
+            assert len(drafter.guess([("other", other)], 2)[0]) == 2
+            drafter.check_integrity()
+        finally:
+            drafter.close()
 
 
 def test_models_that_cannot_guess() -> None:

@@ -116,7 +116,7 @@ class DraftModel:
         most = int(seconds / self.seconds_per_read_token)
         start = len(text.tokens)
         end = min(start + max(most, _LEAST_READ), start + self._context.n_batch, len(tokens) - 1)
-        if end <= start:
+        if end <= start or not self._has_room(end - start):
             return
         before = time.perf_counter()
         if self._decode([(text, tokens[start:end])], has_outputs=False) is None:
@@ -136,7 +136,8 @@ class DraftModel:
             return guesses
         before = time.perf_counter()
         new = [tokens[len(text.tokens) :] for text, (_, tokens) in zip(held, texts, strict=True)]
-        if sum(map(len, new)) > self._context.n_batch:
+        num_new = sum(map(len, new))
+        if num_new > self._context.n_batch or not self._has_room(num_new + (count - 1) * len(texts)):
             return guesses
         for _ in range(count):
             chosen = self._decode(list(zip(held, new, strict=True)), has_outputs=True)
@@ -187,6 +188,13 @@ class DraftModel:
             del text.tokens[common:]
         text.num_sure = common
         return text
+
+    def _has_room(self, count: int) -> bool:
+        """Whether so many tokens fit: unlike the larger model's, these texts share nothing. The last goes without.
+
+        Were others to give way, all of them would be read again and again.
+        """
+        return sum(len(text.tokens) for text in self._texts.values()) + count <= self._context.n_ctx
 
     def _decode(self, parts: list[tuple[_Text, list[int]]], *, has_outputs: bool) -> list[int] | None:
         """Compute these tokens behind what is held; returns the likeliest after each, None where there is no room."""

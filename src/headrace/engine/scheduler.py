@@ -22,6 +22,8 @@ _SHARE_AT_LEAST = 16
 PARK_AFTER = 0.5
 # Cells kept free per running sequence when another one is admitted, so that it is not preempted right away.
 _HEADROOM = 16
+# Tokens of a prompt that a step reads where its logits shall be the same whenever it is run.
+_REPEATABLE_CHUNK = 64
 
 
 class Part(NamedTuple):
@@ -131,7 +133,7 @@ class Scheduler:
             # Where several prompts block one another, the youngest gives way.
             while (room := self.kv.num_available - num_decodes) <= 0 and not num_decodes and self.preempt():
                 prefills = [sequence for sequence in prefills if sequence.row is not None]
-            chunk = min(self._cost.chunk(num_decodes), room, self._max_batch - num_decodes)
+            chunk = min(self._chunk(prefills, num_decodes), room, self._max_batch - num_decodes)
             for sequence, count in _share(prefills, max(0, chunk)):
                 if sequence.row is not None and count:
                     parts.append(Part(sequence, sequence.row, count, samples=count == sequence.num_remaining))
@@ -140,6 +142,13 @@ class Scheduler:
         if not self.kv.make_room(sum(part.num_tokens + len(part.drafts) for part in parts)):
             raise AssertionError("the scheduler planned more than the KV cache holds")
         return parts
+
+    def _chunk(self, prefills: list[Sequence], num_decodes: int) -> int:
+        """Tokens of prompts that the next step reads, if there is room for them."""
+        if len(self.running) == 1 and prefills[0].is_seeded:
+            # What is computed together decides the last bits, so it must not depend on times that were measured.
+            return _REPEATABLE_CHUNK - prefills[0].num_computed % _REPEATABLE_CHUNK
+        return self._cost.chunk(num_decodes)
 
     @property
     def draft_seconds(self) -> float:
