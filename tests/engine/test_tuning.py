@@ -172,10 +172,29 @@ def test_what_was_learnt_beside_a_neighbour_is_found_out() -> None:
     cost = CostModel(TARGET, 512, (1, 2))
     for threads, seconds in BESIDE.items():
         cost.learn(1, 0, seconds, threads)
-    running = Machine(Governor(cost))
-    assert running.run(1) == [1]
+    assert Machine(Governor(cost)).run(10) == [2] * 10, "it is not believed before it was seen"
+
+
+def test_what_was_seen_beside_a_neighbour_is_found_out() -> None:
+    cost = CostModel(TARGET, 512, (1, 2))
+    for threads, seconds in BESIDE.items():
+        cost.learn(1, 0, seconds, threads)
+    running = Machine(Governor(cost), BESIDE.__getitem__)
+    assert running.run(20) == [2] + [1] * 19
+    running.seconds = ALONE.__getitem__
     running.run_for(4)
     assert running.run(50).count(2) >= 49
+
+
+def test_each_number_of_streams_is_tried_with_more_threads_once() -> None:
+    cost = CostModel(TARGET, 512, (1, 2))
+    for size in (1, 4, 8):
+        for threads, seconds in BESIDE.items():
+            cost.learn(size, 0, seconds, threads)
+    running = Machine(Governor(cost), BESIDE.__getitem__)
+    for size in (1, 4, 8, 4, 1, 8):
+        running.run(5, (size, 0))
+    assert running.run(10, (4, 0)) == [1] * 10
 
 
 def test_nothing_is_tried_in_a_step_that_reads_a_prompt() -> None:
@@ -242,7 +261,8 @@ def test_a_stream_that_shall_repeat_itself_always_has_the_same_threads() -> None
     tuning = Tuning(runner, target=TARGET, max_streams=4)
     for threads, seconds in BESIDE.items():
         tuning.cost.learn(1, 0, seconds, threads)
-    tuning.begin(1, 0, room=0, repeatable=False)
+    for _ in range(2):
+        tuning.begin(1, 0, room=0, repeatable=False)
     assert runner.threads == 1
     tuning.begin(1, 0, room=0, repeatable=True)
     assert runner.threads == 2
@@ -259,6 +279,7 @@ def test_the_engine_sets_the_threads_of_its_steps() -> None:
         runners.append(made.runner)
         for threads, seconds in BESIDE.items():
             made.engine._tuning.cost.learn(1, 0, seconds, threads)
+        made.engine._tuning._governor._seen.add((1, 2))
         assert within(made.model.generate, "p", seed=None).text == "a" * 20
         assert chosen[1] == 1
         chosen.clear()
@@ -364,6 +385,26 @@ def test_a_fast_model_is_measured_whole() -> None:
     assert {1, 4, 8, 16} <= set(cost.tables[1].decode)
     assert cost.tables[2].per_prefill_token == pytest.approx(0.5e-4, rel=0.1)
     assert len(seen) == 2 * len(set(seen))
+
+
+def test_what_was_measured_beside_somebody_is_forgotten() -> None:
+    """More threads are not slower because somebody wanted the cores when they were measured, nor fewer rows."""
+    disturbed = {Shape(2, 8, 0): 0.04, Shape(2, 5, 0): 0.06, Shape(2, 0, 32): 0.1}
+    measured: dict[Shape, float] = {}
+
+    def seconds(shape: Shape) -> float:
+        calm = (0.008 + 0.001 * shape.num_decodes + 0.001 * shape.num_prefill) / shape.threads
+        measured[shape] = disturbed.get(shape, calm)
+        return measured[shape]
+
+    cost, _ = calibrated(seconds)
+    assert measured.keys() >= disturbed.keys()
+    assert max(cost.tables[2].decode.values()) < 0.02
+    assert cost.tables[2].per_prefill_token is None
+    governor = Governor(cost)
+    for shape in ((8, 0), (5, 0), (0, 32), (3, 16)):
+        assert governor.choose(*shape, 0.0) == 2
+    assert cost.tables[2].padding(5) == 0
 
 
 def test_a_slow_model_is_measured_for_a_second_or_two_and_never_for_long_at_once() -> None:

@@ -71,6 +71,30 @@ class Calibration:
             self._left -= again
             seconds = min(seconds, again)
         cost.learn(num_decodes, num_prefill, seconds, threads, weight=1.0)
+        self._doubt(shape)
+
+    def _doubt(self, shape: Shape) -> None:
+        """Forget what may have been measured beside somebody who wanted the cores: steps will tell.
+
+        More threads that are slower are measured again as soon as they are tried, and they are where nothing is known
+        of them. A step that takes longer than one with more rows is not padded before that was seen in earnest.
+        """
+        threads, num_decodes, num_prefill = shape
+        tables = self._cost.tables
+        larger = [table for count, table in tables.items() if count > threads]
+        if num_prefill:
+            per_token = tables[threads].per_prefill_token or 0.0
+            for table in larger:
+                if (table.per_prefill_token or 0.0) > per_token:
+                    table.per_prefill_token = None
+            return
+        seconds = tables[threads].decode[num_decodes]
+        for table in larger:
+            if table.decode.get(num_decodes, 0.0) > seconds:
+                del table.decode[num_decodes]
+        for size, known in tables[threads].decode.items():
+            if size < num_decodes:
+                tables[threads].decode[size] = min(known, seconds)
 
     def _plan(self, max_streams: int, chunk: int) -> Iterator[Shape]:
         most = self._cost.threads[-1]

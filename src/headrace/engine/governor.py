@@ -49,6 +49,7 @@ class Governor:
         self._look = _FIRST_LOOK
         self._look_at: float | None = None
         self._num_looks = 0
+        self._seen: set[tuple[int, int]] = set()  # with how many threads so many sequences have decoded
 
     def choose(self, num_decodes: int, num_prefill: int, now: float, *, repeatable: bool = False) -> int:
         """Threads for a step.
@@ -71,6 +72,8 @@ class Governor:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
+        elif not num_prefill and best < counts[-1] and (num_decodes, more := _next(counts, best)) not in self._seen:
+            self._tries = more  # what says that it is slower was measured at another time, maybe beside somebody
         elif now >= self._look_at:
             at = counts.index(best)
             neighbours = counts[max(0, at - 1) : at] + counts[at + 1 : at + 2]
@@ -81,7 +84,10 @@ class Governor:
                 self._look_at = now + self._look
                 self._num_looks += 1
                 self._tries = neighbours[self._num_looks % len(neighbours)]
-        return best if self._tries is None else self._tries
+        threads = best if self._tries is None else self._tries
+        if not num_prefill:
+            self._seen.add((num_decodes, threads))
+        return threads
 
     def observe(self, num_decodes: int, num_prefill: int, threads: int, seconds: float, now: float) -> None:
         """Take in what a step took, with the threads that were chosen for it or others."""
@@ -95,7 +101,7 @@ class Governor:
             was_held_up = cost.slowdown[threads] > 1
             self._judge(threads, ratio, now)
             if ratio < 1 or not was_held_up:
-                cost.learn(num_decodes, num_prefill, seconds, threads, _TRIED)
+                cost.learn(num_decodes, num_prefill, seconds, threads, 1.0 if ratio < _FAR_BETTER else _TRIED)
                 if ratio < _FAR_BETTER:  # the same again, and soon: other shapes may be known as badly
                     self._look = _FIRST_PROBE
                     self._look_at = now + _FIRST_PROBE
@@ -154,3 +160,7 @@ class Governor:
         self._good_tries = 0
         # Whoever comes and goes all the time is not believed sooner each time.
         self._wait = max(_FIRST_PROBE, self._wait / 2)
+
+
+def _next(counts: tuple[int, ...], threads: int) -> int:
+    return counts[counts.index(threads) + 1]
