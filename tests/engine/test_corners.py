@@ -236,16 +236,24 @@ class TestSeededStreams:
 
     def test_its_own_history_stays(self) -> None:
         with scripted("xyz") as made:
-            first = made.model.generate("abc", seed=1)
-            second = made.model.generate("abcxyzdef", seed=1)
-            assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, len("abcxyz"))
+            prompt = "abc" * 30
+            first = made.model.generate(prompt, seed=1)
+            second = made.model.generate(prompt + "xyzdef", seed=1)
+            assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 64), "whole pieces of it"
+
+    def test_the_same_prompt_is_computed_in_the_same_pieces_again(self) -> None:
+        with scripted("xyz") as made:
+            for _ in range(2):
+                made.steps.clear()
+                made.model.generate("abc" * 33, seed=1)
+                assert len(made.steps[-4][0].tokens) == 99 - 96, "what gives the first token"
 
     def test_a_prefix_that_lies_elsewhere_does_not(self) -> None:
         with scripted("xyz") as made:
-            made.model.generate("abc")  # in the first cells
-            made.model.generate("def")  # behind them
-            assert made.model.generate("defg", seed=1).usage.cached_tokens == 0
-            assert made.model.generate("defgh", seed=1).usage.cached_tokens == len("defg")
+            made.model.generate("abc" * 20)  # in the first cells
+            made.model.generate("def" * 20)  # behind them
+            assert made.model.generate("def" * 20 + "g", seed=1).usage.cached_tokens == 0
+            assert made.model.generate("def" * 20 + "gh", seed=1).usage.cached_tokens == 32
 
     def test_beside_others_it_takes_what_there_is(self) -> None:
         gate = Gate()

@@ -63,11 +63,11 @@ def test_more_streams_than_it_can_follow(drafted: Model) -> None:
 
 def test_texts_that_do_not_all_fit_do_not_drive_each_other_out() -> None:
     path = resolve("smollm2").path
-    with LlamaModel.load(path) as model, LlamaContext(model, n_ctx=256, n_batch=256, n_seq_max=2, n_threads=1) as own:
+    with LlamaModel.load(path) as model, LlamaContext(model, n_ctx=512, n_batch=256, n_seq_max=2, n_threads=1) as own:
         drafter = DraftModel.load(path, model, own, n_gpu_layers=0, num_rows=2, n_threads=1)
         try:
             drafter.warm_up()
-            long, other = list(range(100, 300)), list(range(400, 520))
+            long, other = list(range(100, 300)), list(range(400, 800))
             drafter.read("long", long, 1e6)
             assert drafter.behind("long", long) == 1
             for _ in range(3):
@@ -76,7 +76,7 @@ def test_texts_that_do_not_all_fit_do_not_drive_each_other_out() -> None:
                 assert drafter.guess([("other", other)], 2) == [[]]
                 assert len(drafter.guess([("long", long)], 2)[0]) == 2
                 assert drafter.behind("long", long) == 0
-            assert drafter.guess([("long", long)], 100) == [[]]
+            assert drafter.guess([("long", long)], 400) == [[]]
             drafter.forget("long")
             drafter.read("other", other, 1e6)
             assert len(drafter.guess([("other", other)], 2)[0]) == 2

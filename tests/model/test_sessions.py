@@ -63,13 +63,13 @@ def test_the_continuation_is_that_of_a_model_that_was_never_closed(ref: str, kv_
         assert session.num_cached == 1107
         more = [*session.tokens, *prompt_of(model, 5, "Und dann")]
         expected = context.generate(more, max_tokens=24, seed=1)
-        assert expected.usage.cached_tokens == 1107
+        assert expected.usage.cached_tokens == 1088, "whole pieces, to be repeatable"
     with loaded(ref, kv_type=kv_type) as model:
         context = Context.load(model, path)
         model.check_integrity()
         # The order of the cells is that of the tokens, so that even the last bits are the same, and a seed keeps it.
         result = context.generate(more, max_tokens=24, seed=1)
-        assert result.usage.cached_tokens == 1107
+        assert result.usage.cached_tokens == 1088
         assert result.text == expected.text
         # A prompt that parts from it in the middle, before the window of the last tokens begins.
         other = [*prompt[:300], *prompt_of(model, 9, "Something else entirely")]

@@ -92,9 +92,9 @@ class Calibration:
         for table in larger:
             if table.decode.get(num_decodes, 0.0) > seconds:
                 del table.decode[num_decodes]
-        for size, known in tables[threads].decode.items():
-            if size < num_decodes:
-                tables[threads].decode[size] = min(known, seconds)
+        own = tables[threads].decode
+        for size in [size for size, known in own.items() if size < num_decodes and known > seconds]:
+            del own[size]
 
     def _plan(self, max_streams: int, chunk: int) -> Iterator[Shape]:
         most = self._cost.threads[-1]

@@ -163,7 +163,8 @@ class CostModel:
             budget = max(self.target * _ALONE, self.decode_time(1) * _SHARE_ALONE)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         if num_decodes and _TILE <= num_decodes + fitting < 2 * _TILE:
-            fitting = _TILE - 1 - num_decodes
+            shorter = _TILE - 1 - num_decodes
+            fitting = shorter if shorter >= fitting // 2 else fitting
         elif not num_decodes and fitting >= _TILE // 2:
             fitting = max(1, fitting // _TILE) * _TILE
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)

@@ -19,6 +19,8 @@ __all__ = ["DraftModel"]
 
 _WEIGHT = 0.1
 _LEAST_READ = 16
+# This part of the context is left to texts that grow: for whoever has begun to guess, not for a new one.
+_ROOM = 8
 
 
 @dataclass(slots=True)
@@ -116,7 +118,7 @@ class DraftModel:
         most = int(seconds / self.seconds_per_read_token)
         start = len(text.tokens)
         end = min(start + max(most, _LEAST_READ), start + self._context.n_batch, len(tokens) - 1)
-        if end <= start or not self._has_room(end - start):
+        if end <= start or not self._has_room(len(tokens) - start + self._context.n_ctx // _ROOM):
             return
         before = time.perf_counter()
         if self._decode([(text, tokens[start:end])], has_outputs=False) is None:

@@ -72,7 +72,13 @@ class Governor:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
-        elif not num_prefill and best < counts[-1] and (num_decodes, more := _next(counts, best)) not in self._seen:
+        elif (
+            best < counts[-1]
+            and not num_prefill
+            and (num_decodes, more := _next(counts, best)) not in self._seen
+            and self._cost.slowdown[more] == 1
+            and now >= self._probe_at
+        ):
             self._tries = more  # what says that it is slower was measured at another time, maybe beside somebody
         elif now >= self._look_at:
             at = counts.index(best)
@@ -99,6 +105,8 @@ class Governor:
         ratio = seconds / expected
         if self._tries == threads:
             was_held_up = cost.slowdown[threads] > 1
+            if ratio > _HELD_UP:
+                self._probe_at = max(self._probe_at, now + _FIRST_PROBE)
             self._judge(threads, ratio, now)
             if ratio < 1 or not was_held_up:
                 cost.learn(num_decodes, num_prefill, seconds, threads, 1.0 if ratio < _FAR_BETTER else _TRIED)

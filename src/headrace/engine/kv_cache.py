@@ -159,13 +159,15 @@ class KVCache:
         row.length = match.length
         row.num_in_order = min(match.length, source.num_in_order)
 
-    def isolate(self, row: Row, tokens: Sequence[int], limit: int) -> None:
+    def isolate(self, row: Row, tokens: Sequence[int], limit: int, piece: int) -> None:
         """Put the only active row, still empty, where it would be in an empty memory: drop every cached prefix.
 
         A prefix of tokens[:limit] is shared where it lies in the first cells in order. The order of a sequence's cells
-        is the order in which attention adds them up, so it decides the last bits of the logits.
+        is the order in which attention adds them up, so it decides the last bits of the logits. So does what is
+        computed together; so whole pieces are shared, and the rest is computed as it was before.
         """
-        match = self.match(tokens, limit)
+        length = self.match(tokens, limit).length
+        match = self.match(tokens, length - length % piece)
         if match.source is not None and match.source.num_in_order >= match.length:
             self.share(row, match)
         self.clear()
@@ -290,10 +292,11 @@ class KVCache:
 
     def tidy(self) -> None:
         """Set aside a piece of what has long been of no use: its cells make every step longer."""
-        if self._aside is None:
+        aside = self._aside
+        if aside is None:
             return
         for row in self._cached.values():
-            if self._num_computed - row.used_at < self._aside.after or self._set_aside(row, is_needed=False):
+            if self._num_computed - row.used_at < aside.after or self._set_aside(row, is_needed=False):
                 return
 
     def reach(self, tokens: Sequence[int], limit: int) -> int:

@@ -23,7 +23,7 @@ PARK_AFTER = 0.5
 # Cells kept free per running sequence when another one is admitted, so that it is not preempted right away.
 _HEADROOM = 16
 # Tokens of a prompt that a step reads where its logits shall be the same whenever it is run.
-_REPEATABLE_CHUNK = 64
+_REPEATABLE_CHUNK = 32
 
 
 class Part(NamedTuple):
@@ -264,7 +264,7 @@ class Scheduler:
         at = sum(other.order < sequence.order for other in self.running)
         self.running.insert(at, sequence)
         if sequence.is_seeded and self.num_rows == 1:
-            self.kv.isolate(sequence.row, sequence.tokens, limit)
+            self.kv.isolate(sequence.row, sequence.tokens, limit, _REPEATABLE_CHUNK)
         self._attach(sequence)
 
     def _attach(self, sequence: Sequence) -> None:
