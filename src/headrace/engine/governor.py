@@ -6,9 +6,11 @@ from headrace.engine.cost import CostModel
 
 __all__ = ["Governor"]
 
-# A step that takes so many times as long as it should is held up by somebody: twice in a row, or once by very much.
+# A step that takes so many times as long as it should is held up by somebody: twice in a row, or once by very much and
+# for so many seconds. A short one may just have met something that is over.
 _HELD_UP = 1.5
 _HELD_UP_BY_FAR = 4.0
+_FOR_LONG = 0.1
 _CALM = 1.3
 # Of two counts that are about as fast, the larger one: it is the one whose time is known best.
 _CLEARLY = 0.97
@@ -125,7 +127,8 @@ class Governor:
             self._held_up[threads] = self._held_up[threads] + 1 if ratio > _HELD_UP else 0
             # A single thread waits for no other: steps that are slow with it are slow with any.
             can_shed = threads > cost.threads[0]
-            if can_shed and (self._held_up[threads] >= 2 or ratio > _HELD_UP_BY_FAR):
+            by_far = ratio > _HELD_UP_BY_FAR and seconds > expected + _FOR_LONG
+            if can_shed and (self._held_up[threads] >= 2 or by_far):
                 self._shed(threads, ratio, now)
             elif self._held_up[threads] != 1:  # a single slow step says nothing
                 cost.learn(num_decodes, num_prefill, seconds, threads, for_all=True)
