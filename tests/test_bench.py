@@ -216,6 +216,7 @@ def test_ctrl_c_ends_it_with_what_was_measured() -> None:
         (["--streams", "0"], "--streams is '0'; allowed: numbers from 1 to 128"),
         (["--streams", "1,x"], "--streams is '1,x'; allowed"),
         (["--streams", "1000"], "--streams is '1000'; allowed"),
+        (["--streams", "9" * 5000], "--streams is '9999"),
         (["--tokens", "0"], "--tokens is 0; allowed"),
         (["--rounds", "0"], "--rounds is 0; allowed"),
         (["--prompt-tokens", "9000"], "--prompt-tokens is 9000; allowed: what fits"),

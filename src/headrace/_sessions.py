@@ -157,7 +157,11 @@ def _settings_of(config: StreamConfig) -> dict[str, Any]:
 
 
 def saved_config(core: Core, session: Session, header: dict[str, Any]) -> StreamConfig:
-    """The settings that were saved; what cannot be saved is the model's."""
+    """The settings that were saved; what cannot be saved is the model's.
+
+    Raises:
+        InvalidRequestError: they are none of this version.
+    """
     settings = header["settings"]
     kept = {name: getattr(core.config, name) for name in _NOT_SAVED}
     try:

@@ -27,6 +27,7 @@ __all__ = ["bench"]
 _INTERRUPTED = 130
 _STREAMS = "1,2,4,8,16"
 _MOST = 128  # streams that a model can be loaded for
+_NUMBERS = frozenset(map(str, range(1, _MOST + 1)))
 
 
 def bench(
@@ -108,7 +109,7 @@ def bench(
 def _numbers(text: str) -> list[int]:
     """Numbers of streams, as the flag has them."""
     parts = text.replace(",", " ").split()
-    if not parts or not all(part.isascii() and part.isdigit() and 1 <= int(part) <= _MOST for part in parts):
+    if not parts or not all(part in _NUMBERS for part in parts):
         allowed = f"numbers from 1 to {_MOST} with commas between them, as in {_STREAMS}"
         raise InvalidRequestError("streams", text, allowed)
     return [int(part) for part in parts]
