@@ -3,9 +3,10 @@
     python bench/memory.py [--models smollm2 gemma3-270m] [--streams 16] [--requests 10000] [--json]
 
 Resident memory is read from /proc/self/smaps_rollup (Linux only): `file` is mapped from files, which is the weights and
-the code of libraries; `anonymous` is everything else. `beside` is the total without the KV cache and the weights in the
-file; copies of weights that llama.cpp repacked for the processor count. After that come requests of one token, a few at
-a time, with prompts that differ: what is held after them must be what was held before.
+the code of libraries; `anonymous` is everything else. `set aside` is KV outside the model's memory. `beside` is the
+total without that, the KV cache and the weights in the file; copies of weights that llama.cpp repacked for the
+processor count. After that come requests of one token, a few at a time, with prompts that differ: what is held after
+them must be what was held before.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ def measure(ref: str, options: argparse.Namespace) -> Iterator[tuple[str, dict[s
         def prompts(count: int, length: int) -> list[list[int]]:
             return random.integers(1000, 40000, (count, length)).tolist()
 
+        def held() -> dict[str, float]:
+            gc.collect()
+            aside = model._core.engine.with_cache(lambda cache: cache.num_bytes_aside)  # pyright: ignore
+            found = {**resident(), "aside": aside / MEBIBYTE}
+            return {**found, "beside": found["total"] - kv - weights - found["aside"]}
+
         def run(prompt: list[int], max_tokens: int = 1) -> None:
             model.generate(prompt, max_tokens=max_tokens, **settings)
 
@@ -56,12 +63,10 @@ def measure(ref: str, options: argparse.Namespace) -> Iterator[tuple[str, dict[s
             # Fills the whole KV cache, so that all of it is resident.
             long = max(1, options.n_ctx // options.streams - 40)
             list(readers.map(lambda prompt: run(prompt, 32), prompts(options.streams, long)))
-            gc.collect()
-            yield f"{options.streams} streams", {**resident(), "kv": kv, "weights": weights}
+            yield f"{options.streams} streams", held()
             for done in range(0, options.requests, max(1, options.requests // 10)):
                 list(readers.map(run, prompts(max(1, options.requests // 10), 8)))
-                gc.collect()
-                yield f"{done + options.requests // 10} requests", resident()
+                yield f"{done + options.requests // 10} requests", held()
     gc.collect()
     yield "closed", resident()
 
@@ -78,15 +83,13 @@ def main() -> None:
     for ref in options.models:
         if not options.json:
             print(f"\n{ref}, {options.streams} streams, {options.n_ctx} tokens of context, in MiB")
-            print(f"{'':>18}{'total':>10}{'anonymous':>11}{'file':>9}{'beside weights and KV':>24}")
+            print(f"{'':>18}{'total':>10}{'anonymous':>11}{'file':>9}{'set aside':>12}{'beside weights and KV':>24}")
         for stage, found in measure(ref, options):
-            if "kv" in found:
-                found["beside"] = found["total"] - found["kv"] - found["weights"]
             if options.json:
                 print(json.dumps({"model": ref, "stage": stage, **found}), flush=True)
                 continue
             line = f"{stage:>18}{found['total']:>10.1f}{found['anonymous']:>11.1f}{found['file']:>9.1f}"
-            print(line + (f"{found['beside']:>24.1f}" if "beside" in found else ""), flush=True)
+            print(line + (f"{found['aside']:>12.1f}{found['beside']:>24.1f}" if "beside" in found else ""), flush=True)
 
 
 if __name__ == "__main__":

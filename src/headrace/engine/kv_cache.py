@@ -102,6 +102,11 @@ class KVCache:
         """Cells that hold nothing but cached prefixes."""
         return self.num_used - self.num_pinned
 
+    @property
+    def num_bytes_aside(self) -> int:
+        """Bytes of KV that are set aside."""
+        return 0 if self._aside is None else self._aside.num_bytes
+
     def match(self, tokens: Sequence[int], limit: int) -> Match:
         """The longest prefix of tokens[:limit] whose KV is here."""
         best = NO_MATCH
