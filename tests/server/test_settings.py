@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from headrace.cli.serve import serve
 from headrace.errors import InvalidRequestError
 from headrace.server import Settings
 from headrace.server.settings import flag_of, read_settings, split_model, unknown_variables
@@ -226,3 +228,24 @@ def test_a_key_in_the_wrong_variable_does_not_leave_the_server_open(monkeypatch:
     with pytest.raises(InvalidRequestError, match="HEADRACE_API_KEYS") as raised:
         read_settings({}, None)
     assert "secret" not in repr(raised.value)
+
+
+def test_every_option_of_the_command_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Enough(Exception):
+        pass
+
+    def read(values: dict[str, Any], _: Path | None) -> Settings:
+        given.update(values)
+        raise Enough
+
+    monkeypatch.setattr("headrace.server.settings.read_settings", read)
+    options = {name: [name] for name in inspect.signature(serve).parameters if name != "config"}
+    with pytest.raises(Enough):
+        serve(**options, config=None)  # pyright: ignore[reportArgumentType]
+    named = {"model": "models", "api_key": "api_keys", "cors_origin": "cors_origins"}
+    assert given.keys() == {named.get(name, name) for name in options}
+    assert given["prefix_cache_mb"] == ["prefix_cache_mb"]
+    # What is set by variables and files only: what nobody would want to give by hand, each time.
+    assert set(Settings.model_fields) - given.keys() == {"ping_interval", "resume_window", "resume_mb"}

@@ -156,6 +156,8 @@ def serve(
         "max_body_mb": max_body_mb,
         "n_ctx": n_ctx,
         "kv_type": kv_type,
+        "prefix_cache_mb": prefix_cache_mb,
+        "draft": draft,
         "threads": threads,
         "gpu_layers": gpu_layers,
         "speculation": speculation,
