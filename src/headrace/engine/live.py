@@ -30,6 +30,7 @@ class Live:
         self.next_deadline = float("inf")
         self._counts = counts
         self._sequences: dict[str, Sequence] = {}
+        self._is_ending = False
 
     def get(self, stream_id: str) -> Sequence | None:
         """One of them; a single look, which needs no lock."""
@@ -95,25 +96,40 @@ class Live:
         timeout: str | None = None,
         error: GenerationError | None = None,
     ) -> None:
-        """End a stream; a second end is none. Whoever calls it wakes its reader."""
+        """End a stream; a second end is none. Whoever calls it wakes its reader.
+
+        A signal handler that cancels may have interrupted this very method, and the lock lets its thread in again. What
+        it asks for is left to the engine thread, which has a message of it.
+        """
         with self.lock:
-            if self._sequences.get(sequence.request.id) is not sequence:
+            if self._is_ending:
                 return
-            end = sequence.end(reason, timeout, error)
-            del self._sequences[sequence.request.id]
-            now = time.perf_counter()
-            stats, request = sequence.stats, sequence.request
-            stats.resume(now)
-            stats.ended = now
-            self._counts.stream_time.add(now - stats.created)
-            key = reason or "error"
-            self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
-            if sequence.state is State.WAITING:
-                sequence.state = State.FINISHED  # in the queue it is only a husk by now
-            if request.trail is not None and sequence.has_computed:
-                request.trail.tokens = sequence.tokens
-            sequence.channel.finish(end)
+            self._is_ending = True
+            try:
+                if self._sequences.get(sequence.request.id) is sequence:
+                    self._end(sequence, reason, timeout, error)
+            finally:
+                self._is_ending = False
+
+    def _end(
+        self, sequence: Sequence, reason: FinishReason | None, timeout: str | None, error: GenerationError | None
+    ) -> None:
+        end = sequence.end(reason, timeout, error)
+        del self._sequences[sequence.request.id]
+        now = time.perf_counter()
+        stats, request = sequence.stats, sequence.request
+        stats.resume(now)
+        stats.ended = now
+        self._counts.stream_time.add(now - stats.created)
+        key = reason or "error"
+        self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
+        if sequence.state is State.WAITING:
+            sequence.state = State.FINISHED  # in the queue it is only a husk by now
+        if request.trail is not None and sequence.has_computed:
+            request.trail.tokens = sequence.tokens
+        sequence.channel.finish(end)
 
     def after_fork(self) -> None:
         """The parent's other threads may have held the lock."""
         self.lock = threading.RLock()
+        self._is_ending = False
