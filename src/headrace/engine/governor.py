@@ -70,23 +70,23 @@ class Governor:
         if self._look_at is None:
             self._look_at = now + self._look
         wanted = self._fastest(num_decodes, num_prefill, calm=True)
+        at = counts.index(best)
+        more = counts[at + 1 : at + 2]
         if wanted != best:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
         elif (
-            best < counts[-1]
+            more
             and not num_prefill
-            and (num_decodes, more := _next(counts, best)) not in self._seen
-            and self._cost.slowdown[more] == 1
+            and (num_decodes, more[0]) not in self._seen
+            and self._cost.slowdown[more[0]] == 1
             and now >= self._probe_at
         ):
-            self._tries = more  # what says that it is slower was measured at another time, maybe beside somebody
+            self._tries = more[0]  # what says that it is slower was measured at another time, maybe beside somebody
         elif now >= self._look_at:
-            at = counts.index(best)
-            neighbours = counts[max(0, at - 1) : at] + counts[at + 1 : at + 2]
-            if num_prefill:
-                neighbours = counts[at + 1 : at + 2]  # with fewer threads, such a step might take very long
+            fewer = () if num_prefill else counts[max(0, at - 1) : at]  # with these, a prompt might take very long
+            neighbours = fewer + more
             if neighbours:
                 self._look = min(2 * self._look, _LAST_LOOK)
                 self._look_at = now + self._look
@@ -171,7 +171,3 @@ class Governor:
         self._good_tries = 0
         # Whoever comes and goes all the time is not believed sooner each time.
         self._wait = max(_FIRST_PROBE, self._wait / 2)
-
-
-def _next(counts: tuple[int, ...], threads: int) -> int:
-    return counts[counts.index(threads) + 1]

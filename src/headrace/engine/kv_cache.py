@@ -278,7 +278,7 @@ class KVCache:
         match = self.match(tokens, start)
         if match.length < start or not self.can_drop_partial or len(self._free_ids) + len(self._cached) < 2:
             return False
-        if end - match.num_pinned > self.num_available:
+        if end - match.num_pinned > self.num_available:  # it would drive everybody out, in vain
             return False
         self.touch(match)
         row = self.acquire()

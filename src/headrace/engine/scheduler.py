@@ -256,9 +256,10 @@ class Scheduler:
             sequence.order = self._num_admitted
             self._num_admitted += 1
         limit = len(sequence.tokens) - 1
-        leader, _ = self._leader(sequence, self.kv.match(sequence.tokens, limit).length)
-        if leader is None and not (sequence.is_seeded and not self.num_rows):  # then only its own KV is in the memory
-            self.kv.bring_back(sequence.tokens, limit)
+        if self.num_rows or not sequence.is_seeded:  # otherwise only its own KV may be in the memory
+            leader, _ = self._leader(sequence, self.kv.match(sequence.tokens, limit).length)
+            if leader is None:
+                self.kv.bring_back(sequence.tokens, limit)
         self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)

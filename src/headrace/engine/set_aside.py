@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.engine.radix import common_prefix
+
 __all__ = ["Piece", "SetAside"]
 
 # A piece this long is copied in a millisecond or two.
@@ -145,8 +147,7 @@ class SetAside:
         """The piece behind a key that goes on furthest, and how many of its tokens are tokens[start:limit]."""
         best, most = None, 0
         for piece in self._by_key.get(key, ()):
-            count = min(len(piece.tokens), limit - start)
-            same = next((i for i in range(count) if piece.tokens[i] != tokens[start + i]), count)
+            same = common_prefix(piece.tokens, tokens, limit - start, 0, start)
             if same > most:
                 best, most = piece, same
         return best, most
