@@ -187,6 +187,22 @@ class AsideCacheMachine(CacheMachine):
         assert self.kv.num_cached <= before
 
     @precondition(lambda self: hasattr(self, "cache"))
+    @rule()
+    def copy_ahead(self) -> None:
+        before = self.kv.num_cached, self.kv.num_used
+        could = self.kv.can_copy_ahead
+        self.kv.copy_ahead()
+        assert (self.kv.num_cached, self.kv.num_used) == before, "a copy leaves what it is of"
+        assert could or not self.kv.can_copy_ahead
+
+    @precondition(lambda self: hasattr(self, "cache"))
+    @rule()
+    def let_go(self) -> None:
+        before = self.kv.num_cached
+        self.kv.let_go()
+        assert self.kv.num_cached <= before
+
+    @precondition(lambda self: hasattr(self, "cache"))
     @rule(tokens=TOKENS)
     def bring_back(self, tokens: list[int]) -> None:
         had, reach = self.kv.match(tokens, len(tokens)).length, self.kv.reach(tokens, len(tokens))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harness import echo, echoed, ids, scripted, texts
+from harness import BYTES, echo, echoed, ids, scripted, texts, wait_until
 
 from engine.test_kv_cache import Cache, Windowed
 from headrace.engine.kv_cache import KVCache
+from headrace.engine.scripted import ScriptedRunner
 from headrace.engine.set_aside import SetAside
 from headrace.llama.state import StateError
 
@@ -173,6 +174,83 @@ def test_it_is_set_aside_once_nobody_has_used_it_for_long() -> None:
     cache.check()
     cache.kv.forget()
     assert cache.kv.reach([1, 2, 3, 4, 5, 6, 7], 7) == 0
+
+
+def test_what_was_copied_ahead_goes_without_being_copied() -> None:
+    class Counting(ScriptedRunner):
+        num_saved = 0
+
+        def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+            self.num_saved += 1
+            return super().save_sequence(sequence, spare, start, end)
+
+    cache = Cache()
+    memory = cache.memory = Counting(BYTES, num_cells=64, num_rows=4)
+    aside = SetAside(1000, 4, after=10)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=aside)
+    cache.cache([1, 2, 3, 4, 5, 6])
+    while kv.can_copy_ahead:
+        kv.copy_ahead()
+    assert memory.num_saved == 2
+    assert aside.num_tokens == 6
+    assert cache.found([1, 2, 3, 4, 5, 6]) == 6, "it is still here, too"
+    cache.cache([8] * 12)
+    kv.tidy()
+    kv.tidy()
+    assert cache.found([1, 2, 3, 4, 5, 6]) == 0
+    assert memory.num_saved == 2
+    kv.bring_back([1, 2, 3, 4, 5, 6], 6)
+    while kv.can_copy_ahead:
+        kv.copy_ahead()
+    assert memory.num_saved == 2 + 3, "of what came back nothing was copied again"
+    aside.clear()
+    cache.cache([9] * 12)
+    for _ in range(6):
+        kv.tidy()
+    assert kv.reach([1, 2, 3, 4, 5, 6], 6) == 6, "what was thrown away is copied again"
+    cache.check()
+
+
+def test_where_less_fits_aside_copies_ahead_throw_nothing_away() -> None:
+    aside = SetAside(24, 4, after=1)
+    cache = Cache(num_cells=100, num_rows=8, aside=aside)
+    texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
+    for text in texts:
+        cache.cache(text)
+        while cache.kv.can_copy_ahead:
+            cache.kv.copy_ahead()
+    assert len(aside) == 2
+    assert [cache.kv.reach(text, 4) for text in texts] == [4] * 5
+    assert cache.kv.num_used == 20
+    cache.kv.tidy()
+    cache.kv.tidy()
+    assert cache.kv.num_used == 12, "what is aside already can go"
+    assert [cache.kv.reach(text, 4) for text in texts] == [4] * 5
+
+
+def test_an_idle_engine_copies_ahead_and_the_next_stream_lies_in_the_first_cells() -> None:
+    with scripted(echo, num_cells=2000) as made:
+        made.model.generate(LONG)
+        cached = made.model.metrics.kv_cached
+        assert cached >= 2 * len(LONG)
+        wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
+        assert made.engine.with_cache(lambda kv: kv.num_bytes_aside) > 0
+        assert made.model.metrics.kv_cached == cached, "it is still here, too"
+        assert made.model.generate("xyz").text == echoed("xyz")
+        assert made.model.metrics.kv_cached < 20, "it has left to who came next"
+        result = made.model.generate(LONG + "!")
+        assert result.usage.cached_tokens == len(LONG)
+        assert result.text == echoed(LONG + "!")
+
+
+def test_who_goes_on_keeps_what_it_shares() -> None:
+    with scripted(echo, num_cells=2000) as made:
+        made.model.generate(LONG)
+        wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
+        before = made.engine.with_cache(lambda kv: kv.num_bytes_aside)
+        assert made.model.generate(LONG + "!").usage.cached_tokens == len(LONG)
+        assert made.model.generate(LONG + "?").usage.cached_tokens == len(LONG)
+        assert made.engine.with_cache(lambda kv: kv.num_bytes_aside) >= before
 
 
 def test_what_others_share_is_not_set_aside() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.engine.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, num_own, path
+from headrace.engine.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, num_own, path, tokens_of
 from headrace.engine.set_aside import SetAside
 
 __all__ = ["KVBackend", "KVCache"]
@@ -304,6 +304,38 @@ class KVCache:
             if self._num_computed - row.used_at < aside.after or self._set_aside(row, is_needed=False):
                 return
 
+    @property
+    def can_copy_ahead(self) -> bool:
+        """Whether a cached prefix is not copied out yet."""
+        return self._aside is not None and not all(row.is_copied for row in self._cached.values())
+
+    def copy_ahead(self) -> None:
+        """Copy a piece of a cached prefix out, so that no step has to wait for that when its cells must go."""
+        row = next((row for row in self._cached.values() if not row.is_copied), None)
+        if self._aside is None or row is None:
+            return
+        start, end = row.num_copied, min(row.num_copied + self._aside.length, row.length)
+        if start < end and self._copy_out(row, start, end, is_needed=False):
+            row.num_copied = end
+        else:
+            row.is_copied = True
+
+    def let_go(self) -> None:
+        """Free the cells of what was copied ahead and nobody shares: what comes next lies in the first cells, then.
+
+        How many cells a step walks over is decided by the last one in use.
+        """
+        aside = self._aside
+        if aside is None:
+            return
+        for row in list(self._cached.values()):
+            own = num_own(row)
+            if not own or row.num_copied < row.length:
+                continue
+            chain = aside.chain(tokens_of(row), 0, row.length)
+            if chain and chain[-1][2] == row.length:
+                self._cut(row, row.length - own)
+
     def reach(self, tokens: Sequence[int], limit: int) -> int:
         """How many of tokens[:limit] need not be computed, if there is room for what was set aside."""
         known = self.match(tokens, limit).length
@@ -446,26 +478,43 @@ class KVCache:
 
     def _set_aside(self, row: Row, *, is_needed: bool = True) -> bool:
         """Free cells of a cached row, its own tail, and keep what was in them; False where that cannot be done."""
-        aside, own = self._aside, num_own(row)
-        # Where a model has left cells of a sequence behind, its pieces would be of no use.
-        if aside is None or not own or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
+        own = num_own(row)
+        if self._aside is None or not own:
             return False
-        start = aside.beginning(row.length - 1)
-        if not aside.is_worth(row.length - start, self.num_cells, is_needed=is_needed):
+        start = self._aside.beginning(row.length - 1)
+        if not self._copy_out(row, start, row.length, is_needed=is_needed):
             return False
-        tokens = [token for node in reversed(list(path(row))) for token in node.tokens]
-        if not aside.holds(tokens, start):
-            try:
-                data = self._backend.save_sequence(row.id, self._num_rows, start, row.length)
-            except MemoryError:
-                return False
-            if data is None:  # of this model nothing can be saved
-                self._aside = None
-                return False
-            aside.put(tokens, start, data)
-        self._shrink(row, max(start, row.length - own))
+        self._cut(row, max(start, row.length - own))
+        return True
+
+    def _cut(self, row: Row, length: int) -> None:
+        """Shorten a cached row, and drop it where it is of no use any more."""
+        self._shrink(row, length)
         if not row.length or self._is_covered(row):
             self._drop(row)
+
+    def _copy_out(self, row: Row, start: int, end: int, *, is_needed: bool) -> bool:
+        """Keep a piece of a cached row in main memory, too; False where that cannot be done, or is not worth it."""
+        aside = self._aside
+        # Where a model has left cells of a sequence behind, its pieces would be of no use.
+        if aside is None or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
+            return False
+        if row.num_copied >= end and aside.holds(tokens_of(row)[:end], start):
+            return True
+        row.num_copied = min(row.num_copied, start)
+        if not aside.is_worth(end - start, self.num_cells, is_needed=is_needed):
+            return False
+        tokens = tokens_of(row)[:end]
+        if aside.holds(tokens, start):
+            return True
+        try:
+            data = self._backend.save_sequence(row.id, self._num_rows, start, end)
+        except MemoryError:
+            return False
+        if data is None:  # of this model nothing can be saved
+            self._aside = None
+            return False
+        aside.put(tokens, start, data)
         return True
 
     def _evict(self, count: int) -> None:

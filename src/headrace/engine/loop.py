@@ -282,7 +282,10 @@ class Engine:
             self._finish(sequence, "timeout", timeout=deadline)
         self._resume(now)
         now = time.perf_counter()  # what others asked for is no part of what the step takes
+        was_idle = not self._scheduler.running
         parts = self._scheduler.schedule(now)
+        if was_idle and parts:
+            self._scheduler.kv.let_go()
         planned = time.perf_counter()  # what is copied, or guessed, to plan it says nothing of what the next one costs
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
@@ -415,8 +418,13 @@ class Engine:
         until = min(self._live.next_deadline, self._scheduler.next_parking() or float("inf"))
         # A deadline may lie further ahead than the platform's clock can wait; looking again now and then does no harm.
         timeout = None if until == float("inf") else min(max(0.0, until - time.perf_counter()), _LONGEST_SLEEP)
-        with contextlib.suppress(Empty):
+        kv = self._scheduler.kv
+        if kv.can_copy_ahead:
+            timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
+        try:
             self._handle(self._inbox.get(timeout=timeout))
+        except Empty:
+            kv.copy_ahead()
 
     def _finish(self, sequence: Sequence, reason: FinishReason, timeout: str | None = None) -> None:
         self._scheduler.remove(sequence)  # first, so that its KV is free when its reader learns of the end
@@ -454,6 +462,8 @@ class Engine:
 
 _WAKE = Wake()
 _LONGEST_SLEEP = 3600.0  # seconds
+# Of idleness until something is done ahead: readers take in what the last step brought, and often ask for more.
+_MOMENT = 0.01  # seconds
 
 
 def _failure(message: str, cause: BaseException) -> GenerationError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["NO_MATCH", "Match", "Node", "Row", "common_prefix", "descend", "num_own", "path"]
+__all__ = ["NO_MATCH", "Match", "Node", "Row", "common_prefix", "descend", "num_own", "path", "tokens_of"]
 
 
 @dataclass(eq=False, slots=True)
@@ -31,6 +31,8 @@ class Row:
         is_active: whether a sequence is using it; otherwise it is a cached prefix.
         num_in_order: how many of its first tokens lie in the memory's first cells, in order, as in an empty memory.
         used_at: how many tokens had been computed when it was used last, if it is a cached prefix.
+        num_copied: how many of its first tokens were copied out ahead of when its cells must go.
+        is_copied: whether nothing is left to copy ahead.
     """
 
     id: int
@@ -39,6 +41,8 @@ class Row:
     is_active: bool = True
     num_in_order: int = 0
     used_at: int = 0
+    num_copied: int = 0
+    is_copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,11 @@ def path(row: Row) -> Iterator[Node]:
     while node.parent is not None:
         yield node
         node = node.parent
+
+
+def tokens_of(row: Row) -> list[int]:
+    """All that a row holds."""
+    return [token for node in reversed(list(path(row))) for token in node.tokens]
 
 
 def num_own(row: Row) -> int:
