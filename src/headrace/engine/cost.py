@@ -16,8 +16,9 @@ _SMALLEST_CHUNK = 8
 # there are none, as the least step.
 _SHARE = 3.0
 _SHARE_ALONE = 4.0
-# Where there are none, only whoever comes waits for its end: whoever leaves may end it.
-_ALONE = 1.5
+# Where there are none, only whoever comes waits for its end: whoever leaves may end it. Steps of 128 or 256 rows read a
+# prompt by a tenth to a fifth faster than those of 64.
+_ALONE = 3.0
 # Where a step has so many rows, llama.cpp's attention on a CPU takes so many at a time, otherwise one after another. A
 # long prompt is read a third faster like this. Rows of several sequences are not: each then looks at all cells.
 _TILE = 64
@@ -166,7 +167,7 @@ class CostModel:
             shorter = _TILE - 1 - num_decodes
             fitting = shorter if shorter >= fitting // 2 else fitting
         elif not num_decodes and fitting >= _TILE // 2:
-            fitting = max(1, fitting // _TILE) * _TILE
+            fitting = (fitting + _TILE // 2) // _TILE * _TILE
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 
     def _fitting(self, budget: float, num_decodes: int, threads: int) -> int:
