@@ -131,7 +131,7 @@ def load_session(core: Core, path: str | os.PathLike[str]) -> tuple[Session, dic
             for start, end, data in _pieces(file, size, digest):
                 if not start == num_read < end <= len(tokens):
                     raise _Damage(f"it has KV of the tokens {start} to {end - 1} where there can be none")
-                adopt = partial(KVCache.adopt, tokens=tokens, start=start, end=end, data=data)
+                adopt = partial(_adopt, tokens=tokens, start=start, end=end, data=data)
                 if num_cached == num_read and core.engine.with_cache(adopt):
                     num_cached = end
                 num_read = end
@@ -177,6 +177,11 @@ def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[b
         return (kv.save(tokens, start, held), held) if held > start else (None, start)
 
     return core.engine.with_cache(read)
+
+
+def _adopt(kv: KVCache, tokens: Sequence[int], start: int, end: int, data: bytearray) -> bool:
+    kv.bring_back(tokens, start)  # the pieces before it may have left to a stream that has begun meanwhile
+    return kv.adopt(tokens, start, end, data)
 
 
 def _write_piece(file: BinaryIO, digest: bytes, start: int, end: int, data: bytes | bytearray) -> None:

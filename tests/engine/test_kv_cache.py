@@ -196,11 +196,15 @@ class AsideCacheMachine(CacheMachine):
         assert could or not self.kv.can_copy_ahead
 
     @precondition(lambda self: hasattr(self, "cache"))
-    @rule()
-    def let_go(self) -> None:
+    @rule(tokens=TOKENS, other=TOKENS)
+    def let_go(self, tokens: list[int], other: list[int]) -> None:
         before = self.kv.num_cached
-        self.kv.let_go()
+        keep = self.kv.match(tokens, len(tokens))
+        reached = [self.kv.reach(text, len(text)) for text in (tokens, *self.tokens.values(), other)]
+        self.kv.let_go(keep)
         assert self.kv.num_cached <= before
+        assert self.kv.match(tokens, len(tokens)).length == keep.length
+        assert [self.kv.reach(text, len(text)) for text in (tokens, *self.tokens.values(), other)] == reached
 
     @precondition(lambda self: hasattr(self, "cache"))
     @rule(tokens=TOKENS)

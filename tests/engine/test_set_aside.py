@@ -243,6 +243,42 @@ def test_an_idle_engine_copies_ahead_and_the_next_stream_lies_in_the_first_cells
         assert result.text == echoed(LONG + "!")
 
 
+def test_conversations_in_turn_lie_in_the_first_cells() -> None:
+    """What comes back comes after what has left."""
+
+    used: list[int] = []
+
+    class Noting(ScriptedRunner):
+        def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+            used.append(self.num_used)
+            return super().load_sequence(sequence, spare, start, end, data)
+
+    with scripted(echo, num_cells=2000, runner_type=Noting) as made:
+        for text in (LONG, "x" * 70, LONG + "!", "x" * 70 + "!"):
+            result = made.model.generate(text)
+            assert result.text == echoed(text)
+            assert result.usage.cached_tokens == (len(text) - 1 if text[-1] == "!" else 0)
+            wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
+        assert used
+        assert max(used) <= 128, "nothing else was there than what had come back before"
+
+
+def test_what_a_prompt_does_not_begin_with_leaves() -> None:
+    cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
+    cache.cache([1, 2, 3, 4, 5, 6, 7, 8])
+    cache.cache([9] * 5)
+    while cache.kv.can_copy_ahead:
+        cache.kv.copy_ahead()
+    cache.cache([6] * 3)  # not copied
+    prompt = [1, 2, 3, 4, 5, 0, 0]
+    cache.kv.let_go(cache.kv.match(prompt, 7))
+    assert cache.found(prompt) == 5
+    assert cache.kv.num_used == 5 + 3
+    assert cache.kv.reach([1, 2, 3, 4, 5, 6, 7, 8], 8) == 8
+    assert cache.kv.reach([9] * 5, 5) == 5
+    cache.check()
+
+
 def test_who_goes_on_keeps_what_it_shares() -> None:
     with scripted(echo, num_cells=2000) as made:
         made.model.generate(LONG)

@@ -16,13 +16,13 @@ _SMALLEST_CHUNK = 8
 # there are none, as the least step.
 _SHARE = 3.0
 _SHARE_ALONE = 4.0
-# Where there are none, only whoever comes waits for its end: whoever leaves may end it. Steps of 128 or 256 rows read a
-# prompt by a tenth to a fifth faster than those of 64.
+# Where there is one prompt and nothing else, only whoever comes waits for its end: whoever leaves may end it. Steps of
+# 128 or 256 rows read a prompt by a tenth to a fifth faster than those of 64.
 _ALONE = 3.0
 # Where a step has so many rows, llama.cpp's attention on a CPU takes so many at a time, otherwise one after another. A
 # long prompt is read a third faster like this. Rows of several sequences are not: each then looks at all cells.
 _TILE = 64
-# Before anything was measured: slow enough that the first chunk of a big model does not freeze everybody.
+# Before anything was measured, and then a tile at most: a big model's first chunk shall not freeze everybody.
 _FIRST_GUESS = 0.002
 # Rows that a step is padded with at most, and how much faster it must be for it.
 _MOST_PADDING = 3
@@ -155,18 +155,19 @@ class CostModel:
         """Seconds that a step of so many decoding sequences takes now, with the threads that are best for it."""
         return min(self.step_time(num_decodes, 0, threads) for threads in self.threads)
 
-    def chunk(self, num_decodes: int) -> int:
-        """Prefill tokens that fit into a step beside so many decoding sequences."""
+    def chunk(self, num_decodes: int, num_prompts: int = 1) -> int:
+        """Tokens of so many prompts that fit into a step beside so many decoding sequences."""
         # Where the decodes leave little of it, the prompt still gets twice their time: who waits for it waits, too.
         if num_decodes:
             budget = max(self.target, self.decode_time(num_decodes) * _SHARE)
         else:
-            budget = max(self.target * _ALONE, self.decode_time(1) * _SHARE_ALONE)
+            target = self.target * (_ALONE if num_prompts == 1 else 1.0)
+            budget = max(target, self.decode_time(1) * _SHARE_ALONE)
         fitting = max(self._fitting(budget, num_decodes, threads) for threads in self.threads)
         if num_decodes and _TILE <= num_decodes + fitting < 2 * _TILE:
             shorter = _TILE - 1 - num_decodes
             fitting = shorter if shorter >= fitting // 2 else fitting
-        elif not num_decodes and fitting >= _TILE // 2:
+        elif not num_decodes and num_prompts == 1 and fitting >= _TILE * 3 // 4:  # a third more than fits at most
             fitting = (fitting + _TILE // 2) // _TILE * _TILE
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 
@@ -176,7 +177,7 @@ class CostModel:
         if per_token is None:
             if threads != self.threads[-1] or any(other.per_token(num_decodes) for other in self.tables.values()):
                 return 0
-            per_token = _FIRST_GUESS
+            return min(_TILE, int((budget / slowdown - table.base(num_decodes)) / _FIRST_GUESS))
         return int((budget / slowdown - table.base(num_decodes)) / per_token)
 
     def learn(

@@ -57,7 +57,7 @@ class KVCache:
             always empty: KV is saved and loaded by way of it.
         can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
             whole rows are reused and evicted.
-        aside: where KV goes that nobody has used for a while; None to evict it when its cells are needed.
+        aside: where KV goes that nobody is using; None to evict it when its cells are needed.
     """
 
     def __init__(
@@ -310,18 +310,22 @@ class KVCache:
         return self._aside is not None and not all(row.is_copied for row in self._cached.values())
 
     def copy_ahead(self) -> None:
-        """Copy a piece of a cached prefix out, so that no step has to wait for that when its cells must go."""
+        """Copy a piece of a cached prefix out, so that no step has to wait for that when its cells must go.
+
+        Where as much fits aside as into the memory, it takes the place of what was used longest ago.
+        """
         row = next((row for row in self._cached.values() if not row.is_copied), None)
         if self._aside is None or row is None:
             return
         start, end = row.num_copied, min(row.num_copied + self._aside.length, row.length)
-        if start < end and self._copy_out(row, start, end, is_needed=False):
+        held = start < end and self._aside.holds(tokens_of(row)[:end], start)
+        if held or (start < end and self._copy_out(row, start, end, is_needed=False)):
             row.num_copied = end
         else:
             row.is_copied = True
 
-    def let_go(self) -> None:
-        """Free the cells of what was copied ahead and nobody shares: what comes next lies in the first cells, then.
+    def let_go(self, keep: Match) -> None:
+        """Free the cells of what was copied ahead, but for a match: what comes next lies in the first cells, then.
 
         How many cells a step walks over is decided by the last one in use.
         """
@@ -334,7 +338,7 @@ class KVCache:
                 continue
             chain = aside.chain(tokens_of(row), 0, row.length)
             if chain and chain[-1][2] == row.length:
-                self._cut(row, row.length - own)
+                self._cut(row, max(row.length - own, keep.length if row is keep.source else 0))
 
     def reach(self, tokens: Sequence[int], limit: int) -> int:
         """How many of tokens[:limit] need not be computed, if there is room for what was set aside."""

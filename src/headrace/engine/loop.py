@@ -53,8 +53,8 @@ class Engine:
         max_streams: streams that decode together at most, at least 1.
         max_queue: streams that may wait at most, at least 0.
         step_target_ms: what a step should take at most while a prompt is read, in milliseconds.
-        prefix_cache_mb: main memory for the KV of prefixes that nobody has used for a while, in millions of
-            bytes; 0 for none.
+        prefix_cache_mb: main memory for copies of the KV of prefixes that nobody is using, in millions of bytes;
+            0 for none.
         costs: where what steps cost is kept from one start to the next; None to forget it.
         debug: check every invariant whenever the engine is idle.
 
@@ -282,10 +282,7 @@ class Engine:
             self._finish(sequence, "timeout", timeout=deadline)
         self._resume(now)
         now = time.perf_counter()  # what others asked for is no part of what the step takes
-        was_idle = not self._scheduler.running
         parts = self._scheduler.schedule(now)
-        if was_idle and parts:
-            self._scheduler.kv.let_go()
         planned = time.perf_counter()  # what is copied, or guessed, to plan it says nothing of what the next one costs
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
@@ -424,7 +421,8 @@ class Engine:
         try:
             self._handle(self._inbox.get(timeout=timeout))
         except Empty:
-            kv.copy_ahead()
+            while kv.can_copy_ahead and self._inbox.empty() and time.perf_counter() < until:
+                kv.copy_ahead()
 
     def _finish(self, sequence: Sequence, reason: FinishReason, timeout: str | None = None) -> None:
         self._scheduler.remove(sequence)  # first, so that its KV is free when its reader learns of the end

@@ -148,7 +148,7 @@ class Scheduler:
         if len(self.running) == 1 and prefills[0].is_seeded:
             # What is computed together decides the last bits, so it must not depend on times that were measured.
             return _REPEATABLE_CHUNK - prefills[0].num_computed % _REPEATABLE_CHUNK
-        return self._cost.chunk(num_decodes)
+        return self._cost.chunk(num_decodes, len(prefills))
 
     @property
     def draft_seconds(self) -> float:
@@ -258,6 +258,8 @@ class Scheduler:
         limit = len(sequence.tokens) - 1
         if self.num_rows or not sequence.is_seeded:  # otherwise only its own KV may be in the memory
             leader, _ = self._leader(sequence, self.kv.match(sequence.tokens, limit).length)
+            if not self.num_rows:
+                self.kv.let_go(self.kv.match(sequence.tokens, limit))
             if leader is None:
                 self.kv.bring_back(sequence.tokens, limit)
         self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it

@@ -1,4 +1,4 @@
-"""KV outside the model's memory: what nobody has used for a while, kept where it costs the steps nothing.
+"""KV outside the model's memory: what nobody is using, kept where it costs the steps nothing.
 
 Attention walks over every cell of the memory, also over those that none of the running sequences owns: a memory full of
 cached prefixes makes the steps of a small model a quarter longer. Copying cells out and in again takes microseconds for
