@@ -85,6 +85,7 @@ def save_session(lane: Lane, path: str | os.PathLike[str], tokens: Sequence[int]
         "system_prompt": lane.system_prompt,
         "settings": _settings_of(lane.defaults),
         "conversation": conversation,
+        "num_in_order": core.engine.with_cache(lambda kv: kv.num_in_order(tokens)),
     }
     text = json.dumps(header).encode()
     ids = np.array(tokens, "<i4").tobytes()
@@ -131,7 +132,9 @@ def load_session(core: Core, path: str | os.PathLike[str]) -> tuple[Session, dic
             for start, end, data in _pieces(file, size, digest):
                 if not start == num_read < end <= len(tokens):
                     raise _Damage(f"it has KV of the tokens {start} to {end - 1} where there can be none")
-                adopt = partial(_adopt, tokens=tokens, start=start, end=end, data=data)
+                adopt = partial(
+                    _adopt, tokens=tokens, start=start, end=end, data=data, num_in_order=header["num_in_order"]
+                )
                 if num_cached == num_read and core.engine.with_cache(adopt):
                     num_cached = end
                 num_read = end
@@ -179,9 +182,9 @@ def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[b
     return core.engine.with_cache(read)
 
 
-def _adopt(kv: KVCache, tokens: Sequence[int], start: int, end: int, data: bytearray) -> bool:
+def _adopt(kv: KVCache, tokens: Sequence[int], start: int, end: int, data: bytearray, num_in_order: int) -> bool:
     kv.bring_back(tokens, start)  # the pieces before it may have left to a stream that has begun meanwhile
-    return kv.adopt(tokens, start, end, data)
+    return kv.adopt(tokens, start, end, data, num_in_order=num_in_order)
 
 
 def _write_piece(file: BinaryIO, digest: bytes, start: int, end: int, data: bytes | bytearray) -> None:
@@ -228,9 +231,10 @@ def _read_start(file: BinaryIO, size: int) -> tuple[list[int], dict[str, Any], b
 
 
 def _check_header(core: Core, header: dict[str, Any], tokens: Sequence[int]) -> None:
-    names = ("model", "fingerprint", "kv_format", "system_prompt", "settings", "conversation")
+    names = ("model", "fingerprint", "kv_format", "system_prompt", "settings", "conversation", "num_in_order")
     texts = (header.get("system_prompt"), header.get("conversation"))
-    if sorted(header) != sorted(names) or not all(isinstance(text, (str, NoneType)) for text in texts):
+    is_known = sorted(header) == sorted(names) and type(header["num_in_order"]) is int and header["num_in_order"] >= 0
+    if not is_known or not all(isinstance(text, (str, NoneType)) for text in texts):
         raise _Damage("its header is not what headrace writes")
     if header["fingerprint"] != core.vocabulary.fingerprint:
         raise _Damage(f"it was saved with another model, {shortened(header['model'])}, and this is {core.name!r}")

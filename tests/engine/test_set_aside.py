@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from harness import BYTES, echo, echoed, ids, scripted, texts, wait_until
 
@@ -261,6 +263,25 @@ def test_conversations_in_turn_lie_in_the_first_cells() -> None:
             wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
         assert used
         assert max(used) <= 128, "nothing else was there than what had come back before"
+
+
+def test_what_several_have_in_common_stays_where_it_is() -> None:
+    for order in ((7, 8), (8, 7)):
+        cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
+        for last in order:
+            cache.cache([1, 2, 3, 4, 5, 6, last, last])
+        cache.cache([9] * 5)
+        while cache.kv.can_copy_ahead:
+            cache.kv.copy_ahead()
+        prompt = [1, 2, 3, 4, 5, 6, 0]
+        for row in list(cache.kv._cached.values()):  # whichever of them a match names
+            match = cache.kv.match(prompt, 7)
+            if row in match.path[-1][0].rows:
+                cache.kv.let_go(dataclasses.replace(match, source=row))
+                break
+        assert cache.found(prompt) == 6
+        assert cache.kv.num_used == 6
+        cache.check()
 
 
 def test_what_a_prompt_does_not_begin_with_leaves() -> None:

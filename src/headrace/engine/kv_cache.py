@@ -183,7 +183,7 @@ class KVCache:
         Args:
             row: which.
             tokens: what was computed.
-            is_alone: whether nothing was computed with them that may not be there another time; otherwise they do not
+            is_alone: whether they were computed as they are whenever a seeded stream is alone; otherwise they do not
                 count as in order.
         """
         tip = row.tip
@@ -255,7 +255,14 @@ class KVCache:
         self.touch(match)
         return self._backend.save_sequence(match.source.id, self._num_rows, start, end)
 
-    def adopt(self, tokens: Sequence[int], start: int, end: int, data: bytearray, *, is_alone: bool = True) -> bool:
+    def num_in_order(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens a seeded stream that starts alone could begin with."""
+        match = self.match(tokens, len(tokens))
+        return 0 if match.source is None else min(match.source.num_in_order, match.length)
+
+    def adopt(
+        self, tokens: Sequence[int], start: int, end: int, data: bytearray, *, num_in_order: int | None = None
+    ) -> bool:
         """Take in the KV of tokens[start:end] that was saved, as a cached prefix with what is here of tokens[:start].
 
         Args:
@@ -263,7 +270,7 @@ class KVCache:
             start: the first of those whose KV it is.
             end: behind the last of them.
             data: the KV.
-            is_alone: whether nothing was computed with them that may not be there another time; see `append`.
+            num_in_order: how many of tokens[:end] were computed as whenever a seeded stream is alone; None for all.
 
         Returns:
             False where what comes before is not here, or where running sequences leave no room.
@@ -287,8 +294,9 @@ class KVCache:
             if not self.make_room(end - start):
                 return False
             in_order = self._backend.load_sequence(row.id, self._num_rows, start, end, data)
-            self.append(row, list(tokens[start:end]), is_alone=is_alone)
+            self.append(row, list(tokens[start:end]))
             self._num_computed -= end - start
+            row.num_in_order = min(row.num_in_order, end if num_in_order is None else num_in_order)
             if not in_order:
                 row.num_in_order = min(row.num_in_order, start)
             return True
@@ -332,13 +340,14 @@ class KVCache:
         aside = self._aside
         if aside is None:
             return
+        holders = set(keep.path[-1][0].rows) if keep.path else set[Row]()
         for row in list(self._cached.values()):
             own = num_own(row)
             if not own or row.num_copied < row.length:
                 continue
             chain = aside.chain(tokens_of(row), 0, row.length)
             if chain and chain[-1][2] == row.length:
-                self._cut(row, max(row.length - own, keep.length if row is keep.source else 0))
+                self._cut(row, max(row.length - own, keep.length if row in holders else 0))
 
     def reach(self, tokens: Sequence[int], limit: int) -> int:
         """How many of tokens[:limit] need not be computed, if there is room for what was set aside."""
@@ -354,7 +363,7 @@ class KVCache:
         for piece, start, _ in aside.chain(tokens, self.match(tokens, limit).length, limit):
             whole = [*tokens[:start], *piece.tokens]
             try:
-                if not self.adopt(whole, start, len(whole), piece.data, is_alone=False):
+                if not self.adopt(whole, start, len(whole), piece.data, num_in_order=0):
                     return
             except ValueError:  # the memory has less room than we thought, or in pieces
                 aside.discard(piece)

@@ -150,6 +150,11 @@ class Scheduler:
             return _REPEATABLE_CHUNK - prefills[0].num_computed % _REPEATABLE_CHUNK
         return self._cost.chunk(num_decodes, len(prefills))
 
+    def _is_repeatable(self, part: Part) -> bool:
+        """Whether a part was computed as whenever a seeded stream is alone, so that such a one may begin with it."""
+        is_alone = len(self.running) == 1 and part.sequence.is_seeded
+        return is_alone and part.num_tokens == _REPEATABLE_CHUNK and part.row.length % _REPEATABLE_CHUNK == 0
+
     @property
     def draft_seconds(self) -> float:
         """What `schedule` has just spent in a smaller model that guesses."""
@@ -173,7 +178,7 @@ class Scheduler:
             if num_accepted < len(part.drafts):
                 self.kv.roll_back(part.row)
         else:
-            self.kv.append(part.row, tokens)
+            self.kv.append(part.row, tokens, is_alone=self._is_repeatable(part))
         part.sequence.has_computed = True
         part.sequence.stats.computed_tokens = part.row.length
 
