@@ -286,6 +286,8 @@ def forged(path: Path, version: int = 1, tokens: list[int] | None = None, **chan
         ({"settings": {"no_such": 0}}, "its settings cannot be used: .*no_such"),
         ({"system_prompt": 5}, "its header is not what headrace writes"),
         ({"conversation": []}, "its header is not what headrace writes"),
+        ({"num_in_order": -1}, "its header is not what headrace writes"),
+        ({"num_in_order": True}, "its header is not what headrace writes"),
         ({"more": 1}, "its header is not what headrace writes"),
         ({"model": ...}, "its header is not what headrace writes"),
     ],
