@@ -264,7 +264,7 @@ def test_what_it_costs(page: Page) -> None:
 
 
 def test_a_long_prompt_shows_how_far_it_was_read(page: Page) -> None:
-    with site(page, {}, counts_prompts=True, max_batch=100) as server:
+    with site(page, {}, counts_prompts=True, max_batch=50) as server:
         question = words_of(100)
         server.answers[question] = "Yes."
         chat = Chat(page, server.url)
@@ -272,11 +272,11 @@ def test_a_long_prompt_shows_how_far_it_was_read(page: Page) -> None:
         progress = page.get_by_role("progressbar", name="Reading the prompt")
         server.tap.let(2)
         expect(progress).to_be_visible()
-        expect(progress).to_have_js_property("value", 200)
+        expect(progress).to_have_js_property("value", 100)
         total = progress.evaluate("one => one.max")
         assert total == server.models[MODEL].engine.metrics().prompt_tokens or total > 400
         server.tap.let(1)
-        expect(progress).to_have_js_property("value", 300)
+        expect(progress).to_have_js_property("value", 150)
         server.tap.open()
         expect(chat.text).to_have_text("Yes.")
         expect(progress).to_be_hidden()
