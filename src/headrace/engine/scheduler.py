@@ -262,9 +262,10 @@ class Scheduler:
             self._num_admitted += 1
         limit = len(sequence.tokens) - 1
         if self.num_rows or not sequence.is_seeded:  # otherwise only its own KV may be in the memory
-            leader, _ = self._leader(sequence, self.kv.match(sequence.tokens, limit).length)
+            match = self.kv.match(sequence.tokens, limit)
             if not self.num_rows:
-                self.kv.let_go(self.kv.match(sequence.tokens, limit))
+                self.kv.let_go(match)
+            leader, _ = self._leader(sequence, match.length)
             if leader is None:
                 self.kv.bring_back(sequence.tokens, limit)
         self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it
