@@ -34,7 +34,7 @@ def ask(app: Any, **body: Any) -> Answer:
 
     async def run() -> Answer:
         messages = [{"role": "user", "content": "Bob is 42."}]
-        body_of = {"model": "smollm2", "messages": messages, "temperature": 0, "max_tokens": 200, **body}
+        body_of = {"model": "smollm2", "messages": messages, "temperature": 0, "seed": 1, "max_tokens": 200, **body}
         answer = await Socket(app, "POST", "/v1/chat/completions", body_of).start().until_over()
         service: Service = app.state.service
         await service.settle()
