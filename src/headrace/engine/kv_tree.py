@@ -1,0 +1,310 @@
+"""Which tokens' KV is where: a radix tree over token ids, shared by running sequences and cached prefixes.
+
+A *row* is one of llama.cpp's sequence ids. It holds the KV of a path of tokens, and rows with a common beginning hold
+the same cells (a copy between rows only adds a row to the cells' owners). The tree mirrors that: a node is a run of
+cells with the same owners. So the cells in use are exactly the tokens in the tree, and what an eviction frees is known
+before it happens. The idea of a radix tree is SGLang's RadixAttention (Zheng et al., 2023); rows as owners are
+llama.cpp's unified KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from headrace.engine.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, path
+
+__all__ = ["KVBackend", "KVTree"]
+
+
+class KVBackend(Protocol):
+    """What the cache tells the model's memory to do."""
+
+    def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` share the cells of `source` at positions start to end."""
+        ...
+
+    def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool:
+        """Take `sequence` off the cells at positions start to end (-1: all); False where that is impossible."""
+        ...
+
+    def can_reuse(self, sequence: int, length: int) -> bool:
+        """Whether another sequence may begin with the first `length` positions of this one."""
+        ...
+
+    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
+        """The KV of positions start to end, by way of a sequence that is empty; None where that is impossible."""
+        ...
+
+    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+        """Append what was saved to a sequence of `start` positions, and say whether it lies in order."""
+        ...
+
+
+class KVTree:
+    """Rows and cells, and who holds them. What is given up when they do not suffice is decided in `kv_cache.py`.
+
+    Args:
+        backend: the model's memory.
+        num_cells: KV budget, in tokens.
+        num_rows: sequence ids, for running sequences and cached prefixes together.
+        can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
+            whole rows are reused and evicted.
+    """
+
+    def __init__(self, backend: KVBackend, *, num_cells: int, num_rows: int, can_drop_partial: bool) -> None:
+        self.num_cells = num_cells
+        self.num_used = 0
+        self.num_pinned = 0
+        self.can_drop_partial = can_drop_partial
+        self._backend = backend
+        self._num_rows = num_rows
+        self._num_computed: int = 0
+        self._root = Node([], None)
+        self._free_ids = list(range(num_rows - 1, -1, -1))
+        self._active: set[Row] = set()
+        self._cached: dict[int, Row] = {}  # least recently used first
+
+    @property
+    def num_active_rows(self) -> int:
+        """Rows that sequences hold."""
+        return len(self._active)
+
+    @property
+    def num_free(self) -> int:
+        """Cells that hold nothing."""
+        return self.num_cells - self.num_used
+
+    @property
+    def num_available(self) -> int:
+        """Cells that are free, or would be after evicting every cached prefix."""
+        return self.num_cells - self.num_pinned
+
+    @property
+    def num_cached(self) -> int:
+        """Cells that hold nothing but cached prefixes."""
+        return self.num_used - self.num_pinned
+
+    def match(self, tokens: Sequence[int], limit: int) -> Match:
+        """The longest prefix of tokens[:limit] whose KV is here."""
+        best = NO_MATCH
+        # Where rows have computed the same tokens side by side, each of their nodes may be the one that leads on.
+        todo: list[tuple[Node, Match]] = [(self._root, best)]
+        while todo:
+            node, known = todo.pop()
+            for child in node.children.get(tokens[known.length], ()) if known.length < limit else ():
+                count = common_prefix(child.tokens, tokens, limit - known.length, 0, known.length)
+                is_whole = count == len(child.tokens)
+                source = self._source(child, is_whole, known.length + count)
+                pinned = known.num_pinned + (count if child.num_active else 0)
+                found = Match(known.length + count, pinned, (*known.path, (child, count)), source)
+                if source is not None and found.length > best.length:
+                    best = found
+                if is_whole:
+                    todo.append((child, found))
+        return best
+
+    def touch(self, match: Match) -> None:
+        """Make what was matched the last to be evicted."""
+        row = match.source
+        if row is not None and not row.is_active:
+            self._cached[row.id] = self._cached.pop(row.id)
+            row.used_at = self._num_computed
+
+    def share(self, row: Row, match: Match) -> None:
+        """Let an active row hold what was matched, instead of what it held."""
+        source = match.source
+        self.touch(match)
+        if row.length:
+            self._shrink(row, 0)
+        if source is None:
+            return
+        self._backend.copy_sequence(source.id, row.id, 0, match.length)
+        for node, count in match.path:
+            holder = self._split(node, count) if count < len(node.tokens) else node
+            holder.rows.add(row)
+            if not holder.num_active:
+                self.num_pinned += len(holder.tokens)
+            holder.num_active += 1
+            row.tip = holder
+        row.length = match.length
+        row.num_in_order = min(match.length, source.num_in_order)
+
+    def append(self, row: Row, tokens: list[int], *, is_alone: bool = True) -> None:
+        """Note that the KV of these tokens was computed at the end of an active row.
+
+        Args:
+            row: which.
+            tokens: what was computed.
+            is_alone: whether they were computed as they are whenever a seeded stream is alone; otherwise they do not
+                count as in order.
+        """
+        tip = row.tip
+        if tip is self._root or len(tip.rows) > 1:
+            tip = Node([], tip, {row}, num_active=1)
+            tip.tokens.extend(tokens)
+            assert tip.parent is not None
+            tip.parent.children.setdefault(tokens[0], []).append(tip)
+            row.tip = tip
+        else:
+            tip.tokens.extend(tokens)
+        count = len(tokens)
+        if (
+            is_alone and row.num_in_order == row.length == self.num_used
+        ):  # nobody else has a cell that could lie in between
+            row.num_in_order += count
+        row.length += count
+        self.num_used += count
+        self.num_pinned += count
+        self._num_computed += count
+
+    def roll_back(self, row: Row) -> None:
+        """Remove whatever a failed step left behind the row's end."""
+        if not self._backend.remove_sequence(row.id, row.length):
+            # A recurrent state cannot be cut: start over from nothing.
+            self._shrink(row, 0)
+
+    def release(self, row: Row) -> None:
+        """The sequence is done with its row: keep it as a cached prefix, where it holds something of its own."""
+        self._unpin(row)
+        self._active.remove(row)
+        row.is_active = False
+        self._cached[row.id] = row
+        row.used_at = self._num_computed
+        if row.length == 0 or (self.can_drop_partial and self._is_covered(row)):
+            self._drop(row)
+            return
+        if self.can_drop_partial:
+            for node in path(row):
+                for other in [other for other in node.rows if other.tip is node and other is not row]:
+                    # Its whole path is part of this row's, so it holds nothing of its own.
+                    if not other.is_active and self._backend.can_reuse(row.id, other.length):
+                        self._drop(other)
+
+    def clear(self) -> None:
+        """Drop every cached prefix that is in the memory."""
+        for row in list(self._cached.values()):
+            self._drop(row)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where the tree, the rows and the counters do not agree."""
+        used = pinned = 0
+        for node in descend(self._root):
+            used += len(node.tokens)
+            pinned += len(node.tokens) if node.num_active else 0
+            assert node.tokens, "an empty node"
+            assert node.rows, "a node without rows"
+            assert node.num_active == sum(row.is_active for row in node.rows), "num_active is wrong"
+            assert node.parent is not None
+            assert any(node is child for child in node.parent.children[node.tokens[0]]), "a lost child"
+            assert node.parent is self._root or node.rows <= node.parent.rows, "a row misses part of its path"
+        assert used == self.num_used <= self.num_cells, f"{used} cells in the tree, {self.num_used} counted"
+        assert pinned == self.num_pinned, f"{pinned} cells pinned, {self.num_pinned} counted"
+        rows = [*self._active, *self._cached.values()]
+        ids = [row.id for row in rows] + self._free_ids
+        assert sorted(ids) == list(range(self._num_rows)), "a row was lost or is held twice"
+        for row in rows:
+            assert row.length == sum(len(node.tokens) for node in path(row)), "a row's length is wrong"
+            assert all(row in node.rows for node in path(row)), "a row is missing on its path"
+
+    def _take_row(self) -> Row:
+        """An empty active row. There must be a free one."""
+        row = Row(self._free_ids.pop(), self._root)
+        self._active.add(row)
+        return row
+
+    def _is_covered(self, row: Row) -> bool:
+        """Whether another row has all that this one has, in a form that can still be used."""
+        others = [other for other in row.tip.rows if other is not row]
+        if not others:
+            return self._is_computed_twice(row)
+        return any(self._backend.can_reuse(other.id, row.length) for other in others)
+
+    def _is_computed_twice(self, row: Row) -> bool:
+        """Whether another row has computed the same tokens side by side, all of them, and can be used in its place."""
+        tail: list[int] = []
+        top = row.tip
+        for node in path(row):
+            if len(node.rows) > 1:
+                break
+            tail = node.tokens + tail
+            top = node
+        node, at = top.parent, 0
+        while node is not None and at < len(tail):
+            best: Node | None = None
+            for child in node.children.get(tail[at], ()):
+                whole = min(len(child.tokens), len(tail) - at)
+                if row not in child.rows and common_prefix(child.tokens, tail, whole, 0, at) == whole:
+                    length = row.length - len(tail) + at + whole
+                    best = child if self._source(child, whole == len(child.tokens), length) is not None else best
+            if best is None:
+                return False
+            at += len(best.tokens)
+            node = best
+        return True
+
+    def _source(self, node: Node, is_whole: bool, length: int) -> Row | None:
+        """A row from which the tokens up to this node, or into it, can be copied."""
+        if self.can_drop_partial:
+            return next((row for row in node.rows if self._backend.can_reuse(row.id, length)), None)
+        return next((row for row in node.rows if row.tip is node), None) if is_whole else None
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut a node in two; the first half, which is returned, takes its place."""
+        parent = node.parent
+        assert parent is not None
+        head = Node(node.tokens[:at], parent, set(node.rows), {node.tokens[at]: [node]}, node.num_active)
+        siblings = parent.children[head.tokens[0]]
+        siblings[siblings.index(node)] = head
+        del node.tokens[:at]
+        node.parent = head
+        return head
+
+    def _shrink(self, row: Row, length: int) -> int:
+        """Cut a row to `length` tokens and return how many cells that freed."""
+        if length == row.length:
+            return 0
+        self._backend.remove_sequence(row.id, length)
+        freed = 0
+        while row.length > length:
+            node = row.tip
+            keep = max(0, length - (row.length - len(node.tokens)))
+            cut = len(node.tokens) - keep
+            if keep:
+                head = self._split(node, keep)
+                row.tip = head
+            else:
+                assert node.parent is not None
+                row.tip = node.parent
+            freed += self._leave(node, row)
+            row.length -= cut
+        row.num_in_order = min(row.num_in_order, length)
+        return freed
+
+    def _leave(self, node: Node, row: Row) -> int:
+        """Take a row off a node; returns the cells freed, all of them where it was the last."""
+        node.rows.remove(row)
+        if row.is_active:
+            node.num_active -= 1
+            if not node.num_active:
+                self.num_pinned -= len(node.tokens)
+        if node.rows:
+            return 0
+        assert node.parent is not None
+        siblings = node.parent.children[node.tokens[0]]
+        siblings.remove(node)
+        if not siblings:
+            del node.parent.children[node.tokens[0]]
+        self.num_used -= len(node.tokens)
+        return len(node.tokens)
+
+    def _unpin(self, row: Row) -> None:
+        for node in path(row):
+            node.num_active -= 1
+            if not node.num_active:
+                self.num_pinned -= len(node.tokens)
+
+    def _drop(self, row: Row) -> None:
+        del self._cached[row.id]
+        self._shrink(row, 0)
+        self._free_ids.append(row.id)
