@@ -85,24 +85,14 @@ def save_session(lane: Lane, path: str | os.PathLike[str], tokens: Sequence[int]
         "system_prompt": lane.system_prompt,
         "settings": _settings_of(lane.defaults),
         "conversation": conversation,
-        "num_in_order": core.engine.with_cache(lambda kv: kv.num_in_order(tokens)),
+        "num_in_order": core.engine.with_cache(lambda kv: kv.num_in_order(tokens, len(tokens))),
     }
-    text = json.dumps(header).encode()
-    ids = np.array(tokens, "<i4").tobytes()
-    start = _START.pack(_MAGIC, _VERSION, len(text), len(tokens)) + text + ids
     with _replacing(target) as file:
-        file.write(start)
-        digest = hashlib.sha256(start).digest()
-        file.write(digest)
-        saved, step = 0, core.engine.most_saved
-        while saved < len(tokens):
-            # The last token's KV is only computed where something follows it.
-            data, end = _read_kv(core, tokens, saved, min(saved + step, len(tokens)))
-            if data is None:
-                break
-            _write_piece(file, digest, saved, end, data)
-            saved = end
-        _write_piece(file, digest, saved, saved, b"")
+        saved, is_in_order = _write(core, file, header, tokens)
+        if not is_in_order:  # those cells have left meanwhile, and what came back was computed otherwise
+            file.seek(0)
+            file.truncate()
+            saved, _ = _write(core, file, header | {"num_in_order": 0}, tokens)
         num_bytes = file.tell()
     return Session(target, tuple(tokens), saved, num_bytes)
 
@@ -173,11 +163,35 @@ def saved_config(core: Core, session: Session, header: dict[str, Any]) -> Stream
         raise _refusal(session.path, f"its settings cannot be used: {error}") from error
 
 
-def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[bytearray | None, int]:
-    def read(kv: KVCache) -> tuple[bytearray | None, int]:
+def _write(core: Core, file: BinaryIO, header: dict[str, Any], tokens: Sequence[int]) -> tuple[int, bool]:
+    """Write a session file; returns how many tokens' KV is in it, and whether `num_in_order` is true of that."""
+    text = json.dumps(header).encode()
+    ids = np.array(tokens, "<i4").tobytes()
+    start = _START.pack(_MAGIC, _VERSION, len(text), len(tokens)) + text + ids
+    file.write(start)
+    digest = hashlib.sha256(start).digest()
+    file.write(digest)
+    saved, step, is_in_order = 0, core.engine.most_saved, True
+    while saved < len(tokens):
+        # The last token's KV is only computed where something follows it.
+        data, end, num_in_order = _read_kv(core, tokens, saved, min(saved + step, len(tokens)))
+        if data is None:
+            break
+        is_in_order = is_in_order and num_in_order >= min(end, header["num_in_order"])
+        _write_piece(file, digest, saved, end, data)
+        saved = end
+    _write_piece(file, digest, saved, saved, b"")
+    return saved, is_in_order
+
+
+def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[bytearray | None, int, int]:
+    """The KV of tokens[start:end], as far as it is there, how far that is, and how much up to there is in order."""
+
+    def read(kv: KVCache) -> tuple[bytearray | None, int, int]:
         kv.bring_back(tokens, end)
         held = min(kv.match(tokens, end).length, end)
-        return (kv.save(tokens, start, held), held) if held > start else (None, start)
+        data = kv.save(tokens, start, held) if held > start else None
+        return data, held, kv.num_in_order(tokens, held)
 
     return core.engine.with_cache(read)
 

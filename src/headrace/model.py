@@ -63,7 +63,7 @@ class Model(SyncCalls):
             max_queue: streams that may wait at most; more are refused with QueueFullError.
             step_target_ms: what a step should take at most while a prompt is read, in milliseconds: how long running
                 streams may stand still for somebody else's prompt. Where their own tokens take more than a third of
-                it, a step may take three times as long as these; a prompt alone, three times the target.
+                it, a step may take three times as long as these; a prompt alone, three to four times the target.
             prefix_cache_mb: main memory for copies of the KV of prompts and answers that nobody is using, in millions
                 of bytes: what is in it need not be computed again, and takes no place in `n_ctx`. 0 for none.
             draft: a smaller model with the same vocabulary, as a path or a name: it guesses tokens that this one then

@@ -12,6 +12,7 @@ from harness import PATIENCE, Gate, Scripted, echo, echoed, ids, run_async, scri
 from headrace import Context, EngineClosedError, StreamTimeoutError, TokenStream
 from headrace.engine.channel import Channel
 from headrace.engine.metrics import StreamStats
+from headrace.engine.scripted import ScriptedRunner
 from headrace.request import Request
 
 PROMPTS = ("one", "two", "three")
@@ -97,6 +98,24 @@ def test_a_step_that_reads_a_prompt_for_nobody_is_ended() -> None:
         assert within(stream.result).finish_reason == "cancelled"
         assert made.steps == [], "it has computed nothing"
         assert made.model.generate("ab").text == echoed("ab")
+
+
+def test_a_cancel_while_a_step_is_planned_ends_it_too() -> None:
+    class Cancelling(ScriptedRunner):
+        def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+            stream.cancel()
+            return super().load_sequence(sequence, spare, start, end, data)
+
+    with scripted(echo, runner_type=Cancelling) as made:
+        made.model.generate("x" * 400)
+        wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
+        made.model.generate("y")  # the other one leaves the memory to it
+        before = made.num_computed()
+        with made.hold():
+            stream = made.model.generate_stream("x" * 400 + "z" * 400)
+        assert within(stream.result).finish_reason == "cancelled"
+        made.settle()
+        assert made.num_computed() == before, "it has computed nothing"
 
 
 def test_who_is_not_cancelled_computes_again_what_was_ended() -> None:

@@ -234,11 +234,12 @@ class TestSeededStreams:
             made.model.generate("ghij", seed=1, temperature=0)
             assert made.engine.metrics().kv_cached == len("ghijxyz")
 
-    def test_its_own_history_stays(self) -> None:
-        with scripted("xyz") as made:
+    @pytest.mark.parametrize("answer", ["xyz", "xyz" * 20])
+    def test_its_own_history_stays(self, answer: str) -> None:
+        with scripted(answer) as made:
             prompt = "abc" * 30
             first = made.model.generate(prompt, seed=1)
-            second = made.model.generate(prompt + "xyzdef", seed=1)
+            second = made.model.generate(prompt + answer + "def", seed=1)
             assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 64), "whole pieces of it"
 
     def test_the_same_prompt_is_computed_in_the_same_pieces_again(self) -> None:

@@ -417,6 +417,21 @@ def test_a_row_is_kept_where_the_one_that_has_as_much_is_of_no_use() -> None:
     cache.check()
 
 
+@pytest.mark.parametrize(("cut", "expected"), [(0, 8), (3, 0)])
+def test_what_a_window_has_left_behind_is_nothing_to_repeat_from(cut: int, expected: int) -> None:
+    """Others have its cells, so what follows would lie before what it follows."""
+    cache = Cache()
+    memory = cache.memory = Windowed(num_cells=64, num_rows=4)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4)
+    row, _ = cache.start([1, 2, 3, 4, 5, 6, 7, 8])
+    kv.release(row)
+    memory.cut[row.id] = cut
+    again = kv.acquire()
+    kv.isolate(again, [1, 2, 3, 4, 5, 6, 7, 8, 9], 8, 4)
+    assert again.length == kv.num_used == expected
+    cache.check()
+
+
 def test_loaded_kv_that_lies_in_disorder_is_not_said_to_be_in_order() -> None:
     class Disorderly(ScriptedRunner):
         def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:

@@ -308,6 +308,48 @@ def test_a_forged_range(saved: Path, fresh: Scripted) -> None:
         refused(fresh, saved, "where there can be none")
 
 
+def test_what_left_the_memory_while_it_was_saved_is_not_said_to_be_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes back instead was computed by somebody else, in other pieces."""
+    prompt = "abc" * 30
+
+    def num_in_order() -> int:
+        data = path.read_bytes()
+        start = struct.calcsize("<8sIII")
+        return json.loads(data[start : start + struct.unpack_from("<I", data, 12)[0]])["num_in_order"]
+
+    with scripted("xyz", num_cells=1000) as made, Context(made.model) as context:
+
+        def is_copied() -> bool:
+            return not made.engine._scheduler.kv.can_copy_ahead
+
+        made.model.generate(prompt)
+        wait_until(is_copied)
+        context.generate(prompt, seed=1)
+        wait_until(is_copied)
+        context.save(path)
+        assert num_in_order() == 64
+        calls: list[int] = []
+        with_cache = made.engine.with_cache
+
+        def disturbed(function: Any) -> Any:
+            result = with_cache(function)
+            calls.append(1)
+            if len(calls) == 1:
+                monkeypatch.undo()
+                made.model.generate("others")
+            return result
+
+        monkeypatch.setattr(made.engine, "with_cache", disturbed)
+        session = context.save(path)
+        assert session.num_cached == len(session.tokens) - 1
+        assert num_in_order() == 0
+    with scripted("xyz", num_cells=1000) as fresh:
+        Context.load(fresh.model, path)
+        assert fresh.model.generate(prompt, seed=1).usage.cached_tokens == 0
+
+
 def test_another_vocabulary(saved: Path) -> None:
     with scripted("!", pieces={**BYTES, 300: b"more"}) as made:
         refused(made, saved, "it was saved with another model")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
-from harness import BYTES, echo, echoed, ids, scripted, texts, wait_until
+from harness import BYTES, Gate, echo, echoed, ids, scripted, texts, wait_until, within
 
 from engine.test_kv_cache import Cache, Windowed
 from headrace.engine.kv_cache import KVCache
+from headrace.engine.radix import common_prefix
+from headrace.engine.runner import Slice, StepOutput
 from headrace.engine.scripted import ScriptedRunner
 from headrace.engine.set_aside import SetAside
 from headrace.llama.state import StateError
@@ -45,6 +50,22 @@ def test_of_pieces_with_the_same_beginning_the_one_that_goes_on_is_taken() -> No
     assert (piece.tokens, start, end) == (tuple(ids("abyz")), 0, 4)
     assert aside.holds(ids("aby"), 0)
     assert not aside.holds(ids("abz"), 0)
+
+
+def test_many_texts_may_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As short prompts of one chat template do."""
+    texts = [f"<user>{number:03}" for number in range(1000)]
+    aside = filled(*texts, max_bytes=100_000, length=32)
+    compared: list[int] = []
+
+    def counted(*args: Any) -> int:
+        compared.append(1)
+        return common_prefix(*args)
+
+    monkeypatch.setattr("headrace.engine.set_aside.common_prefix", counted)
+    assert all(aside.holds(ids(text), 0) for text in texts[::100])
+    assert reach(aside, "<user>99x", 0, 9) == 8
+    assert len(compared) < 200
 
 
 def test_what_was_used_longest_ago_is_thrown_away() -> None:
@@ -141,6 +162,37 @@ def test_the_only_copy_that_can_be_reused_stays() -> None:
     kv.tidy()
     assert cache.found([1, 2, 3, 9]) == 3
     cache.check()
+
+
+def test_what_comes_back_leaves_what_it_follows_in_order() -> None:
+    cache = Cache(num_cells=64, num_rows=4, aside=SetAside(1000, 4))
+    cache.cache(list(range(1, 13)))
+    while cache.kv.can_copy_ahead:
+        cache.kv.copy_ahead()
+    cache.kv.clear()
+    cache.cache(list(range(1, 9)))
+    cache.kv.bring_back(list(range(1, 13)), 12)
+    assert cache.found(list(range(1, 13))) == 12
+    assert cache.kv.num_in_order(list(range(1, 13)), 12) == 8
+    cache.check()
+
+
+def test_the_end_of_what_was_copied_ahead_is_thrown_away_first() -> None:
+    cache = Cache(num_cells=12, num_rows=4, aside=SetAside(36, 4))
+    cache.cache(list(range(1, 10)))
+    while cache.kv.can_copy_ahead:
+        cache.kv.copy_ahead()
+    assert cache.kv.reach(list(range(1, 10)), 9) == 9
+    aside = SetAside(36, 4)
+    cache = Cache(num_cells=12, num_rows=4, aside=aside)
+    for text in (list(range(1, 10)), [20] * 4):  # 30 bytes of pieces, and 16
+        cache.cache(text)
+        while cache.kv.can_copy_ahead:
+            cache.kv.copy_ahead()
+        cache.kv.clear()
+    assert 0 < aside.num_tokens < 13, "something had to go"
+    assert cache.kv.reach([20] * 4, 4) == 4
+    assert cache.kv.reach(list(range(1, 10)), 9) >= 4
 
 
 def test_what_comes_back_does_not_count_as_in_order() -> None:
@@ -278,6 +330,21 @@ def test_what_several_have_in_common_stays_where_it_is() -> None:
         cache.check()
 
 
+def test_of_two_who_have_computed_the_same_one_stays() -> None:
+    cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
+    rows = [cache.kv.acquire() for _ in range(2)]
+    for row, last in zip(rows, (2, 3), strict=True):
+        cache.compute(row, [1, 1, 1, last])
+    for row in rows:
+        cache.kv.release(row)
+    while cache.kv.can_copy_ahead:
+        cache.kv.copy_ahead()
+    cache.kv.let_go(cache.kv.match([1, 1, 1, 9], 4))
+    assert cache.found([1, 1, 1, 9]) == 3
+    assert cache.kv.num_used == 3
+    cache.check()
+
+
 def test_what_a_prompt_does_not_begin_with_leaves() -> None:
     cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
     cache.cache([1, 2, 3, 4, 5, 6, 7, 8])
@@ -376,6 +443,44 @@ def test_a_stream_takes_up_what_was_set_aside_while_others_run() -> None:
         streams = [made.model.generate_stream(LONG + end) for end in ("", "!", "?")]
         assert [texts(stream) for stream in streams] == [echoed(LONG + end) for end in ("", "!", "?")]
         assert [stream.usage.cached_tokens for stream in streams] == [len(LONG) - 1, len(LONG), len(LONG)]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_comes_back_beside_others_comes_in_some_steps(cancelled: bool) -> None:
+    loads: list[int] = []
+
+    class Counting(ScriptedRunner):
+        def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
+            loads[-1] += 1
+            return super().load_sequence(sequence, spare, start, end, data)
+
+        def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
+            loads.append(0)
+            return super().run(slices, padding)
+
+    with scripted(echo, num_cells=4000, most_saved=8, runner_type=Counting) as made:
+        made.model.generate(LONG * 4)
+        wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
+        gate = made.runner.before_step = Gate()
+        made.gates.append(gate)
+        running = made.model.generate_stream("xyz" * 10)
+        gate.wait()
+        second = made.model.generate_stream(LONG * 4 + "!")
+        gate.pass_one()
+        gate.wait()
+        if cancelled:
+            gate.pass_one()
+            gate.wait()
+            second.cancel()
+        gate.open()
+        assert texts(running) == echoed("xyz" * 10)
+        if cancelled:
+            assert within(second.result).finish_reason == "cancelled"
+        else:
+            assert texts(second) == echoed(LONG * 4 + "!")
+            assert second.usage.cached_tokens == len(LONG) * 4
+            assert sum(loads) == len(LONG) * 4 // 8
+        assert max(loads) == 8
 
 
 def test_who_waits_for_somebody_else_takes_nothing_up() -> None:

@@ -50,6 +50,8 @@ class Execution:
             if not any(sequence.leader is reader for sequence in self._scheduler.running):
                 self._reader = reader
         try:
+            if self._reader is not None and self._reader.is_leaving:  # since before anybody could interrupt it
+                return _NOTHING_DONE
             return parts, self._runner.run([part.slice() for part in parts], padding)
         except InterruptedStepError:  # whoever is not leaving just tries again
             self._roll_back(parts)

@@ -16,7 +16,7 @@ __all__ = ["KVCache"]
 
 # Evicting costs a scan of all cells, so a cached row that must shrink gives up at least this many tokens.
 _EVICT_AT_LEAST = 128
-# Pieces of a row that are set aside at once because its id is needed: a few milliseconds' worth.
+# Pieces that are copied between two steps, out because a row's id is needed or in: some milliseconds' worth.
 _MOST_PIECES = 8
 
 
@@ -67,7 +67,7 @@ class KVCache(KVTree):
         is the order in which attention adds them up, so it decides the last bits of the logits. So does what is
         computed together; so whole pieces are shared, and the rest is computed as it was before.
         """
-        length = self.match(tokens, limit).length
+        length = self.num_in_order(tokens, limit)
         match = self.match(tokens, length - length % piece)
         if match.source is not None and match.source.num_in_order >= match.length:
             self.share(row, match)
@@ -93,10 +93,13 @@ class KVCache(KVTree):
         self.touch(match)
         return self._backend.save_sequence(match.source.id, self._num_rows, start, end)
 
-    def num_in_order(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens a seeded stream that starts alone could begin with."""
-        match = self.match(tokens, len(tokens))
-        return 0 if match.source is None else min(match.source.num_in_order, match.length)
+    def num_in_order(self, tokens: Sequence[int], limit: int) -> int:
+        """How many of tokens[:limit] a seeded stream that starts alone could begin with."""
+        match = self.match(tokens, limit)
+        # Where cells that a window has left behind went to others, those that follow lie elsewhere, too.
+        if match.source is None or not self._backend.can_reuse(match.source.id, 0):
+            return 0
+        return min(match.source.num_in_order, match.length)
 
     def adopt(
         self, tokens: Sequence[int], start: int, end: int, data: bytearray, *, num_in_order: int | None = None
@@ -169,6 +172,7 @@ class KVCache(KVTree):
             row.num_copied = end
         else:
             row.is_copied = True
+            self._aside.chain(tokens_of(row), 0, row.length)  # its end goes before what it hangs on
 
     def let_go(self, keep: Match) -> None:
         """Free the cells of what was copied ahead, but for a match: what comes next lies in the first cells, then.
@@ -179,7 +183,8 @@ class KVCache(KVTree):
         if aside is None:
             return
         holders = set(keep.path[-1][0].rows) if keep.path else set[Row]()
-        for row in list(self._cached.values()):
+        # Those that hold it come last: another row that has computed the same must not leave in trust of one of them.
+        for row in sorted(self._cached.values(), key=holders.__contains__):
             own = num_own(row)
             if not own or row.num_copied < row.length:
                 continue
@@ -193,19 +198,31 @@ class KVCache(KVTree):
         chain = self._aside.chain(tokens, known, limit) if self._aside is not None else []
         return chain[-1][2] if chain else known
 
-    def bring_back(self, tokens: Sequence[int], limit: int) -> None:
-        """Take in what was set aside of tokens[:limit], as far as there is room, as a cached prefix."""
+    def bring_back(self, tokens: Sequence[int], limit: int, *, at_once: bool = True) -> bool:
+        """Take in what was set aside of tokens[:limit], as far as there is room, as a cached prefix.
+
+        Args:
+            tokens: of a text.
+            limit: how many of them are of use.
+            at_once: all of it, instead of a few pieces: somebody may be waiting for the next step.
+
+        Returns:
+            Whether there is more.
+        """
         aside = self._aside
         if aside is None:
-            return
-        for piece, start, _ in aside.chain(tokens, self.match(tokens, limit).length, limit):
+            return False
+        pieces = aside.chain(tokens, self.match(tokens, limit).length, limit)
+        count = len(pieces) if at_once else _MOST_PIECES
+        for piece, start, _ in pieces[:count]:
             whole = [*tokens[:start], *piece.tokens]
             try:
-                if not self.adopt(whole, start, len(whole), piece.data, num_in_order=0):
-                    return
+                if not self.adopt(whole, start, len(whole), piece.data, num_in_order=start):
+                    return False
             except ValueError:  # the memory has less room than we thought, or in pieces
                 aside.discard(piece)
-                return
+                return False
+        return len(pieces) > count
 
     def forget(self) -> None:
         """Drop every cached prefix, wherever it is."""

@@ -29,7 +29,8 @@ _REPEATABLE_CHUNK = 32
 class Part(NamedTuple):
     """What one sequence does in a step: its next `num_tokens` tokens, and a sample if these are its last.
 
-    Guesses of what comes then may be verified with them: `drafts`.
+    Guesses of what comes then may be verified with them: `drafts`. What any seeded stream that is alone would compute
+    in the same way `is_repeatable`: such a one may begin with it.
     """
 
     sequence: Sequence
@@ -37,6 +38,7 @@ class Part(NamedTuple):
     num_tokens: int
     samples: bool
     drafts: SequenceOf[int] = ()
+    is_repeatable: bool = False
 
     def slice(self) -> Slice:
         """The same for the runner."""
@@ -116,9 +118,7 @@ class Scheduler:
         self._speculation.seconds = 0.0
         self._admit(now)
         # Sharing a prefix keeps it from eviction, so it comes before room is made for the decodes.
-        held_up = [
-            sequence for sequence in self.running if sequence.num_remaining > 1 and self._waits_for_leader(sequence)
-        ]
+        held_up = [sequence for sequence in self.running if sequence.num_remaining > 1 and self._is_held_up(sequence)]
         self._make_room_for_decodes()
         parts: list[Part] = []
         prefills: list[Sequence] = []
@@ -136,7 +136,8 @@ class Scheduler:
             chunk = min(self._chunk(prefills, num_decodes), room, self._max_batch - num_decodes)
             for sequence, count in _share(prefills, max(0, chunk)):
                 if sequence.row is not None and count:
-                    parts.append(Part(sequence, sequence.row, count, samples=count == sequence.num_remaining))
+                    samples, is_repeatable = count == sequence.num_remaining, self._is_repeatable(sequence, count)
+                    parts.append(Part(sequence, sequence.row, count, samples, is_repeatable=is_repeatable))
         else:  # who waits for a prompt shall not wait for guesses, too
             parts = self._with_drafts(parts)
         if not self.kv.make_room(sum(part.num_tokens + len(part.drafts) for part in parts)):
@@ -150,10 +151,9 @@ class Scheduler:
             return _REPEATABLE_CHUNK - prefills[0].num_computed % _REPEATABLE_CHUNK
         return self._cost.chunk(num_decodes, len(prefills))
 
-    def _is_repeatable(self, part: Part) -> bool:
-        """Whether a part was computed as whenever a seeded stream is alone, so that such a one may begin with it."""
-        is_alone = len(self.running) == 1 and part.sequence.is_seeded
-        return is_alone and part.num_tokens == _REPEATABLE_CHUNK and part.row.length % _REPEATABLE_CHUNK == 0
+    def _is_repeatable(self, sequence: Sequence, count: int) -> bool:
+        is_alone = len(self.running) == 1 and sequence.is_seeded
+        return is_alone and count == _REPEATABLE_CHUNK and sequence.num_computed % _REPEATABLE_CHUNK == 0
 
     @property
     def draft_seconds(self) -> float:
@@ -178,7 +178,7 @@ class Scheduler:
             if num_accepted < len(part.drafts):
                 self.kv.roll_back(part.row)
         else:
-            self.kv.append(part.row, tokens, is_alone=self._is_repeatable(part))
+            self.kv.append(part.row, tokens, is_alone=part.is_repeatable)
         part.sequence.has_computed = True
         part.sequence.stats.computed_tokens = part.row.length
 
@@ -265,9 +265,9 @@ class Scheduler:
             match = self.kv.match(sequence.tokens, limit)
             if not self.num_rows:
                 self.kv.let_go(match)
-            leader, _ = self._leader(sequence, match.length)
-            if leader is None:
                 self.kv.bring_back(sequence.tokens, limit)
+            elif self._leader(sequence, match.length)[0] is None:
+                sequence.is_coming_back = True  # a few pieces in each step
         self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)
@@ -299,6 +299,14 @@ class Scheduler:
             if common > most and other.num_computed < common:
                 best, most = other, common
         return best, most if best is not None else 0
+
+    def _is_held_up(self, sequence: Sequence) -> bool:
+        """Whether its prompt need not be read in this step, since more of it will be there without that."""
+        if sequence.is_coming_back:
+            limit = len(sequence.tokens) - 1
+            sequence.is_coming_back = self.kv.bring_back(sequence.tokens, limit, at_once=False)
+            self._attach(sequence)
+        return sequence.is_coming_back or self._waits_for_leader(sequence)
 
     def _waits_for_leader(self, sequence: Sequence) -> bool:
         leader = sequence.leader
@@ -347,6 +355,7 @@ class Scheduler:
             self.kv.release(sequence.row)
             sequence.row = None
         sequence.leader = None
+        sequence.is_coming_back = False
 
     def _return(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING

@@ -147,9 +147,11 @@ class SetAside:
         """The piece behind a key that goes on furthest, and how many of its tokens are tokens[start:limit]."""
         best, most = None, 0
         for piece in self._by_key.get(key, ()):
-            same = common_prefix(piece.tokens, tokens, limit - start, 0, start)
-            if same > most:
-                best, most = piece, same
+            # Many texts may begin here. Only those that agree where the best one so far ends can be better.
+            if most < min(len(piece.tokens), limit - start) and piece.tokens[most] == tokens[start + most]:
+                same = common_prefix(piece.tokens, tokens, limit - start, 0, start)
+                if same > most:
+                    best, most = piece, same
         return best, most
 
 
