@@ -125,6 +125,31 @@ def test_one_slow_step_changes_nothing() -> None:
         assert running.run(20).count(2) >= 19, "but for a look"
 
 
+def test_slow_steps_with_a_pause_between_them_are_not_in_a_row() -> None:
+    """The first step after a pause meets the work of those who have just asked for it."""
+    _, running = machine()
+    running.run_for(60)  # after which looks are rare
+    running.seconds = lambda threads: 3 * ALONE[threads]
+    chosen: list[int] = []
+    for _ in range(5):
+        chosen += running.run(1)
+        running.now += 1
+    assert chosen.count(2) >= 4
+    running.seconds = ALONE.__getitem__
+    assert running.run(20).count(2) >= 19, "but for a look"
+
+
+def test_who_is_held_up_a_little_keeps_its_threads() -> None:
+    """It is over soon as a rule, and with fewer threads that would be seen late."""
+    cost, running = machine()
+    running.run(50)
+    running.seconds = lambda threads: {1: 0.010, 2: 0.0115}[threads]
+    assert running.run(20).count(2) >= 19
+    running.seconds = ALONE.__getitem__
+    assert running.run(20).count(2) >= 19
+    assert cost.slowdown == {1: 1.0, 2: 1.0}
+
+
 def test_one_step_that_was_held_up_for_long_is_enough() -> None:
     _, running = machine()
     running.run(50)

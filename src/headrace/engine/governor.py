@@ -14,6 +14,11 @@ _FOR_LONG = 0.1
 _CALM = 1.3
 # Of two counts that are about as fast, the larger one: it is the one whose time is known best.
 _CLEARLY = 0.97
+# What holds threads up is mostly over soon, and who has shed them finds that out late: fewer have to be faster by this.
+_WORTH_SHEDDING = 0.8
+# Steps are in a row when no more than this many seconds lie between them: the first one after a pause meets the work of
+# those who have just asked for it.
+_PAUSE = 0.5
 _WEIGHT = 0.2
 # What is held up may as well be the new truth (a sequence has become long, say): believed little by little.
 _DOUBT = 0.02
@@ -44,6 +49,7 @@ class Governor:
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
         self._held_up = dict.fromkeys(cost.threads, 0)
+        self._last_end = 0.0
         self._tries: int | None = None
         self._good_tries = 0
         self._wait = _FIRST_PROBE
@@ -105,6 +111,9 @@ class Governor:
             cost.learn(num_decodes, num_prefill, seconds, threads)
             return
         ratio = seconds / expected
+        if now - seconds > self._last_end + _PAUSE:
+            self._held_up = dict.fromkeys(cost.threads, 0)
+        self._last_end = now
         if self._tries == threads:
             was_held_up = cost.slowdown[threads] > 1
             if ratio > _HELD_UP:
@@ -138,7 +147,8 @@ class Governor:
         best, least = counts[-1], self._cost.step_time(num_decodes, num_prefill, counts[-1], calm=calm)
         for threads in counts[-2::-1]:
             seconds = self._cost.step_time(num_decodes, num_prefill, threads, calm=calm)
-            if seconds < least * _CLEARLY:
+            is_held_up = not calm and self._cost.slowdown[best] > 1
+            if seconds < least * (_WORTH_SHEDDING if is_held_up else _CLEARLY):
                 best, least = threads, seconds
         return best
 
