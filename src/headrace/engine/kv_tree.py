@@ -149,9 +149,8 @@ class KVTree:
         else:
             tip.tokens.extend(tokens)
         count = len(tokens)
-        if (
-            is_alone and row.num_in_order == row.length == self.num_used
-        ):  # nobody else has a cell that could lie in between
+        # Nobody else has a cell that could lie in between.
+        if is_alone and row.num_in_order == row.length == self.num_used:
             row.num_in_order += count
         row.length += count
         self.num_used += count
