@@ -286,7 +286,8 @@ def test_an_idle_engine_copies_ahead_and_the_next_stream_lies_in_the_first_cells
         cached = made.model.metrics.kv_cached
         assert cached >= 2 * len(LONG)
         wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
-        assert made.engine.with_cache(lambda kv: kv.num_bytes_aside) > 0
+        aside = made.engine.with_cache(lambda kv: kv.num_bytes_aside)
+        assert made.model.metrics.kv_set_aside_bytes == aside > 0
         assert made.model.metrics.kv_cached == cached, "it is still here, too"
         assert made.model.generate("xyz").text == echoed("xyz")
         assert made.model.metrics.kv_cached < 20, "it has left to who came next"

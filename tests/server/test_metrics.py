@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.server import metrics
 from server.harness import MODEL, Server, running
-from server.listening import run_on
+from server.listening import eventually, run_on
 
 Samples = dict[str, dict[tuple[str, ...], float]]
 
@@ -76,6 +76,19 @@ def test_counts_after_known_streams() -> None:
             assert now[f"headrace_{name}"][()] == 0
         capacity, kept = now["headrace_kv_capacity_tokens"][()], now["headrace_kv_cached_tokens"][()]
         assert 0 < kept < capacity
+
+    run_on("asyncio", run())
+
+
+def test_what_an_idle_engine_sets_aside() -> None:
+    async def run() -> None:
+        async with running("abcdefgh") as server:
+            assert (await scraped(server))["headrace_kv_set_aside_bytes"][()] == 0
+            await server.complete("hello")
+            model = server.scripted.model
+            await eventually(lambda: model.metrics.kv_set_aside_bytes)
+            size = model.metrics.kv_set_aside_bytes
+            assert (await scraped(server))["headrace_kv_set_aside_bytes"][()] == size
 
     run_on("asyncio", run())
 
