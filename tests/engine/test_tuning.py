@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,7 +220,30 @@ def test_what_was_seen_beside_a_neighbour_is_found_out() -> None:
     assert running.run(50).count(2) >= 49
 
 
-def test_each_number_of_streams_is_tried_with_more_threads_once() -> None:
+def test_a_first_try_that_met_somebody_is_found_out_soon() -> None:
+    """Also long after the start, when looks at other counts are rare."""
+    cost, running = machine()
+    running.run_for(60)
+    for threads, seconds in BESIDE.items():
+        cost.learn(4, 0, seconds, threads)
+    running.seconds = BESIDE.__getitem__
+    assert running.run(20, (4, 0)) == [2] + [1] * 19
+    running.seconds = ALONE.__getitem__
+    assert running.run(200, (4, 0)).index(2) < 140
+    assert running.run(50, (4, 0)).count(2) >= 49
+
+
+def test_more_threads_that_are_slower_are_tried_for_a_small_share_of_the_time() -> None:
+    cost = CostModel(TARGET, 512, (1, 2))
+    seconds = {1: 0.010, 2: 0.4}
+    for threads, known in seconds.items():
+        cost.learn(1, 0, known, threads)
+    running = Machine(Governor(cost), seconds.__getitem__)
+    chosen = running.run_for(200)
+    assert 0 < chosen.count(2) * seconds[2] < 200 / 40
+
+
+def test_each_number_of_streams_is_tried_with_more_threads_at_once() -> None:
     cost = CostModel(TARGET, 512, (1, 2))
     for size in (1, 4, 8):
         for threads, seconds in BESIDE.items():
@@ -312,7 +336,7 @@ def test_the_engine_sets_the_threads_of_its_steps() -> None:
         runners.append(made.runner)
         for threads, seconds in BESIDE.items():
             made.engine._tuning.cost.learn(1, 0, seconds, threads)
-        made.engine._tuning._governor._seen.add((1, 2))
+        made.engine._tuning._governor._last[1, 2] = time.perf_counter() + 3600
         assert within(made.model.generate, "p", seed=None).text == "a" * 20
         assert chosen[1] == 1
         chosen.clear()

@@ -28,7 +28,10 @@ _FAR_BETTER = 0.8
 # Seconds until threads that were shed are tried again, first and at most; each failure doubles them.
 _FIRST_PROBE = 0.25
 _LAST_PROBE = 4.0
-# Seconds after which another count is tried although nothing speaks for it: what is known of it may be wrong. They
+# What says that more threads are slower was measured at another time, maybe beside somebody. So they are tried at once
+# where so many sequences have never decoded with them, and then for this share of the time.
+_SHARE_OF_TRIES = 1 / 50
+# Seconds after which any other count is tried although nothing speaks for it: what is known of it may be wrong. They
 # double from the first to the last.
 _FIRST_LOOK = 0.5
 _LAST_LOOK = 16.0
@@ -56,8 +59,7 @@ class Governor:
         self._probe_at = 0.0
         self._look = _FIRST_LOOK
         self._look_at: float | None = None
-        self._num_looks = 0
-        self._seen: set[tuple[int, int]] = set()  # with how many threads so many sequences have decoded
+        self._last: dict[tuple[int, int], float] = {}  # when so many sequences decoded with so many threads
 
     def choose(self, num_decodes: int, num_prefill: int, now: float, *, repeatable: bool = False) -> int:
         """Threads for a step.
@@ -82,26 +84,24 @@ class Governor:
             # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._tries = wanted
-        elif (
-            more
-            and not num_prefill
-            and (num_decodes, more[0]) not in self._seen
-            and self._cost.slowdown[more[0]] == 1
-            and now >= self._probe_at
-        ):
-            self._tries = more[0]  # what says that it is slower was measured at another time, maybe beside somebody
+        elif more and not num_prefill and now >= max(self._probe_at, self._try_at(num_decodes, more[0])):
+            self._tries = more[0]
         elif now >= self._look_at:
-            fewer = () if num_prefill else counts[max(0, at - 1) : at]  # with these, a prompt might take very long
-            neighbours = fewer + more
+            fewer = counts[max(0, at - 1) : at]
+            neighbours = more if num_prefill else fewer  # with fewer, a prompt might take very long
             if neighbours:
                 self._look = min(2 * self._look, _LAST_LOOK)
                 self._look_at = now + self._look
-                self._num_looks += 1
-                self._tries = neighbours[self._num_looks % len(neighbours)]
+                self._tries = neighbours[0]
         threads = best if self._tries is None else self._tries
         if not num_prefill:
-            self._seen.add((num_decodes, threads))
+            self._last[num_decodes, threads] = now
         return threads
+
+    def _try_at(self, num_decodes: int, threads: int) -> float:
+        """When to try whether so many sequences do not decode faster with more threads."""
+        last = self._last.get((num_decodes, threads))
+        return 0.0 if last is None else last + self._cost.step_time(num_decodes, 0, threads) / _SHARE_OF_TRIES
 
     def observe(self, num_decodes: int, num_prefill: int, threads: int, seconds: float, now: float) -> None:
         """Take in what a step took, with the threads that were chosen for it or others."""
@@ -121,10 +121,9 @@ class Governor:
             self._judge(threads, ratio, now)
             if ratio < 1 or not was_held_up:
                 cost.learn(num_decodes, num_prefill, seconds, threads, 1.0 if ratio < _FAR_BETTER else _TRIED)
-                if ratio < _FAR_BETTER:  # the same again, and soon: other shapes may be known as badly
+                if ratio < _FAR_BETTER:  # again, and soon: other shapes may be known as badly
                     self._look = _FIRST_PROBE
                     self._look_at = now + _FIRST_PROBE
-                    self._num_looks -= 1
         elif cost.slowdown[threads] > 1:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)
