@@ -39,8 +39,6 @@ _LOWEST = float(np.finfo(np.float32).min)
 _LARGE = 1e30
 _FIRST_GUESS = 64
 _GROWTH = 4
-# Logits in a line of a table, at least: see _Layout.
-_LINE = 512
 
 
 class Sampler:
@@ -250,23 +248,18 @@ def _likeliest(logits: _Floats, samplers: Sequence[Sampler]) -> list[Sample | Ex
 class _Layout(NamedTuple):
     """How a row is cut into blocks, and the blocks into groups, to look for its n largest logits.
 
-    The row is laid out as tables, one behind the other, and a block is a column of a table: so maxima over blocks are
-    one pass of vector instructions. A table's line is short enough for the maxima so far to stay in the nearest cache.
+    The row is laid out as a table, and a block is a column of it.
 
     Attributes:
-        tables: how many.
-        height: lines of a table, the logits in a block.
-        width: columns of a table.
+        height: lines of the table, the logits in a block; a power of two.
+        width: columns of the table, which is how many blocks there are.
         groups: groups of blocks, at least n.
-        firsts: index of each block's first logit.
-        steps: from there to each of the block's logits.
+        steps: from a block's first logit, the index of which is the block's own, to each of its logits.
     """
 
-    tables: int
     height: int
     width: int
     groups: int
-    firsts: _Ids
     steps: _Ids
 
 
@@ -276,11 +269,21 @@ def _layout(size: int, n: int) -> _Layout:
     # padded to a multiple of a power of two as a rule, and then nothing is left over.
     height = max(1, min(math.isqrt(size // max(n, 32)), size // (2 * n)))
     height = 1 << (height.bit_length() - 1)
-    tables = max(1, size // (height * _LINE)) if height > 1 else 1
-    width = size // (height * tables)
-    columns, table = np.arange(width), np.arange(0, tables * height * width, height * width)
-    firsts = (table[:, None] + columns).ravel()
-    return _Layout(tables, height, width, min(2 * n, firsts.size), firsts, np.arange(0, height * width, width))
+    width = size // height
+    return _Layout(height, width, min(2 * n, width), np.arange(0, height * width, width))
+
+
+def _maxima(row: _Floats, width: int) -> _Floats:
+    """The largest logit of each block; NaN where one of them is. Good until the scratch is used again.
+
+    The one half of the row against the other, then the halves of what is left: a few operations on long vectors, which
+    take half as long as a reduction over the lines.
+    """
+    size = row.size
+    while size > width:
+        size //= 2
+        row = np.maximum(row[:size], row[size : 2 * size], out=_scratch.of_size(size))
+    return row
 
 
 def _largest(row: _Floats, n: int) -> tuple[_Floats, _Ids]:
@@ -291,9 +294,9 @@ def _largest(row: _Floats, n: int) -> tuple[_Floats, _Ids]:
     maximum reaches it can hold one of the n, and of these only the logits that reach it are sorted.
     """
     n = min(n, row.size)
-    tables, height, width, groups, firsts, steps = _layout(row.size, n)
-    covered = tables * height * width
-    maxima = np.maximum.reduce(row[:covered].reshape(tables, height, width), axis=1).ravel()
+    height, width, groups, steps = _layout(row.size, n)
+    covered = height * width
+    maxima = _maxima(row[:covered], width)
     rest = row[covered:]
     peak = float(maxima[maxima.argmax()])
     if rest.size:
@@ -301,10 +304,10 @@ def _largest(row: _Floats, n: int) -> tuple[_Floats, _Ids]:
     if not math.isfinite(peak):
         raise _unusable(peak)
     # Blocks that fill no line of groups are left out, which makes the bound lower at most.
-    tops = np.maximum.reduce(maxima[: firsts.size // groups * groups].reshape(-1, groups), axis=0)
+    tops = np.maximum.reduce(maxima[: width // groups * groups].reshape(-1, groups), axis=0)
     tops.partition(groups - n)
     bound = max(float(tops[groups - n]), _LOWEST)
-    ids = (firsts[(maxima >= bound).nonzero()[0]][:, None] + steps).ravel()
+    ids = ((maxima >= bound).nonzero()[0][:, None] + steps).ravel()
     ids = ids[(row[ids] >= bound).nonzero()[0]]
     ids.sort()
     if rest.size:
