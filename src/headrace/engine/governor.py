@@ -87,12 +87,11 @@ class Governor:
         elif more and not num_prefill and now >= max(self._probe_at, self._try_at(num_decodes, more[0])):
             self._tries = more[0]
         elif now >= self._look_at:
-            fewer = counts[max(0, at - 1) : at]
-            neighbours = more if num_prefill else fewer  # with fewer, a prompt might take very long
-            if neighbours:
+            neighbour = more if num_prefill else counts[max(0, at - 1) : at]  # with fewer a prompt might take very long
+            if neighbour:
                 self._look = min(2 * self._look, _LAST_LOOK)
                 self._look_at = now + self._look
-                self._tries = neighbours[0]
+                self._tries = neighbour[0]
         threads = best if self._tries is None else self._tries
         if not num_prefill:
             self._last[num_decodes, threads] = now
