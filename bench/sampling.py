@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.config import StreamConfig
 from headrace.llama.context import LlamaContext
 from headrace.llama.library import library
 from headrace.llama.model import LlamaModel
 from headrace.llama.sampler import Sampler, sample_rows
 from headrace.store import resolve
+from headrace.values.config import StreamConfig
 
 # Filters that are not named are off.
 _OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}

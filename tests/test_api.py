@@ -45,10 +45,10 @@ from headrace import (
     Token,
     TokenStream,
 )
-from headrace.checks import as_float, as_int, as_token_ids
 from headrace.engine.runner import Sample
-from headrace.errors import shortened
 from headrace.model import _AsyncContext
+from headrace.values.checks import as_float, as_int, as_token_ids
+from headrace.values.errors import shortened
 
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}>"
 
@@ -95,7 +95,7 @@ def test_the_error_tree() -> None:
         GenerationError: {StreamTimeoutError},
     }
     for parent, expected in children.items():
-        assert {child for child in parent.__subclasses__() if child.__module__ == "headrace.errors"} == expected
+        assert {child for child in parent.__subclasses__() if child.__module__ == "headrace.values.errors"} == expected
     assert issubclass(InvalidRequestError, ValueError)
 
 

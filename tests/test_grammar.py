@@ -17,12 +17,12 @@ from harness import BYTES, PATIENCE, ids, started, within
 from json_schema.walk import END, accepts, grammars
 
 from headrace.engine.scripted import ScriptedVocabulary
-from headrace.errors import GenerationError, InvalidRequestError
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve
 from headrace.text.grammar import Grammars, Matcher, make_tokenizer
 from headrace.text.json_schema import checked_schema
 from headrace.text.pattern import PatternError, portable
+from headrace.values.errors import GenerationError, InvalidRequestError
 
 GRAMMARS = grammars()
 
@@ -301,7 +301,7 @@ import sys, time
 from functools import reduce
 sys.path.insert(0, sys.argv[1])
 from json_schema.walk import grammars
-from headrace.errors import GenerationError, InvalidRequestError
+from headrace.values.errors import GenerationError, InvalidRequestError
 made = grammars()
 made.regex("a")
 begin = time.thread_time()

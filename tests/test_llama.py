@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
 from headrace.llama.context import DecodeError, InterruptedDecodeError, LlamaContext, NoKVSlotError
 from headrace.llama.kv_types import KV_TYPES
 from headrace.llama.model import LlamaModel
+from headrace.values.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
 
 PROMPT = "The capital of France is"
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.config import StreamConfig
-from headrace.errors import InvalidRequestError
-from headrace.events import Sample
 from headrace.llama.sampler import Sampler, sample_rows
+from headrace.values.config import StreamConfig
+from headrace.values.errors import InvalidRequestError
+from headrace.values.events import Sample
 
 EOG = frozenset({0, 2})
 

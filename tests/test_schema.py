@@ -26,8 +26,8 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from headrace.errors import InvalidRequestError
 from headrace.schema import Schema
+from headrace.values.errors import InvalidRequestError
 
 
 class Unit(enum.Enum):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import InvalidRequestError
 from headrace.text.stops import StopMatcher
+from headrace.values.errors import InvalidRequestError
 
 STOPS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=4)
 TEXTS = st.text("abc", max_size=12)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 from headrace.store import ModelEntry, ResolvedModel, available, resolve
 from headrace.store.assembly import assemble
 from headrace.store.packaged import PACKAGED, PackagedModel
+from headrace.values.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 
 GEMMA, SMOLLM2 = PACKAGED
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import InvalidRequestError
 from headrace.text.template import ChatTemplate, Message, Segment, checked_messages
+from headrace.values.errors import InvalidRequestError
 
 # The one in SmolLM2-135M-Instruct's GGUF, letter by letter.
 SMOLLM2 = (

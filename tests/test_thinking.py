@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import GenerationResult, InvalidRequestError, StreamTimeoutError, Token, Usage
-from headrace.outline import Tags
 from headrace.text.thinking import ThoughtSplitter, overlap, tags_of
+from headrace.values.outline import Tags
 
 OPEN, CLOSE = "<think>", "</think>"
 TAGS = Tags(OPEN, CLOSE)

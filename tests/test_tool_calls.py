@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import GenerationError, GenerationResult, Token
-from headrace.gathered import Gathered
-from headrace.outline import ToolFormat
-from headrace.results import Part
 from headrace.text.tools import HERMES, CallReader, format_of, instructed
+from headrace.values.gathered import Gathered
+from headrace.values.outline import ToolFormat
+from headrace.values.results import Part
 
 CONTENT = "{{ messages[-1].content }}"
 HERMES_TEMPLATE = '{% if tools %}<tool_call> {"name": ..., "arguments": ...} </tool_call>{% endif %}' + CONTENT

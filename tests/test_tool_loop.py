@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from harness import PATIENCE, run_async, started, within
 
-from headrace.errors import InvalidRequestError
-from headrace.results import FinishReason, GenerationResult, ToolCall
 from headrace.text.template import Message
 from headrace.tool_loop import ToolRun, run_tools, run_tools_async
 from headrace.toolbox import tools_of
+from headrace.values.errors import InvalidRequestError
+from headrace.values.results import FinishReason, GenerationResult, ToolCall
 
 QUESTION = [{"role": "user", "content": "What now?"}]
 

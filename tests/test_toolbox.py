@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 
-from headrace.errors import InvalidRequestError
 from headrace.toolbox import Tool, ToolChoice, result_text, tool_choice_of, tools_of
+from headrace.values.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTypeCheckers  # pyright: ignore

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from headrace.config import StreamConfig
-from headrace.errors import (
+from headrace.values.config import StreamConfig
+from headrace.values.errors import (
     ContextOverflowError,
     EngineClosedError,
     GenerationError,
@@ -17,8 +17,8 @@ from headrace.errors import (
     QueueFullError,
     StreamTimeoutError,
 )
-from headrace.pricing import Pricing
-from headrace.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, Usage
+from headrace.values.pricing import Pricing
+from headrace.values.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, Usage
 
 if TYPE_CHECKING:
     from headrace.conversation import ConversationManager

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.config import StreamConfig
-from headrace.events import End, TokenEvent
-from headrace.results import Token
+from headrace.values.config import StreamConfig
+from headrace.values.events import End, TokenEvent
+from headrace.values.results import Token
 
 __all__ = ["Observer"]
 

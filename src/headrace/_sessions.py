@@ -23,11 +23,11 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from headrace.config import StreamConfig
 from headrace.engine.kv_cache import KVCache
-from headrace.errors import InvalidRequestError, shortened
 from headrace.lane import Core, Lane
 from headrace.llama.state import StateError
+from headrace.values.config import StreamConfig
+from headrace.values.errors import InvalidRequestError, shortened
 
 __all__ = ["Session", "load_session", "save_session", "saved_config"]
 

@@ -7,13 +7,13 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from headrace.config import StreamConfig
-from headrace.errors import InvalidRequestError
-from headrace.events import End, TokenEvent
-from headrace.gathered import Gathered
 from headrace.prompts import check_text
-from headrace.results import Token
 from headrace.stream import AsyncTokenStream, TokenStream
+from headrace.values.config import StreamConfig
+from headrace.values.errors import InvalidRequestError
+from headrace.values.events import End, TokenEvent
+from headrace.values.gathered import Gathered
+from headrace.values.results import Token
 
 __all__ = ["Message", "Turn", "checked_fields", "checked_message", "checked_text", "spoken", "turn_starts"]
 

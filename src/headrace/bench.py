@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from headrace.checks import as_int
 from headrace.engine.threads import available_cores
-from headrace.errors import InvalidRequestError
 from headrace.model import Context, Model, core_of
 from headrace.stream import TokenStream
+from headrace.values.checks import as_int
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["SHORT_PROMPT", "Bench", "Neighbours", "Series", "StepCosts", "needed_context"]
 

@@ -9,14 +9,14 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headrace.checks import as_token_ids
-from headrace.config import StreamConfig
-from headrace.errors import InvalidRequestError
-from headrace.gathered import Gathered
 from headrace.lane import Core, Lane
 from headrace.prompts import Messages, Prompt
-from headrace.results import EngineMetrics, GenerationResult, Part, Token
 from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
+from headrace.values.checks import as_token_ids
+from headrace.values.config import StreamConfig
+from headrace.values.errors import InvalidRequestError
+from headrace.values.gathered import Gathered
+from headrace.values.results import EngineMetrics, GenerationResult, Part, Token
 
 if TYPE_CHECKING:
     from headrace.tool_loop import ToolRun

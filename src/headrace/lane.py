@@ -19,19 +19,19 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from headrace._observer import Observer
-from headrace.checks import as_float, as_int, as_token_ids
-from headrace.config import StreamConfig
 from headrace.engine.calibration import CostFile
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores, processor, thread_counts
-from headrace.errors import EngineClosedError, InvalidRequestError, ModelNotFoundError
 from headrace.llama.kv_types import KVType, checked_kv_type
-from headrace.pricing import Pricing
 from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
-from headrace.request import Trail
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.text.template import checked_messages
-from headrace.vocabulary import Vocabulary
+from headrace.values.checks import as_float, as_int, as_token_ids
+from headrace.values.config import StreamConfig
+from headrace.values.errors import EngineClosedError, InvalidRequestError, ModelNotFoundError
+from headrace.values.pricing import Pricing
+from headrace.values.request import Trail
+from headrace.values.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from headrace.llama.model import LlamaModel

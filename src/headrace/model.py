@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.calls import AsyncCalls, Calls, SyncCalls
-from headrace.config import StreamConfig
-from headrace.errors import InvalidRequestError
 from headrace.lane import Core, Lane, checked_config, load_core
 from headrace.llama.kv_types import KVType
-from headrace.pricing import Pricing
+from headrace.values.config import StreamConfig
+from headrace.values.errors import InvalidRequestError
+from headrace.values.pricing import Pricing
 
 if TYPE_CHECKING:
     from headrace._sessions import Session

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from headrace.config import StreamConfig
-from headrace.errors import ContextOverflowError, InvalidRequestError
-from headrace.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
 from headrace.text.template import ChatTemplate, Segment
 from headrace.text.thinking import tags_of
 from headrace.text.tools import HERMES, check_calls, format_of, instructed
-from headrace.vocabulary import Vocabulary
+from headrace.values.config import StreamConfig
+from headrace.values.errors import ContextOverflowError, InvalidRequestError
+from headrace.values.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
+from headrace.values.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from headrace.text.grammar import Grammars

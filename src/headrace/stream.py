@@ -10,18 +10,18 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequenc
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from headrace._observer import Observer
-from headrace.config import StreamConfig
 from headrace.engine.channel import wake
 from headrace.engine.loop import Engine
 from headrace.engine.metrics import StreamStats
-from headrace.errors import EngineClosedError, GenerationError, StreamTimeoutError
-from headrace.events import End, TokenEvent
-from headrace.outline import PLAIN
-from headrace.pricing import Pricing
 from headrace.prompts import Prepared
-from headrace.request import Request, Trail
-from headrace.results import FinishReason, GenerationResult, Metrics, Token, Usage
 from headrace.tee import Readership
+from headrace.values.config import StreamConfig
+from headrace.values.errors import EngineClosedError, GenerationError, StreamTimeoutError
+from headrace.values.events import End, TokenEvent
+from headrace.values.outline import PLAIN
+from headrace.values.pricing import Pricing
+from headrace.values.request import Request, Trail
+from headrace.values.results import FinishReason, GenerationResult, Metrics, Token, Usage
 from headrace.views import AsyncTokens, AsyncViews, Tokens, Views
 
 __all__ = ["AsyncTokenStream", "StreamResult", "TokenStream"]

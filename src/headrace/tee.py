@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Callable
 from typing import NoReturn, Self, TypeVar
 
-from headrace.checks import as_int
 from headrace.engine.channel import Channel, wake
-from headrace.errors import InvalidRequestError
-from headrace.events import End, TokenEvent
+from headrace.values.checks import as_int
+from headrace.values.errors import InvalidRequestError
+from headrace.values.events import End, TokenEvent
 
 __all__ = ["Hub", "Leg", "Readership"]
 

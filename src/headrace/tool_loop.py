@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
-from headrace.checks import as_int
-from headrace.results import GenerationResult, ToolCall
 from headrace.text.template import Message, checked_messages
 from headrace.toolbox import Tool, result_text
+from headrace.values.checks import as_int
+from headrace.values.results import GenerationResult, ToolCall
 
 __all__ = ["ToolRun", "run_tools", "run_tools_async"]
 

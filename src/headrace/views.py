@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from headrace.checks import as_float, as_int
-from headrace.config import StreamConfig
-from headrace.errors import GenerationError, InvalidRequestError
-from headrace.results import GenerationResult, Token
+from headrace.values.checks import as_float, as_int
+from headrace.values.config import StreamConfig
+from headrace.values.errors import GenerationError, InvalidRequestError
+from headrace.values.results import GenerationResult, Token
 
 if TYPE_CHECKING:
     from headrace.stream import AsyncTokenStream, TokenStream

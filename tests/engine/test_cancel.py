@@ -13,7 +13,7 @@ from headrace import Context, EngineClosedError, StreamTimeoutError, TokenStream
 from headrace.engine.channel import Channel
 from headrace.engine.metrics import StreamStats
 from headrace.engine.scripted import ScriptedRunner
-from headrace.request import Request
+from headrace.values.request import Request
 
 PROMPTS = ("one", "two", "three")
 ALL_WELL = [echoed(prompt) for prompt in PROMPTS]

@@ -12,7 +12,7 @@ from harness import PATIENCE, Gate, Scripted, echo, echoed, ids, run_async, scri
 
 from headrace import AsyncTokenStream, Context
 from headrace.engine.channel import Channel, wake
-from headrace.events import End, TokenEvent
+from headrace.values.events import End, TokenEvent
 
 CALLERS = 16
 

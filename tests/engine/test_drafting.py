@@ -9,14 +9,14 @@ from harness import UNHURRIED, ids, scripted, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.config import StreamConfig
 from headrace.engine.channel import Channel
 from headrace.engine.cost import CostModel
 from headrace.engine.metrics import StreamStats
 from headrace.engine.sequence import Sequence as EngineSequence
 from headrace.engine.sequence import State
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
-from headrace.request import Request
+from headrace.values.config import StreamConfig
+from headrace.values.request import Request
 
 GUESSING = UNHURRIED.replace(speculation="auto", buffer_size=1000)
 ANSWER = "All of this was never said before: quick, zany fox jumps."

@@ -16,9 +16,9 @@ from headrace import StreamConfig
 from headrace.engine.guide import Guide
 from headrace.engine.output import Output
 from headrace.engine.scripted import ScriptedVocabulary
-from headrace.outline import Outline, Tags
 from headrace.prompts import Prompts
 from headrace.text.tools import HERMES, format_of
+from headrace.values.outline import Outline, Tags
 
 END = 0
 PIECES = {

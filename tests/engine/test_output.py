@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from headrace import StreamConfig
 from headrace.engine.output import Output
-from headrace.outline import PLAIN, Outline, Tags
-from headrace.results import Part, ToolCall
 from headrace.text.tools import HERMES
+from headrace.values.outline import PLAIN, Outline, Tags
+from headrace.values.results import Part, ToolCall
 
 TAGS = Tags("◁think▷", "◁/think▷")
 BOTH = Outline(tags=TAGS, tools=HERMES)

@@ -14,7 +14,7 @@ from headrace.engine.channel import Channel
 from headrace.engine.fair_queue import MOST_OVERTAKING, FairQueue
 from headrace.engine.metrics import StreamStats
 from headrace.engine.sequence import Sequence
-from headrace.request import Request
+from headrace.values.request import Request
 
 
 @pytest.mark.parametrize(("max_streams", "max_queue"), [(1, 0), (1, 1), (3, 5), (4, 64)])

@@ -20,9 +20,9 @@ from headrace.engine.metrics import StreamStats
 from headrace.engine.runner import NoRoomError, Slice, verified
 from headrace.engine.sequence import Sequence as EngineSequence
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
-from headrace.events import Sample
 from headrace.llama.sampler import Sampler
-from headrace.request import Request
+from headrace.values.events import Sample
+from headrace.values.request import Request
 
 GUESSING = UNHURRIED.replace(speculation="auto", buffer_size=1000)
 TEXT = "the cat sat on the mat, and the dog sat on the cat. "

@@ -12,8 +12,8 @@ from harness import BYTES, scripted
 from server.live import live
 
 from headrace.engine.runner import Slice
-from headrace.events import Sample
 from headrace.server import Settings, create_app
+from headrace.values.events import Sample
 
 __all__ = ["FLOODING", "parrot", "speak"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from headrace.errors import InvalidRequestError
 from headrace.text.grammar import Grammar
+from headrace.values.errors import InvalidRequestError
 from json_schema.walk import accepts, grammars, sample
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from harness import wait_until
 from playwright.sync_api import Page, expect
 
 from headrace.engine.runner import Slice
-from headrace.events import Sample
 from headrace.server.keys import Keys
+from headrace.values.events import Sample
 from page.chat import Chat, words_of
 from page.line import line
 from page.serving import MODEL, site

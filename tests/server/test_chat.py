@@ -10,8 +10,8 @@ import pytest
 from harness import Gate, echo, ids, run_async
 
 from headrace import StreamConfig
-from headrace.request import Request
 from headrace.server.answers import Model, ModelList
+from headrace.values.request import Request
 from server.harness import MODEL, USER, Answer, checked, content_of, running, serving
 
 TEXT = 'Blue 🌊 é\n\u2028 "quoted" \\ back\t</s>'

@@ -10,8 +10,8 @@ import pytest
 from harness import BYTES, Gate, echo, ids, run_async
 
 from headrace import StreamConfig
-from headrace.events import Sample
-from headrace.request import Request
+from headrace.values.events import Sample
+from headrace.values.request import Request
 from server.harness import MODEL, Answer, events_of, running
 from server.responding import (
     BEGINNING,

@@ -12,12 +12,12 @@ from harness import BYTES, UNHURRIED, echo, ids, run_async
 
 from headrace import Model, Pricing, StreamConfig
 from headrace.engine.output import Output
-from headrace.outline import Outline, Tags
-from headrace.results import Part, Token
 from headrace.server import Settings, create_app
 from headrace.server.responses_answers import ResponseObject
 from headrace.server.responses_items import Items
 from headrace.text.tools import HERMES
+from headrace.values.outline import Outline, Tags
+from headrace.values.results import Part, Token
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running
 from server.responding import PATH, ask, checked, items_of, open_response, request, said
 

@@ -24,9 +24,9 @@ from harness import Gate, wait_until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from headrace.errors import ModelLoadError
 from headrace.server import Settings
 from headrace.server.serve import Server
+from headrace.values.errors import ModelLoadError
 from server.harness import MODEL, USER
 from server.listening import LOOPS, chat, eventually, http, listening, run_on
 

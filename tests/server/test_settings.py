@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from headrace.cli.serve import serve
-from headrace.errors import InvalidRequestError
 from headrace.server import Settings
 from headrace.server.settings import flag_of, read_settings, split_model, unknown_variables
+from headrace.values.errors import InvalidRequestError
 
 
 @pytest.fixture(autouse=True)

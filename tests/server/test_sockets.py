@@ -14,8 +14,8 @@ import pytest
 from harness import PATIENCE, run_async, wait_until
 
 from headrace import Model
-from headrace.results import EngineMetrics
 from headrace.server import Settings, create_app
+from headrace.values.results import EngineMetrics
 from server.live import live
 
 MODEL = "smollm2"

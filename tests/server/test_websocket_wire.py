@@ -9,10 +9,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from headrace.config import StreamConfig
-from headrace.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, TopLogprob, Usage
 from headrace.server.errors import ApiError
 from headrace.server.websocket_wire import MAX_FRAME, Cancel, Proceed, Reply, Session, Start, is_plain
+from headrace.values.config import StreamConfig
+from headrace.values.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, TopLogprob, Usage
 
 STOPPED = GenerationResult("", "stop")
 FAILED = ApiError(500, "it broke", code="generation_failed")

@@ -21,7 +21,7 @@ import typer
 from headrace.cli.app import app
 from headrace.cli.failures import exit_code, message
 from headrace.cli.terminal import one_line, say
-from headrace.errors import HeadraceError
+from headrace.values.errors import HeadraceError
 
 __all__ = ["main"]
 

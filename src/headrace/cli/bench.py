@@ -14,7 +14,7 @@ from headrace.cli.models import complete_model
 from headrace.cli.options import GPULayers, KVTypeOption
 from headrace.cli.output import write
 from headrace.cli.terminal import Waiting, say
-from headrace.errors import InvalidRequestError
+from headrace.values.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.cli.terminal import one_line
-from headrace.errors import (
+from headrace.values.errors import (
     ContextOverflowError,
     HeadraceError,
     InvalidRequestError,

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import typer
 
 from headrace.cli.terminal import Thought
-from headrace.errors import GenerationError, HeadraceError, StreamTimeoutError
-from headrace.results import GenerationResult, Token
+from headrace.values.errors import GenerationError, HeadraceError, StreamTimeoutError
+from headrace.values.results import GenerationResult, Token
 
 __all__ = ["JsonOutput", "Output", "TextOutput", "write"]
 

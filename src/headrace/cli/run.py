@@ -17,10 +17,10 @@ from headrace.cli.models import complete_model
 from headrace.cli.options import DraftOption, GPULayers, KVTypeOption, SpeculationOption
 from headrace.cli.output import JsonOutput, TextOutput
 from headrace.cli.terminal import Waiting, is_terminal, say
-from headrace.config import StreamConfig, speculation_of
-from headrace.errors import GenerationError, HeadraceError, InvalidRequestError
 from headrace.llama.kv_types import KVType
-from headrace.results import GenerationResult
+from headrace.values.config import StreamConfig, speculation_of
+from headrace.values.errors import GenerationError, HeadraceError, InvalidRequestError
+from headrace.values.results import GenerationResult
 
 if TYPE_CHECKING:
     from headrace.model import Model

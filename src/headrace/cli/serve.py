@@ -12,8 +12,8 @@ import typer
 from headrace.cli.failures import exit_code, message
 from headrace.cli.models import complete_model
 from headrace.cli.options import DraftOption, SpeculationOption, kv_type_help
-from headrace.errors import HeadraceError
 from headrace.llama.kv_types import KVType
+from headrace.values.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.server.settings import Settings

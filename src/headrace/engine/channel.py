@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from headrace.events import End, TokenEvent
+from headrace.values.events import End, TokenEvent
 
 __all__ = ["Channel", "wake"]
 

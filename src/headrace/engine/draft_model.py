@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.engine.radix import common_prefix
-from headrace.errors import InvalidRequestError
+from headrace.values.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from headrace.llama.context import LlamaContext

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.engine.output import Output
-from headrace.outline import Matcher, Outline
+from headrace.values.outline import Matcher, Outline
 
 __all__ = ["Guide"]
 

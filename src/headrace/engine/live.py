@@ -8,8 +8,8 @@ from collections import Counter
 
 from headrace.engine.metrics import Counts
 from headrace.engine.sequence import Sequence, State
-from headrace.errors import GenerationError, InvalidRequestError
-from headrace.results import FinishReason
+from headrace.values.errors import GenerationError, InvalidRequestError
+from headrace.values.results import FinishReason
 
 __all__ = ["Live"]
 

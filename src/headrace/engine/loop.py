@@ -26,16 +26,16 @@ from headrace.engine.sequence import Sequence, State
 from headrace.engine.set_aside import SetAside
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
 from headrace.engine.tuning import Tuning
-from headrace.errors import (
+from headrace.values.errors import (
     ContextOverflowError,
     EngineClosedError,
     GenerationError,
     InvalidRequestError,
     QueueFullError,
 )
-from headrace.events import Sample
-from headrace.request import Request
-from headrace.results import EngineMetrics, FinishReason, TopLogprob
+from headrace.values.events import Sample
+from headrace.values.request import Request
+from headrace.values.results import EngineMetrics, FinishReason, TopLogprob
 
 __all__ = ["Engine"]
 

@@ -7,8 +7,8 @@ from array import array
 from dataclasses import dataclass, field
 
 from headrace.engine.kv_cache import KVCache
-from headrace.pricing import Pricing
-from headrace.results import EngineMetrics, Metrics, Usage
+from headrace.values.pricing import Pricing
+from headrace.values.results import EngineMetrics, Metrics, Usage
 
 __all__ = ["Average", "Counts", "StreamStats"]
 

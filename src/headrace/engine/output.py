@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
-from headrace.config import StreamConfig
-from headrace.gathered import Gathered
-from headrace.outline import Outline
-from headrace.results import Kind, Part, ToolCall, ToolCallDelta
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.stops import StopMatcher
 from headrace.text.thinking import ThoughtSplitter
 from headrace.text.tools import CallReader
+from headrace.values.config import StreamConfig
+from headrace.values.gathered import Gathered
+from headrace.values.outline import Outline
+from headrace.values.results import Kind, Part, ToolCall, ToolCallDelta
 
 __all__ = ["Output"]
 

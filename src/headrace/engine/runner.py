@@ -9,8 +9,8 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headrace.engine.guide import Guide
-from headrace.events import Sample
-from headrace.request import Request
+from headrace.values.events import Sample
+from headrace.values.request import Request
 
 if TYPE_CHECKING:
     from headrace.llama.context import LlamaContext

@@ -13,9 +13,9 @@ import numpy as np
 
 from headrace.engine.guide import Guide
 from headrace.engine.runner import Drafter, InterruptedStepError, NoRoomError, Slice, StepOutput, verified
-from headrace.errors import InvalidRequestError
-from headrace.events import Sample
-from headrace.request import Request
+from headrace.values.errors import InvalidRequestError
+from headrace.values.events import Sample
+from headrace.values.request import Request
 
 __all__ = ["ScriptedRunner", "ScriptedVocabulary"]
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from headrace.config import StreamConfig
 from headrace.engine.channel import Channel
 from headrace.engine.guide import Guide
 from headrace.engine.lookup import Lookup
 from headrace.engine.metrics import StreamStats
 from headrace.engine.output import Output
 from headrace.engine.radix import Row
-from headrace.events import End, TokenEvent
-from headrace.request import Request
-from headrace.results import FinishReason, Part, TopLogprob
+from headrace.values.config import StreamConfig
+from headrace.values.events import End, TokenEvent
+from headrace.values.request import Request
+from headrace.values.results import FinishReason, Part, TopLogprob
 
 __all__ = ["Sequence", "State"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError
 from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import library, log
 from headrace.llama.model import LlamaModel
 from headrace.llama.state import StateError, check_state
+from headrace.values.errors import EngineClosedError, InvalidRequestError, ModelLoadError
 
 __all__ = ["DecodeError", "InterruptedDecodeError", "LlamaContext", "NoKVSlotError"]
 

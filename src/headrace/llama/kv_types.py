@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from headrace.errors import InvalidRequestError
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["KV_TYPES", "KVType", "Precision", "checked_kv_type"]
 

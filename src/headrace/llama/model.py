@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
 from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import Library, library, log
+from headrace.values.errors import EngineClosedError, InvalidRequestError, ModelLoadError, ModelNotFoundError
 
 __all__ = ["LlamaModel"]
 

@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.config import StreamConfig
-from headrace.errors import InvalidRequestError
-from headrace.events import Sample
+from headrace.values.config import StreamConfig
+from headrace.values.errors import InvalidRequestError
+from headrace.values.events import Sample
 
 __all__ = ["Guide", "Sampler", "sample_rows"]
 

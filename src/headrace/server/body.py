@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
-from headrace.errors import shortened
 from headrace.server.errors import ApiError
+from headrace.values.errors import shortened
 
 __all__ = ["parse", "read_body", "request_body"]
 

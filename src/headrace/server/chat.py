@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult, Part, Token
 from headrace.server.answers import ChatCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.choices import Choices
@@ -37,6 +36,7 @@ from headrace.server.tools import (
     tool_overrides,
 )
 from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
+from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["Chat", "ChatRequest", "chat_router"]
 

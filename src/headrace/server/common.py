@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any, Protocol
 
-from headrace.pricing import Pricing
-from headrace.results import FinishReason, Metrics, Token, Usage
 from headrace.stream import AsyncTokenStream
 from headrace.text.detokenizer import Detokenizer
+from headrace.values.pricing import Pricing
+from headrace.values.results import FinishReason, Metrics, Token, Usage
 
 __all__ = [
     "FINISH_REASONS",

@@ -9,9 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from headrace.errors import ContextOverflowError
 from headrace.lane import Job, Lane
-from headrace.results import Token
 from headrace.server.answers import TextCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.choices import Choices
@@ -30,6 +28,8 @@ from headrace.server.generation import Generated
 from headrace.server.service import Served, Service
 from headrace.server.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
 from headrace.text.detokenizer import Detokenizer
+from headrace.values.errors import ContextOverflowError
+from headrace.values.results import Token
 
 __all__ = ["Completion", "CompletionRequest", "completions_router"]
 

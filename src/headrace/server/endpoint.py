@@ -12,7 +12,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from headrace.errors import HeadraceError
 from headrace.lane import Job, Lane
 from headrace.server.body import parse, read_body
 from headrace.server.common import dumps
@@ -22,6 +21,7 @@ from headrace.server.generation import Generated, Renderer
 from headrace.server.service import Served, Service
 from headrace.server.sse import EventStream, Source
 from headrace.server.wire import Sampling
+from headrace.values.errors import HeadraceError
 
 __all__ = ["Exchange", "Route", "check_id", "error_response", "event_stream", "generate", "id_of", "router_of"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from headrace.errors import (
+from headrace.values.errors import (
     ContextOverflowError,
     EngineClosedError,
     GenerationError,

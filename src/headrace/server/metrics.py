@@ -14,8 +14,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import headrace
-from headrace.results import EngineMetrics
 from headrace.server.generation import Generation
+from headrace.values.results import EngineMetrics
 
 if TYPE_CHECKING:
     from headrace.server.service import Service

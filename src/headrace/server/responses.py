@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult, Part, Token
 from headrace.server.answers import answer_of
 from headrace.server.body import request_body
 from headrace.server.common import HeldLogprobs, logprob_entry, timings_of
@@ -23,6 +22,7 @@ from headrace.server.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
 from headrace.server.service import Served, Service
 from headrace.server.tools import FlatTool, effort_overrides, form_overrides, tool_overrides
 from headrace.stream import AsyncTokenStream
+from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["ResponseExchange", "responses_router"]
 

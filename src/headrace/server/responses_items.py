@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.results import Kind, Part, ToolCallDelta
 from headrace.server.common import dumps, quoted
 from headrace.server.sse import event
+from headrace.values.results import Kind, Part, ToolCallDelta
 
 __all__ = ["Items"]
 

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import uvicorn
 
-from headrace.errors import InvalidRequestError
 from headrace.model import AsyncModel
 from headrace.server.app import app_of
 from headrace.server.logs import announce
@@ -28,6 +27,7 @@ from headrace.server.service import Service
 from headrace.server.settings import Settings, split_model, unknown_variables
 from headrace.server.websocket_protocol import WebSocketConnection
 from headrace.store import resolve
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["Load", "Server", "serve"]
 

@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from headrace.config import speculation_of
-from headrace.errors import InvalidRequestError, QueueFullError
 from headrace.lane import Core, Job, Lane
 from headrace.model import AsyncModel, Model, core_of
 from headrace.server.errors import ApiError
@@ -18,6 +16,8 @@ from headrace.server.metrics import ServerMetrics
 from headrace.server.resume import Shelf
 from headrace.server.settings import Settings
 from headrace.stream import AsyncTokenStream
+from headrace.values.config import speculation_of
+from headrace.values.errors import InvalidRequestError, QueueFullError
 
 __all__ = ["Served", "Service"]
 

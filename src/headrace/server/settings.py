@@ -14,9 +14,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
-from headrace.errors import InvalidRequestError, shortened
 from headrace.llama.kv_types import KVType
-from headrace.pricing import Pricing
+from headrace.values.errors import InvalidRequestError, shortened
+from headrace.values.pricing import Pricing
 
 __all__ = ["Settings", "flag_of", "read_settings", "split_model", "unknown_variables"]
 

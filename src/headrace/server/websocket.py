@@ -16,16 +16,16 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from headrace.checks import as_float
-from headrace.errors import HeadraceError
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult
 from headrace.server.endpoint import check_id, error_response
 from headrace.server.errors import ApiError, as_api_error
 from headrace.server.generation import Generation
 from headrace.server.service import Service
 from headrace.server.settings import Settings
 from headrace.server.websocket_wire import Cancel, Generate, Proceed, Reply, Session, Start
+from headrace.values.checks import as_float
+from headrace.values.errors import HeadraceError
+from headrace.values.results import GenerationResult
 
 __all__ = ["LISTENS", "websocket_router"]
 

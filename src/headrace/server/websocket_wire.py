@@ -9,16 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.config import StreamConfig
-from headrace.errors import shortened
 from headrace.lane import Job, Lane
-from headrace.results import GenerationResult, Part, Token, ToolCallDelta
 from headrace.server.body import parse
 from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted
 from headrace.server.errors import ApiError
 from headrace.server.messages import Messages, turns_of
 from headrace.server.tools import Overrides, TemplateVariables, ToolChoice, Tools, tool_overrides
 from headrace.server.wire import JsonSchema, Stop, Wire
+from headrace.values.config import StreamConfig
+from headrace.values.errors import shortened
+from headrace.values.results import GenerationResult, Part, Token, ToolCallDelta
 
 __all__ = ["MAX_FRAME", "PLAIN_ID", "Action", "Cancel", "Generate", "Proceed", "Reply", "Session", "Start", "is_plain"]
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from headrace.errors import ModelLoadError
+from headrace.values.errors import ModelLoadError
 
 __all__ = ["assemble", "is_whole"]
 

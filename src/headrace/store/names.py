@@ -8,9 +8,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 from headrace.store.packaged import PACKAGED, PackagedModel
 from headrace.store.places import gguf_files, models_folder
+from headrace.values.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 
 __all__ = ["ModelEntry", "ResolvedModel", "available", "resolve"]
 

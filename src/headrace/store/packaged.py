@@ -6,9 +6,9 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.errors import ModelLoadError
 from headrace.store.assembly import assemble, is_whole
 from headrace.store.places import cache_folder
+from headrace.values.errors import ModelLoadError
 
 __all__ = ["PACKAGED", "PackagedModel"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from headrace.errors import ModelNotFoundError
+from headrace.values.errors import ModelNotFoundError
 
 __all__ = ["cache_folder", "gguf_files", "models_folder"]
 

@@ -15,9 +15,9 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from numpy.typing import NDArray
 
-from headrace.errors import GenerationError, InvalidRequestError, shortened
 from headrace.text.json_schema import checked_schema
-from headrace.vocabulary import TokenTable
+from headrace.values.errors import GenerationError, InvalidRequestError, shortened
+from headrace.values.vocabulary import TokenTable
 
 __all__ = ["Grammar", "Grammars", "Matcher", "make_tokenizer"]
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
-from headrace.errors import InvalidRequestError
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["Guard", "Segment", "SpecialTexts"]
 

@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote
 
-from headrace.errors import InvalidRequestError, shortened
 from headrace.text.pattern import PatternError, portable
 from headrace.text.schema_parts import (
     FRACTIONS,
@@ -27,6 +26,7 @@ from headrace.text.schema_parts import (
     parts,
     texts,
 )
+from headrace.values.errors import InvalidRequestError, shortened
 
 __all__ = ["checked_schema"]
 

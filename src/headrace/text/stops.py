@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from headrace.errors import InvalidRequestError
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["StopMatcher"]
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from jinja2 import TemplateSyntaxError
 
-from headrace.errors import InvalidRequestError
 from headrace.text.guard import Guard, Segment, SpecialTexts
 from headrace.text.sandbox import RefusedError, compile_template, render_template
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["ChatTemplate", "Message", "Segment", "checked_messages"]
 

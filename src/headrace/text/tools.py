@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, cast
 
-from headrace.errors import InvalidRequestError
-from headrace.outline import ToolFormat
-from headrace.results import Part, ToolCallDelta
 from headrace.text.thinking import overlap
+from headrace.values.errors import InvalidRequestError
+from headrace.values.outline import ToolFormat
+from headrace.values.results import Part, ToolCallDelta
 
 __all__ = ["HERMES", "CallReader", "check_calls", "format_of", "instructed"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from headrace.results import Kind, Part, ToolCall
+from headrace.values.results import Kind, Part, ToolCall
 
 __all__ = ["Gathered"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal, NoReturn, cast
 
-from headrace.checks import as_float, as_int
-from headrace.errors import InvalidRequestError, shortened
-from headrace.pricing import Pricing
+from headrace.values.checks import as_float, as_int
+from headrace.values.errors import InvalidRequestError, shortened
+from headrace.values.pricing import Pricing
 
 __all__ = ["StreamConfig", "speculation_of"]
 

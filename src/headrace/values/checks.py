@@ -9,7 +9,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any, cast
 
-from headrace.errors import InvalidRequestError, shortened
+from headrace.values.errors import InvalidRequestError, shortened
 
 __all__ = ["as_float", "as_int", "as_token_ids"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headrace.results import FinishReason, Kind, Part, ToolCall, ToolCallDelta, TopLogprob
+from headrace.values.results import FinishReason, Kind, Part, ToolCall, ToolCallDelta, TopLogprob
 
 __all__ = ["End", "Sample", "TokenEvent"]
 

@@ -19,7 +19,7 @@ import reprlib
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
-    from headrace.results import GenerationResult
+    from headrace.values.results import GenerationResult
 
 __all__ = [
     "ContextOverflowError",

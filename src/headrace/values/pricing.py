@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from headrace.checks import as_float
-from headrace.errors import InvalidRequestError
+from headrace.values.checks import as_float
+from headrace.values.errors import InvalidRequestError
 
 __all__ = ["Pricing"]
 

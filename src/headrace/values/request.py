@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from headrace.config import StreamConfig
-from headrace.outline import PLAIN, Outline
+from headrace.values.config import StreamConfig
+from headrace.values.outline import PLAIN, Outline
 
 __all__ = ["Request", "Trail"]
 
