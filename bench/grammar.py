@@ -19,7 +19,7 @@ import numpy as np
 
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve
-from headrace.text.grammar import Grammar, Grammars
+from headrace.structured.compiler import Grammar, Grammars
 
 PERSON = {"name": "Ada Lovelace", "age": 36, "tags": ["mathematics", "poetry", "engines"], "born": "1815-12-10"}
 PERSON_SCHEMA = {

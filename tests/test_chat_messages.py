@@ -13,7 +13,7 @@ import pytest
 from harness import PATIENCE, ids, scripted, within
 
 from headrace import InvalidRequestError
-from headrace.schema import Schema
+from headrace.structured.schema import Schema
 from headrace.text.tools import format_of
 
 PLAIN = (

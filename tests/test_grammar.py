@@ -19,9 +19,9 @@ from json_schema.walk import END, accepts, grammars
 from headrace.engine.scripted import ScriptedVocabulary
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve
-from headrace.text.grammar import Grammars, Matcher, make_tokenizer
-from headrace.text.json_schema import checked_schema
-from headrace.text.pattern import PatternError, portable
+from headrace.structured.compiler import Grammars, Matcher, make_tokenizer
+from headrace.structured.json_schema import checked_schema
+from headrace.structured.pattern import PatternError, portable
 from headrace.values.errors import GenerationError, InvalidRequestError
 
 GRAMMARS = grammars()

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "headrace"
 
 MOVING = [
-    *("calls", "conversation", "lane", "model", "prompts", "schema", "stream", "tee", "tool_loop"),
+    *("calls", "conversation", "lane", "model", "prompts", "stream", "tee", "tool_loop"),
     *("toolbox", "views"),
 ]
 

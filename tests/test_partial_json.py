@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.text.partial_json import PartialJson, parse_json
+from headrace.structured.partial_json import PartialJson, parse_json
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 STRINGS = st.text(st.one_of(CHARACTERS, st.sampled_from('"\\/{}[]:, \n\x00\x7fé😀👩‍👧0-eu')), max_size=8)
@@ -215,7 +215,7 @@ def test_values_share_nothing() -> None:
 @pytest.mark.parametrize("piece", ["1", "x", "\\u00e9", " ", '{"key":"value"},'])
 def test_a_long_text_costs_what_its_length_does(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: what the parser reads is at most some thousand times the text, however long it is."""
-    from headrace.text import partial_json
+    from headrace.structured import partial_json
 
     read = 0
     real = partial_json._from_json

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from headrace.schema import Schema
+from headrace.structured.schema import Schema
 from headrace.values.errors import InvalidRequestError
 
 

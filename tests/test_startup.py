@@ -50,8 +50,8 @@ def test_run_imports_neither_the_server_nor_what_its_options_would_need() -> Non
         "fastapi",
         "headrace.bench",
         "headrace.server",
-        "headrace.schema",
-        "headrace.text.grammar",
+        "headrace.structured.schema",
+        "headrace.structured.compiler",
         "llguidance",
     }
     assert unwanted & modules == set()

@@ -354,7 +354,7 @@ def _schema_of(config: StreamConfig) -> tuple[object, Callable[[str], object] | 
     """The JSON schema that the output has to fit, and what makes an object of it."""
     if config.json_schema is None:
         return None, None
-    from headrace.schema import Schema
+    from headrace.structured.schema import Schema
 
     schema = Schema.of("json_schema", config.json_schema)
     return schema.json, schema.parse

@@ -19,7 +19,7 @@ from headrace.values.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
 from headrace.values.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from headrace.text.grammar import Grammars
+    from headrace.structured.compiler import Grammars
     from headrace.toolbox import Tool
 
 __all__ = ["ChatOptions", "Messages", "Prepared", "Prompt", "Prompts", "check_text"]
@@ -228,7 +228,7 @@ class Prompts:
     @property
     def grammars(self) -> Grammars:
         """What compiles grammars for the model."""
-        from headrace.text.grammar import Grammars
+        from headrace.structured.compiler import Grammars
 
         with self._lock:  # there must be but one: it makes a large table of the vocabulary
             if self._grammars is None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, ValidationError
 from pydantic_core import to_json
 
-from headrace.schema import Schema
+from headrace.structured.schema import Schema
 from headrace.values.errors import InvalidRequestError
 
 __all__ = ["Tool", "ToolChoice", "result_text", "tool_choice_of", "tools_of"]

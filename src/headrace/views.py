@@ -14,7 +14,7 @@ from headrace.values.results import GenerationResult, Token
 
 if TYPE_CHECKING:
     from headrace.stream import AsyncTokenStream, TokenStream
-    from headrace.text.partial_json import PartialJson
+    from headrace.structured.partial_json import PartialJson
 
 __all__ = ["AsyncTokens", "AsyncViews", "Tokens", "Views"]
 
@@ -367,7 +367,7 @@ def _check_objects(config: StreamConfig) -> None:
 
 
 def _partial_json() -> PartialJson:
-    from headrace.text.partial_json import PartialJson  # it brings jiter, which few streams need
+    from headrace.structured.partial_json import PartialJson  # it brings jiter, which few streams need
 
     return PartialJson()
 

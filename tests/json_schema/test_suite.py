@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from headrace.text.grammar import Grammar
+from headrace.structured.compiler import Grammar
 from headrace.values.errors import InvalidRequestError
 from json_schema.walk import accepts, grammars, sample
 

@@ -9,7 +9,7 @@ import numpy as np
 from harness import BYTES
 
 from headrace.engine.scripted import ScriptedVocabulary
-from headrace.text.grammar import Grammar, Grammars
+from headrace.structured.compiler import Grammar, Grammars
 
 END = 0
 # What brings a text of JSON to its end, the sooner the further in front. A byte's token is one more than the byte.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import Gate, echo, run_async
 
-from headrace.text.grammar import Grammars
+from headrace.structured.compiler import Grammars
 from server.harness import Answer, busy_prompt_workers, checked, content_of, running
 
 PERSON = {

@@ -15,7 +15,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from numpy.typing import NDArray
 
-from headrace.text.json_schema import checked_schema
+from headrace.structured.json_schema import checked_schema
 from headrace.values.errors import GenerationError, InvalidRequestError, shortened
 from headrace.values.vocabulary import TokenTable
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, core_schema
 
-from headrace.text.partial_json import mended, parse_json
+from headrace.structured.partial_json import mended, parse_json
 from headrace.values.errors import InvalidRequestError
 
 __all__ = ["Schema"]

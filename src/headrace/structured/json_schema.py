@@ -14,8 +14,8 @@ from itertools import combinations
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote
 
-from headrace.text.pattern import PatternError, portable
-from headrace.text.schema_parts import (
+from headrace.structured.pattern import PatternError, portable
+from headrace.structured.schema_parts import (
     FRACTIONS,
     TYPES,
     can_end,
