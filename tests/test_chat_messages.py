@@ -13,8 +13,8 @@ import pytest
 from harness import PATIENCE, ids, scripted, within
 
 from headrace import InvalidRequestError
+from headrace.chat.tool_formats import format_of
 from headrace.structured.schema import Schema
-from headrace.text.tools import format_of
 
 PLAIN = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

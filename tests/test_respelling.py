@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.text.respelling import respelled
+from headrace.chat.respelling import respelled
 
 # Two ways and more to say most things; 9 is a control token.
 PIECES = {1: b"a", 2: b"b", 3: b"ab", 4: b"ba", 5: b"aab", 6: b"\xc3", 7: b"\xa4", 8: "ä".encode(), 9: b""}

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.text.template import ChatTemplate, Message, Segment, checked_messages
+from headrace.chat.template import ChatTemplate, Message, Segment, checked_messages
 from headrace.values.errors import InvalidRequestError
 
 # The one in SmolLM2-135M-Instruct's GGUF, letter by letter.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import GenerationResult, InvalidRequestError, StreamTimeoutError, Token, Usage
-from headrace.text.thinking import ThoughtSplitter, overlap, tags_of
+from headrace.chat.thinking import ThoughtSplitter, overlap, tags_of
 from headrace.values.outline import Tags
 
 OPEN, CLOSE = "<think>", "</think>"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import GenerationError, GenerationResult, Token
-from headrace.text.tools import HERMES, CallReader, format_of, instructed
+from headrace.chat.tool_formats import HERMES, CallReader, format_of, instructed
 from headrace.values.gathered import Gathered
 from headrace.values.outline import ToolFormat
 from headrace.values.results import Part

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from harness import PATIENCE, run_async, started, within
 
-from headrace.text.template import Message
-from headrace.tool_loop import ToolRun, run_tools, run_tools_async
-from headrace.toolbox import tools_of
+from headrace.chat.template import Message
+from headrace.chat.tool_loop import ToolRun, run_tools, run_tools_async
+from headrace.chat.toolbox import tools_of
 from headrace.values.errors import InvalidRequestError
 from headrace.values.results import FinishReason, GenerationResult, ToolCall
 
@@ -349,7 +349,7 @@ def test_a_deadline_around_the_run_works() -> None:
 
 def test_an_interrupt_of_the_caller_cancels_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C does, which raises in the thread that waits."""
-    from headrace import tool_loop
+    from headrace.chat import tool_loop
 
     ended = threading.Event()
     begun = threading.Event()

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 
-from headrace.toolbox import Tool, ToolChoice, result_text, tool_choice_of, tools_of
+from headrace.chat.toolbox import Tool, ToolChoice, result_text, tool_choice_of, tools_of
 from headrace.values.errors import InvalidRequestError
 
 if TYPE_CHECKING:

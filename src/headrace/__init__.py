@@ -21,11 +21,11 @@ from headrace.values.pricing import Pricing
 from headrace.values.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, Usage
 
 if TYPE_CHECKING:
+    from headrace.chat.template import Message
+    from headrace.chat.tool_loop import ToolRun
     from headrace.conversation import ConversationManager
     from headrace.model import AsyncModel, Context, Model
     from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
-    from headrace.text.template import Message
-    from headrace.tool_loop import ToolRun
 
 __version__ = "0.1.0"
 
@@ -65,11 +65,11 @@ _LATER = {
     "AsyncTokenStream": "headrace.stream",
     "Context": "headrace.model",
     "ConversationManager": "headrace.conversation",
-    "Message": "headrace.text.template",
+    "Message": "headrace.chat.template",
     "Model": "headrace.model",
     "StreamResult": "headrace.stream",
     "TokenStream": "headrace.stream",
-    "ToolRun": "headrace.tool_loop",
+    "ToolRun": "headrace.chat.tool_loop",
 }
 
 

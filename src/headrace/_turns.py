@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from headrace.prompts import check_text
+from headrace.chat.prompts import check_text
 from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError

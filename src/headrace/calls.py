@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headrace.chat.prompts import Messages, Prompt
 from headrace.lane import Core, Lane
-from headrace.prompts import Messages, Prompt
 from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
 from headrace.values.checks import as_token_ids
 from headrace.values.config import StreamConfig
@@ -19,7 +19,7 @@ from headrace.values.gathered import Gathered
 from headrace.values.results import EngineMetrics, GenerationResult, Part, Token
 
 if TYPE_CHECKING:
-    from headrace.tool_loop import ToolRun
+    from headrace.chat.tool_loop import ToolRun
 
 __all__ = ["AsyncCalls", "Calls", "SyncCalls"]
 
@@ -182,8 +182,8 @@ class SyncCalls(Calls):
             InvalidRequestError: as `chat` does; the field of a bad tool names its place, as `tools[2].function.name`.
             GenerationError, StreamTimeoutError, QueueFullError: one of the answers failed.
         """
-        from headrace.tool_loop import run_tools
-        from headrace.toolbox import tools_of
+        from headrace.chat.tool_loop import run_tools
+        from headrace.chat.toolbox import tools_of
 
         offered, choose = tools_of(tools), _choices(overrides)
 
@@ -263,8 +263,8 @@ class AsyncCalls(Calls):
         **overrides: Any,
     ) -> ToolRun:
         """Chat with tools; see `Model.run_tools`. Async functions run as tasks of this event loop."""
-        from headrace.tool_loop import run_tools_async
-        from headrace.toolbox import tools_of
+        from headrace.chat.tool_loop import run_tools_async
+        from headrace.chat.toolbox import tools_of
 
         # To describe functions takes milliseconds each.
         offered, choose = await asyncio.to_thread(tools_of, tools), _choices(overrides)

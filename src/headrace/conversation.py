@@ -13,11 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headrace._turns import Message, Turn, checked_fields, checked_message, checked_text, spoken, turn_starts
+from headrace.chat.prompts import Prepared
+from headrace.chat.respelling import respelled
 from headrace.lane import Job, Lane
 from headrace.model import AnyModel, lane_of
-from headrace.prompts import Prepared
 from headrace.stream import AsyncTokenStream, TokenStream
-from headrace.text.respelling import respelled
 from headrace.values.checks import as_int
 from headrace.values.config import StreamConfig
 from headrace.values.errors import ContextOverflowError, InvalidRequestError

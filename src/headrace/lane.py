@@ -19,13 +19,13 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from headrace._observer import Observer
+from headrace.chat.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
+from headrace.chat.template import checked_messages
 from headrace.engine.calibration import CostFile
 from headrace.engine.loop import Engine
 from headrace.engine.threads import available_cores, processor, thread_counts
 from headrace.llama.kv_types import KVType, checked_kv_type
-from headrace.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
 from headrace.stream import AsyncTokenStream, TokenStream
-from headrace.text.template import checked_messages
 from headrace.values.checks import as_float, as_int, as_token_ids
 from headrace.values.config import StreamConfig
 from headrace.values.errors import EngineClosedError, InvalidRequestError, ModelNotFoundError
@@ -343,7 +343,7 @@ def _chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOption
 
 
 def _with_tools(options: ChatOptions, given: object, choice: object) -> ChatOptions:
-    from headrace.toolbox import tool_choice_of, tools_of
+    from headrace.chat.toolbox import tool_choice_of, tools_of
 
     tools = tools_of(given)
     chosen = tool_choice_of(choice, tools)

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequenc
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from headrace._observer import Observer
+from headrace.chat.prompts import Prepared
 from headrace.engine.channel import wake
 from headrace.engine.loop import Engine
 from headrace.engine.metrics import StreamStats
-from headrace.prompts import Prepared
 from headrace.tee import Readership
 from headrace.values.config import StreamConfig
 from headrace.values.errors import EngineClosedError, GenerationError, StreamTimeoutError

@@ -13,11 +13,11 @@ from harness import BYTES, Scripted, ids, scripted, within
 from numpy.typing import NDArray
 
 from headrace import StreamConfig
+from headrace.chat.prompts import Prompts
+from headrace.chat.tool_formats import HERMES, format_of
 from headrace.engine.guide import Guide
 from headrace.engine.output import Output
 from headrace.engine.scripted import ScriptedVocabulary
-from headrace.prompts import Prompts
-from headrace.text.tools import HERMES, format_of
 from headrace.values.outline import Outline, Tags
 
 END = 0

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import StreamConfig
+from headrace.chat.tool_formats import HERMES
 from headrace.engine.output import Output
-from headrace.text.tools import HERMES
 from headrace.values.outline import PLAIN, Outline, Tags
 from headrace.values.results import Part, ToolCall
 

@@ -11,11 +11,11 @@ import pytest
 from harness import BYTES, UNHURRIED, echo, ids, run_async
 
 from headrace import Model, Pricing, StreamConfig
+from headrace.chat.tool_formats import HERMES
 from headrace.engine.output import Output
 from headrace.server import Settings, create_app
 from headrace.server.responses_answers import ResponseObject
 from headrace.server.responses_items import Items
-from headrace.text.tools import HERMES
 from headrace.values.outline import Outline, Tags
 from headrace.values.results import Part, Token
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running

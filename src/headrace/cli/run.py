@@ -198,7 +198,7 @@ def _from_stdin() -> str:
 
 
 def _checked(field: str, text: str) -> str:
-    from headrace.prompts import check_text
+    from headrace.chat.prompts import check_text
 
     check_text(field, text)
     return text

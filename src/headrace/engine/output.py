@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from headrace.chat.thinking import ThoughtSplitter
+from headrace.chat.tool_formats import CallReader
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.stops import StopMatcher
-from headrace.text.thinking import ThoughtSplitter
-from headrace.text.tools import CallReader
 from headrace.values.config import StreamConfig
 from headrace.values.gathered import Gathered
 from headrace.values.outline import Outline

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
-from headrace.text.template import Message, checked_messages
-from headrace.toolbox import Tool, result_text
+from headrace.chat.template import Message, checked_messages
+from headrace.chat.toolbox import Tool, result_text
 from headrace.values.checks import as_int
 from headrace.values.results import GenerationResult, ToolCall
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from jinja2 import TemplateSyntaxError
 
-from headrace.text.guard import Guard, Segment, SpecialTexts
-from headrace.text.sandbox import RefusedError, compile_template, render_template
+from headrace.chat.guard import Guard, Segment, SpecialTexts
+from headrace.chat.sandbox import RefusedError, compile_template, render_template
 from headrace.values.errors import InvalidRequestError
 
 __all__ = ["ChatTemplate", "Message", "Segment", "checked_messages"]

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from headrace.text.template import ChatTemplate, Segment
-from headrace.text.thinking import tags_of
-from headrace.text.tools import HERMES, check_calls, format_of, instructed
+from headrace.chat.template import ChatTemplate, Segment
+from headrace.chat.thinking import tags_of
+from headrace.chat.tool_formats import HERMES, check_calls, format_of, instructed
 from headrace.values.config import StreamConfig
 from headrace.values.errors import ContextOverflowError, InvalidRequestError
 from headrace.values.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
 from headrace.values.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from headrace.chat.toolbox import Tool
     from headrace.structured.compiler import Grammars
-    from headrace.toolbox import Tool
 
 __all__ = ["ChatOptions", "Messages", "Prepared", "Prompt", "Prompts", "check_text"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, cast
 
-from headrace.text.thinking import overlap
+from headrace.chat.thinking import overlap
 from headrace.values.errors import InvalidRequestError
 from headrace.values.outline import ToolFormat
 from headrace.values.results import Part, ToolCallDelta
