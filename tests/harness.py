@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from headrace import AsyncModel, Model, StreamConfig, TokenStream
+from headrace.api.lane import Core
 from headrace.engine.loop import Engine
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner, ScriptedVocabulary
-from headrace.lane import Core
 
 # How long anything may take before a test says that it hangs, in seconds. No test waits for it to pass.
 PATIENCE = 30.0

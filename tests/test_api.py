@@ -45,8 +45,8 @@ from headrace import (
     Token,
     TokenStream,
 )
+from headrace.api.model import _AsyncContext
 from headrace.engine.runner import Sample
-from headrace.model import _AsyncContext
 from headrace.values.checks import as_float, as_int, as_token_ids
 from headrace.values.errors import shortened
 

@@ -1,9 +1,13 @@
-"""Reads every import statement of the package; fails on one that points up, round, or sideways where it must not."""
+"""Reads every import statement of the package; fails on one that points up, round, or sideways where it must not.
+
+A room is a folder of the package. `docs/architecture.md` says what each is for, and has a picture of them.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -12,63 +16,87 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "headrace"
 
-MOVING = ["calls", "conversation", "lane", "model", "stream", "tee", "views"]
-
+# The rooms at the top of the package, by layer; "" is the package itself, with what it exports and its `__main__`.
 LAYERS = {
     0: ["values"],
     1: ["chat", "llama", "store", "structured", "text"],
     2: ["engine"],
-    3: ["api", "bench", *MOVING],
-    4: ["__main__", "cli", "scale", "server", "web"],
+    3: ["api", "bench"],
+    4: ["", "cli", "scale", "server", "web"],
 }
-LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
-API = 3
-# The parts of these layers do not import one another.
+LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
+# The rooms of these layers do not import one another.
 SEPARATE = (1, 4)
 # But what a conversation may answer, and the arguments of its tools, have schemas.
 BESIDE = {("chat", "structured")}
-# The command `serve` is what runs the server: it makes its settings of the flags, and logs as it does.
+# The command `serve` runs the server: it makes its settings of the flags, and logs as it does.
 EXCEPTIONS = {
     ("headrace.__main__", "headrace.cli"),
-    ("headrace.cli.serve", "headrace.server.serving.logs"),
-    ("headrace.cli.serve", "headrace.server.logs"),
     ("headrace.cli.serve", "headrace.server.serve"),
-    ("headrace.cli.serve", "headrace.server.serving.settings"),
+    ("headrace.cli.serve", "headrace.server.logs"),
     ("headrace.cli.serve", "headrace.server.settings"),
+    ("headrace.cli.serve", "headrace.server.serving.logs"),
+    ("headrace.cli.serve", "headrace.server.serving.settings"),
 }
+# What decides needs no model to be tested: it knows no backend.
+POLICY = ("headrace.engine.kv", "headrace.engine.scheduler", "headrace.engine.tuning")
+MOST_FLOORS = 9
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module; `typing_only` where it stands under `if TYPE_CHECKING`."""
+    """One imported module."""
 
     module: str
     line: int
-    typing_only: bool
 
 
 def breaches(package: Path) -> list[str]:
     """What is wrong with the imports of the modules in a package folder; the folder's name is the package's."""
     modules = {_module_name(path, package): path for path in sorted(package.rglob("*.py"))}
     found: list[str] = []
-    graph: dict[str, set[str]] = {}
+    imports: dict[str, set[str]] = {}
+    rooms: dict[str, set[str]] = defaultdict(set)
     for module, path in modules.items():
         if _layer(module) is None:
             found.append(f"{module}: belongs to no layer")
             continue
-        imports = list(_imports(path, module, modules))
+        ones = [one for one in _imports(path, module, modules) if one.module != module]
         found += [
             f"{module}:{one.line}: imports {one.module}: {why}"
-            for one in imports
+            for one in ones
             if (why := _breach(module, one.module, package.name))
         ]
-        # A class may name another in its annotations, and the other way round; only what runs makes a circle.
-        graph[module] = {one.module for one in imports if not one.typing_only and one.module in modules} - {module}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        found.append(f"a circle: {' <- '.join(error.args[1])}")
+        imports[module] = {one.module for one in ones if one.module in modules}
+        here = _room(module, path)
+        rooms[here] |= {_room(other, modules[other]) for other in imports[module]} - {here}
+    # The package itself is the door to all rooms, and none of them: what it imports makes no circle of rooms.
+    rooms.pop(package.name, None)
+    for what, graph in (("modules", imports), ("rooms", rooms)):
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            found.append(f"a circle of {what}: {' <- '.join(error.args[1])}")
     return found
+
+
+def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
+    """The floor of each room: 1 for one that imports no other, one more than the highest that it imports else."""
+    heights: dict[str, int] = {}
+    for room in TopologicalSorter(graph).static_order():
+        heights[room] = 1 + max((heights[other] for other in graph.get(room, ())), default=0)
+    return heights
+
+
+def room_graph(package: Path) -> dict[str, set[str]]:
+    """Which rooms at the top of the package import which."""
+    modules = {_module_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module, path in modules.items():
+        for one in _imports(path, module, modules):
+            if one.module in modules and "" not in (_part(module), _part(one.module)):
+                graph[_part(module)] |= {_part(one.module)} - {_part(module)}
+    return graph
 
 
 def _module_name(path: Path, package: Path) -> str:
@@ -76,14 +104,19 @@ def _module_name(path: Path, package: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def _room(module: str, path: Path) -> str:
+    """The package in which a module lies."""
+    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+
 def _part(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+    """The room at the top in which a module lies."""
+    _, _, rest = module.partition(".")
+    return "" if rest == "__main__" else rest.split(".")[0]
 
 
 def _layer(module: str) -> int | None:
-    # What the package itself exports is the API, and so are the helpers that lie beside the API's modules.
-    part = _part(module)
-    return LAYER_OF.get(part, API if part == "" or part.startswith("_") else None)
+    return LAYER_OF.get(_part(module))
 
 
 def _breach(module: str, imported: str, package: str) -> str | None:
@@ -98,42 +131,29 @@ def _breach(module: str, imported: str, package: str) -> str | None:
         return "it belongs to no layer"
     if there > here:
         return f"layer {there} is above layer {here}"
-    separate = here == there and here in SEPARATE and _part(module) != _part(imported)
-    if separate and (module, imported) not in EXCEPTIONS and (_part(module), _part(imported)) not in BESIDE:
-        return f"the parts of layer {here} do not import one another"
-    if module.endswith(".engine.scheduler") and _part(imported) == "llama":
+    pair = (_part(module), _part(imported))
+    if here == there and here in SEPARATE and pair[0] != pair[1]:
+        return None if pair in BESIDE or (module, imported) in EXCEPTIONS else f"layer {here} is one of separate rooms"
+    if module.startswith(POLICY) and pair[1] == "llama":
         return "policy knows no backend"
     return None
 
 
-def _imports(path: Path, module: str, modules: dict[str, Path]) -> Iterator[Import]:
+def _imports(path: Path, module: str, modules: Mapping[str, Path]) -> Iterator[Import]:
     """Every import in a file, wherever it stands: `from a import b` is of a.b where that is a module, and of a else."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node, typing_only in _statements(ast.parse(path.read_text("utf-8")), typing_only=False):
+    package = _room(module, path)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno, typing_only)
-        else:
+                yield Import(alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, base] if base else above)
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                yield Import(inner if inner in modules else base, node.lineno, typing_only)
-
-
-def _statements(node: ast.AST, *, typing_only: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        yield node, typing_only
-    elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-        for child in node.body:
-            yield from _statements(child, typing_only=True)
-        for child in node.orelse:
-            yield from _statements(child, typing_only=typing_only)
-    else:
-        for child in ast.iter_child_nodes(node):
-            yield from _statements(child, typing_only=typing_only)
+                yield Import(inner if inner in modules else base, node.lineno)
 
 
 def test_headrace_keeps_its_layers() -> None:
@@ -141,26 +161,52 @@ def test_headrace_keeps_its_layers() -> None:
     assert breaches(PACKAGE) == []
 
 
+def test_headrace_has_few_floors() -> None:
+    heights = floors(room_graph(PACKAGE))
+    assert "cli" in heights
+    assert max(heights.values()) <= MOST_FLOORS
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: str(path.parent.name))
+def test_every_room_says_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    summary = " ".join(docstring.partition("\n\n")[0].split())
+    assert len(summary) > 30
+    assert summary.endswith(".")
+    assert summary.count(". ") <= 1  # a sentence or two
+
+
 # The checker itself, on made-up trees: one that keeps every rule, and one change each that breaks one.
 
 GOOD = {
-    "__init__.py": "from headrace.model import Model\nfrom headrace.values import errors",
+    "__init__.py": "from headrace.api.model import Model\nfrom headrace.values import errors",
+    "__main__.py": "from headrace.cli import main",
+    "values/__init__.py": "",
     "values/errors.py": "import typing\nif typing.TYPE_CHECKING:\n    from headrace.values.results import Usage",
-    "values/results.py": "from headrace.values.errors import HeadraceError",
+    "values/results.py": "import enum",
     "text/__init__.py": "from headrace.text.stops import StopMatcher",
     "text/stops.py": "from ..values import errors",
+    "structured/__init__.py": "",
+    "structured/schema.py": "from headrace.values import errors",
+    "chat/__init__.py": "",
+    "chat/tools.py": "from headrace.structured.schema import Schema",
     "llama/__init__.py": "",
     "llama/library.py": "import llama_cpp.llama_cpp as c\nfrom headrace.values import errors",
     "engine/__init__.py": "",
-    "engine/scheduler.py": "from headrace.text import StopMatcher",
+    "engine/scheduler.py": "from headrace.text import StopMatcher\nfrom .kv.cache import Cache",
     "engine/runner.py": "def run():\n    from headrace.llama import library\n    from .scheduler import Scheduler",
-    "_threads.py": "",
-    "model.py": "from headrace.engine.runner import run\nfrom headrace._threads import x",
-    "stream.py": "from headrace.model import Model",
-    "server/app.py": "from headrace import Model",
-    "__main__.py": "from headrace.cli import main",
+    "engine/kv/__init__.py": "",
+    "engine/kv/cache.py": "from headrace.values.errors import HeadraceError",
+    "api/__init__.py": "",
+    "api/model.py": "from headrace.engine.runner import run",
+    "api/stream.py": "from .model import Model",
+    "server/__init__.py": "from headrace.server.app import app",
+    "server/app.py": "from headrace.api.model import Model\nfrom headrace.server.openai.chat import chat",
+    "server/openai/__init__.py": "",
+    "server/openai/chat.py": "",
     "cli/__init__.py": "",
     "cli/serve.py": "from headrace.server.serve import serve\nimport numpy",
+    "server/serve.py": "",
 }
 
 
@@ -177,43 +223,77 @@ def test_a_tree_that_keeps_every_rule_passes(tmp_path: Path) -> None:
     assert breaches(tree(tmp_path)) == []
 
 
+def test_floors_are_counted(tmp_path: Path) -> None:
+    heights = floors(room_graph(tree(tmp_path)))
+    assert heights["values"] == 1
+    assert heights["structured"] == 2
+    assert heights["chat"] == 3
+    assert heights["cli"] == 1 + heights["server"] == 2 + heights["api"] == 3 + heights["engine"]
+
+
 @pytest.mark.parametrize(
     ("file", "source", "breach"),
     [
         (
             "values/errors.py",
-            "import headrace.model",
-            "headrace.values.errors:1: imports headrace.model: layer 3 is above layer 0",
+            "import headrace.api.model",
+            "headrace.values.errors:1: imports headrace.api.model: layer 3 is above layer 0",
         ),
-        ("values/errors.py", "from headrace import Model", "imports headrace: layer 3 is above layer 0"),
+        ("values/errors.py", "from headrace import Model", "imports headrace: layer 4 is above layer 0"),
         ("text/stops.py", "from ..engine import runner", "imports headrace.engine.runner: layer 2 is above layer 1"),
-        ("text/stops.py", "def f():\n    import headrace.model", "headrace.text.stops:2: imports headrace.model"),
-        ("text/stops.py", "class C:\n  try:\n    import headrace.model\n  except E: pass", "layer 3 is above layer 1"),
+        ("text/stops.py", "def f():\n    import headrace.api", "headrace.text.stops:2: imports headrace.api"),
+        ("text/stops.py", "class C:\n  try:\n    import headrace.api\n  except E: pass", "layer 3 is above layer 1"),
         (
             "engine/runner.py",
-            "import typing\nif typing.TYPE_CHECKING:\n    from headrace.stream import TokenStream",
-            "headrace.engine.runner:3: imports headrace.stream: layer 3 is above layer 2",
+            "import typing\nif typing.TYPE_CHECKING:\n    from headrace.api.stream import TokenStream",
+            "headrace.engine.runner:3: imports headrace.api.stream: layer 3 is above layer 2",
         ),
-        ("_threads.py", "import headrace.cli.serve", "layer 4 is above layer 3"),
-        ("__main__.py", "import headrace.server.app", "the parts of layer 4 do not import one another"),
-        ("__init__.py", "from headrace.cli import serve", "layer 4 is above layer 3"),
-        ("text/stops.py", "from headrace.llama import library", "the parts of layer 1 do not import one another"),
-        ("store/__init__.py", "import headrace.text", "the parts of layer 1 do not import one another"),
-        ("cli/run.py", "from headrace.server.app import app", "the parts of layer 4 do not import one another"),
-        ("cli/serve.py", "from headrace.server import x", "the parts of layer 4 do not import one another"),
-        ("cli/serve.py", "from headrace.server.app import app", "the parts of layer 4 do not import one another"),
-        ("server/app.py", "import headrace.cli.serve", "the parts of layer 4 do not import one another"),
+        ("api/model.py", "import headrace.cli.serve", "layer 4 is above layer 3"),
+        ("__main__.py", "import headrace.server.app", "layer 4 is one of separate rooms"),
+        ("__init__.py", "from headrace.cli import serve", "layer 4 is one of separate rooms"),
+        ("server/app.py", "from headrace import Model", "imports headrace: layer 4 is one of separate rooms"),
+        ("api/model.py", "from headrace import Model", "imports headrace: layer 4 is above layer 3"),
+        ("text/stops.py", "from headrace.llama import library", "layer 1 is one of separate rooms"),
+        ("structured/schema.py", "import headrace.chat.tools", "layer 1 is one of separate rooms"),
+        ("store/__init__.py", "import headrace.text", "layer 1 is one of separate rooms"),
+        ("cli/run.py", "from headrace.server.app import app", "layer 4 is one of separate rooms"),
+        ("cli/serve.py", "from headrace.server import x", "layer 4 is one of separate rooms"),
+        ("cli/serve.py", "from headrace.server.app import app", "layer 4 is one of separate rooms"),
+        ("server/app.py", "import headrace.cli.serve", "layer 4 is one of separate rooms"),
         ("engine/runner.py", "import llama_cpp", "imports llama_cpp: only llama/ may"),
         ("text/stops.py", "from llama_cpp import llama_cpp", "imports llama_cpp: only llama/ may"),
         ("engine/scheduler.py", "from headrace.llama.library import f", "policy knows no backend"),
+        ("engine/kv/cache.py", "from headrace.llama.library import f", "policy knows no backend"),
         ("utils.py", "", "headrace.utils: belongs to no layer"),
         ("tools/__init__.py", "", "headrace.tools: belongs to no layer"),
-        ("model.py", "import headrace.tools", "imports headrace.tools: it belongs to no layer"),
-        ("model.py", "from headrace.stream import TokenStream", "a circle: headrace.model <- headrace.stream"),
-        ("model.py", "def f():\n    from . import stream", "a circle: headrace.model <- headrace.stream"),
-        ("text/stops.py", "from headrace.text import StopMatcher", "a circle: headrace.text <- headrace.text.stops"),
-        ("model.py", "from headrace import Model", "a circle: headrace <- headrace.model"),
+        ("api/model.py", "import headrace.tools", "imports headrace.tools: it belongs to no layer"),
+        (
+            "api/model.py",
+            "from headrace.api.stream import T",
+            "circle of modules: headrace.api.model <- headrace.api.st",
+        ),
+        ("api/model.py", "def f():\n    from . import stream", "a circle of modules: headrace.api.model <-"),
+        (
+            "values/results.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from headrace.values.errors import E",
+            "a circle of modules: headrace.values.errors <- headrace.values.results",
+        ),
+        ("text/stops.py", "from headrace.text import StopMatcher", "a circle of modules: headrace.text <-"),
+        (
+            "engine/kv/cache.py",
+            "import typing\nif typing.TYPE_CHECKING:\n    from headrace.engine.live import Live",
+            "a circle of rooms: headrace.engine <- headrace.engine.kv",
+        ),
+        (
+            "server/openai/chat.py",
+            "def f():\n    from headrace.server.pages import page",
+            "a circle of rooms: headrace.server <- headrace.server.openai",
+        ),
     ],
 )
 def test_every_breach_is_found(tmp_path: Path, file: str, source: str, breach: str) -> None:
-    assert any(breach in one for one in breaches(tree(tmp_path, **{file: source})))
+    package = tree(tmp_path, **{file: source, "engine/live.py": "", "server/pages.py": ""})
+    found = breaches(package)
+    # A circle may be told from any of its members on.
+    turned = " <- ".join(reversed(breach.partition(": ")[2].split(" <- "))) if "circle" in breach else breach
+    assert any(breach in one or turned in one for one in found), found

@@ -19,15 +19,16 @@ from headrace.values.errors import (
 )
 from headrace.values.pricing import Pricing
 from headrace.values.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, Usage
+from headrace.values.version import VERSION
 
 if TYPE_CHECKING:
+    from headrace.api.conversation import ConversationManager
+    from headrace.api.model import AsyncModel, Context, Model
+    from headrace.api.stream import AsyncTokenStream, StreamResult, TokenStream
     from headrace.chat.template import Message
     from headrace.chat.tool_loop import ToolRun
-    from headrace.conversation import ConversationManager
-    from headrace.model import AsyncModel, Context, Model
-    from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncModel",
@@ -61,14 +62,14 @@ __all__ = [
 
 # Imported when first asked for, because they bring the engine and jinja2: `headrace --help` needs neither.
 _LATER = {
-    "AsyncModel": "headrace.model",
-    "AsyncTokenStream": "headrace.stream",
-    "Context": "headrace.model",
-    "ConversationManager": "headrace.conversation",
+    "AsyncModel": "headrace.api.model",
+    "AsyncTokenStream": "headrace.api.stream",
+    "Context": "headrace.api.model",
+    "ConversationManager": "headrace.api.conversation",
     "Message": "headrace.chat.template",
-    "Model": "headrace.model",
-    "StreamResult": "headrace.stream",
-    "TokenStream": "headrace.stream",
+    "Model": "headrace.api.model",
+    "StreamResult": "headrace.api.stream",
+    "TokenStream": "headrace.api.stream",
     "ToolRun": "headrace.chat.tool_loop",
 }
 

@@ -13,9 +13,9 @@ import pytest
 from harness import PATIENCE, Scripted, run_async, scripted, started, wait_until, within
 
 from headrace import Model
+from headrace.api.stream import AsyncTokenStream, TokenStream
 from headrace.engine.channel import Channel
 from headrace.engine.sequence import Sequence
-from headrace.stream import AsyncTokenStream, TokenStream
 
 TEXT = "abcdefghij" * 3
 

@@ -15,9 +15,9 @@ from harness import BYTES, PATIENCE, UNHURRIED, Gate, Scripted, ids, run_async, 
 
 import headrace
 from headrace import Context, EngineClosedError, InvalidRequestError, Model
+from headrace.api.lane import Core
 from headrace.engine.loop import Engine
 from headrace.engine.scripted import ScriptedRunner, ScriptedVocabulary
-from headrace.lane import Core
 
 
 def test_close_ends_running_queued_and_paused_streams() -> None:

@@ -26,7 +26,7 @@ from headrace import (
     Token,
     TokenStream,
 )
-from headrace.views import _Pace, _text
+from headrace.api.views import _Pace, _text
 
 LONG = "abcdefghij" * 30
 FIRST = 1000  # ids below this are the bytes, which spell the prompt

@@ -26,9 +26,9 @@ app.command()(bench)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from headrace import __version__
+        from headrace.values.version import VERSION
 
-        typer.echo(f"headrace {__version__}")
+        typer.echo(f"headrace {VERSION}")
         raise typer.Exit
 
 

@@ -69,8 +69,8 @@ def bench(
     wants a core makes all figures poor, and a line on standard error says so. Ctrl-C ends it with what was measured
     so far.
     """
+    from headrace.api.model import Model
     from headrace.bench import Bench, Neighbours, needed_context
-    from headrace.model import Model
 
     numbers = _numbers(streams)
     tokens = (32 if quick else 96) if tokens is None else tokens
@@ -117,11 +117,11 @@ def _numbers(text: str) -> list[int]:
 
 def _machine(threads: int | None, kv_type: str) -> dict[str, Any]:
     """Where it was measured."""
-    from headrace import __version__
     from headrace.engine.threads import available_cores
+    from headrace.values.version import VERSION
 
     return {
-        "headrace": __version__,
+        "headrace": VERSION,
         "cpu": _cpu(),
         "cores": available_cores(),
         "threads": threads,

@@ -23,8 +23,8 @@ from headrace.values.errors import GenerationError, HeadraceError, InvalidReques
 from headrace.values.results import GenerationResult
 
 if TYPE_CHECKING:
-    from headrace.model import Model
-    from headrace.stream import TokenStream
+    from headrace.api.model import Model
+    from headrace.api.stream import TokenStream
 
 __all__ = ["run"]
 
@@ -219,7 +219,7 @@ def _load(
     gpu_layers: int,
     config: StreamConfig,
 ) -> Model:
-    from headrace.model import Model
+    from headrace.api.model import Model
 
     # An exception in a callback from C is lost, so Ctrl-C is only raised where it is not.
     with Waiting(f"loading {ref}", measured=True) as waiting, _on_interrupt(lambda: None) as interrupts:

@@ -10,8 +10,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-import headrace
-from headrace.model import AsyncModel, Model
+from headrace.api.model import AsyncModel, Model
 from headrace.server.endpoint import error_response, id_of, router_of
 from headrace.server.errors import ApiError
 from headrace.server.page import page_router
@@ -19,6 +18,7 @@ from headrace.server.routers import openai_router, operations_router, streams_ro
 from headrace.server.service import Service
 from headrace.server.settings import Settings
 from headrace.server.websocket import websocket_router
+from headrace.values.version import VERSION
 
 __all__ = ["app_of", "create_app"]
 
@@ -38,7 +38,7 @@ def create_app(models: Mapping[str, Model | AsyncModel], settings: Settings | No
 
 def app_of(service: Service) -> FastAPI:
     """The app of a service."""
-    app = FastAPI(title="headrace", version=headrace.__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="headrace", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     for make_router in (openai_router, streams_router, operations_router):
         app.include_router(make_router(service))
     if service.settings.websocket:

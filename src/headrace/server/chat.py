@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from headrace.lane import Job, Lane
+from headrace.api.lane import Job, Lane
 from headrace.server.answers import ChatCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.choices import Choices

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from headrace.lane import Job
+from headrace.api.lane import Job
+from headrace.api.stream import AsyncTokenStream
 from headrace.server.common import FINISH_REASONS, Measured, dumps, progress_of, timings_of, usage_of
 from headrace.server.errors import ApiError
 from headrace.server.service import Served
 from headrace.server.sse import event
 from headrace.server.wire import StreamOptions
-from headrace.stream import AsyncTokenStream
 from headrace.values.results import GenerationResult
 
 __all__ = ["Choices"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any, Protocol
 
-from headrace.stream import AsyncTokenStream
+from headrace.api.stream import AsyncTokenStream
 from headrace.text.detokenizer import Detokenizer
 from headrace.values.pricing import Pricing
 from headrace.values.results import FinishReason, Metrics, Token, Usage

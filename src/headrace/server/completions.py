@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from headrace.lane import Job, Lane
+from headrace.api.lane import Job, Lane
 from headrace.server.answers import TextCompletion, answer_of
 from headrace.server.body import request_body
 from headrace.server.choices import Choices

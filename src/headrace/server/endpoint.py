@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from headrace.lane import Job, Lane
+from headrace.api.lane import Job, Lane
 from headrace.server.body import parse, read_body
 from headrace.server.common import dumps
 from headrace.server.disconnect import unless_left

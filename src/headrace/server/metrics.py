@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-import headrace
 from headrace.server.generation import Generation
 from headrace.values.results import EngineMetrics
+from headrace.values.version import VERSION
 
-if TYPE_CHECKING:
-    from headrace.server.service import Service
-
-__all__ = ["ServerMetrics"]
+__all__ = ["ServerMetrics", "ServerState"]
 
 # Upper ends of the histograms' buckets, in seconds.
 _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -106,16 +103,30 @@ class _Ended:
         self.durations.add([max(latencies) / 1000])
 
 
-class ServerMetrics(Collector):
-    """The metrics of one server.
+class ServerState(NamedTuple):
+    """What a server is doing at the moment at which its metrics are asked for.
 
-    Args:
-        service: whose.
+    Attributes:
+        is_ready: whether requests are served.
+        num_running: requests that generate.
+        engines: the counters of each model's engine, by the model's name.
     """
 
-    def __init__(self, service: Service) -> None:
+    is_ready: bool = False
+    num_running: int = 0
+    engines: Mapping[str, EngineMetrics] = {}
+
+
+class ServerMetrics(Collector):
+    """The metrics of one server, made of what it is told: it asks nobody.
+
+    Attributes:
+        refused: requests that were refused, since the queue was full.
+    """
+
+    def __init__(self) -> None:
         self.refused = 0
-        self._service = service
+        self._state = ServerState()
         self._ended: dict[str, _Ended] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -125,8 +136,9 @@ class ServerMetrics(Collector):
         """A generation has ended."""
         self._of(generation.model).observe(generation)
 
-    def exposition(self) -> tuple[bytes, str]:
+    def exposition(self, state: ServerState) -> tuple[bytes, str]:
         """The metrics as text, and its media type."""
+        self._state = state
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def describe(self) -> Iterable[Metric]:
@@ -135,11 +147,11 @@ class ServerMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics at this moment."""
-        yield InfoMetricFamily("headrace", "The version of the server.", {"version": headrace.__version__})
-        yield GaugeMetricFamily("headrace_ready", "Whether requests are served.", float(self._service.is_ready))
-        yield GaugeMetricFamily("headrace_requests_running", "Requests that generate.", len(self._service.live))
+        yield InfoMetricFamily("headrace", "The version of the server.", {"version": VERSION})
+        yield GaugeMetricFamily("headrace_ready", "Whether requests are served.", float(self._state.is_ready))
+        yield GaugeMetricFamily("headrace_requests_running", "Requests that generate.", self._state.num_running)
         yield CounterMetricFamily("headrace_requests_refused", "Requests refused with a full queue.", self.refused)
-        engines = {name: served.core.engine.metrics() for name, served in self._service.served.items()}
+        engines = self._state.engines
         yield from _of_engines(engines)
         yield from _of_ended({name: self._of(name) for name in engines})
 
@@ -147,7 +159,7 @@ class ServerMetrics(Collector):
         return self._ended.setdefault(model, _Ended())
 
 
-def _of_engines(engines: dict[str, EngineMetrics]) -> Iterable[Metric]:
+def _of_engines(engines: Mapping[str, EngineMetrics]) -> Iterable[Metric]:
     for name, text, field in _GAUGES:
         family = GaugeMetricFamily(f"headrace_{name}", text, labels=["model"])
         for model, metrics in engines.items():

@@ -34,7 +34,7 @@ def operations_router(service: Service) -> APIRouter:
     @guarded.get("/metrics")
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Counters, gauges and histograms, in Prometheus' text format."""
-        content, media_type = service.metrics.exposition()
+        content, media_type = service.exposition()
         return Response(content, headers={"Content-Type": media_type})
 
     router.include_router(open_to_all)

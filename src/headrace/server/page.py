@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-import headrace
 from headrace.server.endpoint import router_of
 from headrace.server.errors import ApiError
 from headrace.server.service import Service
 
 __all__ = ["page_router"]
 
-_FOLDER = Path(headrace.__file__).parent / "web"
+_FOLDER = Path(__file__).parents[1] / "web"
 _TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
     # Scripts and styles come from here alone, nothing is sent elsewhere, no text becomes markup unless DOMPurify has

@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.lane import Job, Lane
+from headrace.api.lane import Job, Lane
+from headrace.api.stream import AsyncTokenStream
 from headrace.server.answers import answer_of
 from headrace.server.body import request_body
 from headrace.server.common import HeldLogprobs, logprob_entry, timings_of
@@ -21,7 +22,6 @@ from headrace.server.responses_items import Items
 from headrace.server.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
 from headrace.server.service import Served, Service
 from headrace.server.tools import FlatTool, effort_overrides, form_overrides, tool_overrides
-from headrace.stream import AsyncTokenStream
 from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["ResponseExchange", "responses_router"]

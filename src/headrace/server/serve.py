@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import uvicorn
 
-from headrace.model import AsyncModel
+from headrace.api.model import AsyncModel
 from headrace.server.app import app_of
 from headrace.server.logs import announce
 from headrace.server.protocol import Connection, make_room

@@ -6,16 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from headrace.lane import Core, Job, Lane
-from headrace.model import AsyncModel, Model, core_of
+from headrace.api.lane import Core, Job, Lane
+from headrace.api.model import AsyncModel, Model, core_of
+from headrace.api.stream import AsyncTokenStream
 from headrace.server.errors import ApiError
 from headrace.server.generation import Generation
 from headrace.server.keys import Keys
 from headrace.server.logs import log_stream
-from headrace.server.metrics import ServerMetrics
+from headrace.server.metrics import ServerMetrics, ServerState
 from headrace.server.resume import Shelf
 from headrace.server.settings import Settings
-from headrace.stream import AsyncTokenStream
 from headrace.values.config import speculation_of
 from headrace.values.errors import InvalidRequestError, QueueFullError
 
@@ -82,7 +82,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.keys = Keys(settings.api_keys)
-        self.metrics = ServerMetrics(self)
+        self.metrics = ServerMetrics()
         self.shelf = Shelf(settings)
         self.is_draining = False
         self._is_cut_off = False
@@ -127,6 +127,11 @@ class Service:
         if self.is_ready:
             return "ready"
         return "loading" if self._loading else "failed"
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The metrics at this moment as text, and its media type."""
+        engines = {name: served.core.engine.metrics() for name, served in self._served.items()}
+        return self.metrics.exposition(ServerState(self.is_ready, len(self._live), engines))
 
     def find(self, name: str | None) -> Served:
         """The model of this name; None for the only one that there is.

@@ -16,7 +16,7 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from headrace.lane import Job, Lane
+from headrace.api.lane import Job, Lane
 from headrace.server.endpoint import check_id, error_response
 from headrace.server.errors import ApiError, as_api_error
 from headrace.server.generation import Generation

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.lane import Job, Lane
+from headrace.api.lane import Job, Lane
 from headrace.server.body import parse
 from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted
 from headrace.server.errors import ApiError

@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headrace.api.lane import Core, Lane
+from headrace.api.stream import AsyncTokenStream, StreamResult, TokenStream
 from headrace.chat.prompts import Messages, Prompt
-from headrace.lane import Core, Lane
-from headrace.stream import AsyncTokenStream, StreamResult, TokenStream
 from headrace.values.checks import as_token_ids
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError

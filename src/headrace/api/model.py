@@ -7,15 +7,15 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from headrace.calls import AsyncCalls, Calls, SyncCalls
-from headrace.lane import Core, Lane, checked_config, load_core
+from headrace.api.calls import AsyncCalls, Calls, SyncCalls
+from headrace.api.lane import Core, Lane, checked_config, load_core
 from headrace.llama.kv_types import KVType
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError
 from headrace.values.pricing import Pricing
 
 if TYPE_CHECKING:
-    from headrace._sessions import Session
+    from headrace.api.sessions import Session
 
 __all__ = ["AnyModel", "AsyncModel", "Context", "Model", "core_of", "lane_of"]
 
@@ -351,7 +351,7 @@ def _context_parts(model: object, config: StreamConfig | None, defaults: dict[st
 
 
 def _save_context(lane: Lane, path: str | os.PathLike[str]) -> Session:
-    from headrace._sessions import save_session
+    from headrace.api.sessions import save_session
 
     tokens = lane.trail.tokens
     if not tokens:
@@ -367,7 +367,7 @@ def _load_context(
     config: StreamConfig | None,
     defaults: dict[str, Any],
 ) -> _Context:
-    from headrace._sessions import load_session, saved_config
+    from headrace.api.sessions import load_session, saved_config
 
     core = core_of(model)
     session, header = load_session(core, path)

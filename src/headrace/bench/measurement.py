@@ -1,4 +1,4 @@
-"""Measures a model on this machine: prefill, decode of several streams at once, time to first token, step times."""
+"""The measurements behind `headrace bench`, and the series of values that they give."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from headrace.api.model import Context, Model, core_of
+from headrace.api.stream import TokenStream
 from headrace.engine.threads import available_cores
-from headrace.model import Context, Model, core_of
-from headrace.stream import TokenStream
 from headrace.values.checks import as_int
 from headrace.values.errors import InvalidRequestError
 

@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from headrace._turns import Message, Turn, checked_fields, checked_message, checked_text, spoken, turn_starts
+from headrace.api.lane import Job, Lane
+from headrace.api.model import AnyModel, lane_of
+from headrace.api.stream import AsyncTokenStream, TokenStream
+from headrace.api.turns import Message, Turn, checked_fields, checked_message, checked_text, spoken, turn_starts
 from headrace.chat.prompts import Prepared
 from headrace.chat.respelling import respelled
-from headrace.lane import Job, Lane
-from headrace.model import AnyModel, lane_of
-from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.values.checks import as_int
 from headrace.values.config import StreamConfig
 from headrace.values.errors import ContextOverflowError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from headrace._sessions import Session
+    from headrace.api.sessions import Session
 
 __all__ = ["ConversationManager"]
 
@@ -247,7 +247,7 @@ class ConversationManager:
             InvalidRequestError: there is no model; the file cannot be written.
             EngineClosedError: the model was closed.
         """
-        from headrace._sessions import save_session
+        from headrace.api.sessions import save_session
 
         if self._lane is None:
             raise InvalidRequestError("model", None, "a conversation with a model; to_json() does without")
@@ -268,7 +268,7 @@ class ConversationManager:
                 conversation.
             EngineClosedError: the model was closed.
         """
-        from headrace._sessions import load_session
+        from headrace.api.sessions import load_session
 
         session, header = load_session(lane_of(model).core, path)
         if not isinstance(header["conversation"], str):

@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from headrace.api.readable import AsyncReadable, Readable
 from headrace.values.checks import as_float, as_int
 from headrace.values.config import StreamConfig
 from headrace.values.errors import GenerationError, InvalidRequestError
 from headrace.values.results import GenerationResult, Token
 
 if TYPE_CHECKING:
-    from headrace.stream import AsyncTokenStream, TokenStream
     from headrace.structured.partial_json import PartialJson
 
 __all__ = ["AsyncTokens", "AsyncViews", "Tokens", "Views"]
@@ -34,7 +34,7 @@ class Views:
 
     def text(self) -> Iterator[str]:
         """The texts of kind "text", none of them empty; thoughts and tool calls are left out."""
-        return _Texts(cast("TokenStream", self))
+        return _Texts(cast("Readable", self))
 
     def buffered(self, n: int, max_wait_ms: float | None = None) -> Iterator[list[Token]]:
         """Lists of n sampled tokens; the last one may be shorter. An error comes after the tokens until then.
@@ -44,7 +44,7 @@ class Views:
             max_wait_ms: milliseconds after which a list is handed out although it is not full, counted from its first
                 token, so that a slow stream still shows something; None for however long it takes.
         """
-        return _Groups(cast("TokenStream", self), _Group(n, max_wait_ms))
+        return _Groups(cast("Readable", self), _Group(n, max_wait_ms))
 
     def paced(self, lag_ms: float = 250) -> Iterator[Token]:
         """The tokens, those that come in bursts handed out at the usual distance, for display.
@@ -56,7 +56,7 @@ class Views:
         Args:
             lag_ms: milliseconds that a token may be held back, 0 to 3,600,000.
         """
-        return _Paced(cast("TokenStream", self), _Pace(lag_ms))
+        return _Paced(cast("Readable", self), _Pace(lag_ms))
 
     def objects(self) -> Iterator[Any]:
         """The growing object of a stream with a `json_schema`: each value is a refinement of the last.
@@ -68,7 +68,7 @@ class Views:
             InvalidRequestError: the stream has no `json_schema`, or its thinking is "raw" and so part of its text.
         """
         _check_objects(self._config)
-        return _Objects(cast("TokenStream", self))
+        return _Objects(cast("Readable", self))
 
 
 class AsyncViews:
@@ -78,20 +78,20 @@ class AsyncViews:
 
     def text(self) -> AsyncIterator[str]:
         """The texts of kind "text"; see `TokenStream.text`."""
-        return _AsyncTexts(cast("AsyncTokenStream", self))
+        return _AsyncTexts(cast("AsyncReadable", self))
 
     def buffered(self, n: int, max_wait_ms: float | None = None) -> AsyncIterator[list[Token]]:
         """Lists of n tokens; see `TokenStream.buffered`."""
-        return _AsyncGroups(cast("AsyncTokenStream", self), _Group(n, max_wait_ms))
+        return _AsyncGroups(cast("AsyncReadable", self), _Group(n, max_wait_ms))
 
     def paced(self, lag_ms: float = 250) -> AsyncIterator[Token]:
         """The tokens at an even pace; see `TokenStream.paced`."""
-        return _AsyncPaced(cast("AsyncTokenStream", self), _Pace(lag_ms))
+        return _AsyncPaced(cast("AsyncReadable", self), _Pace(lag_ms))
 
     def objects(self) -> AsyncIterator[Any]:
         """The growing object; see `TokenStream.objects`."""
         _check_objects(self._config)
-        return _AsyncObjects(cast("AsyncTokenStream", self))
+        return _AsyncObjects(cast("AsyncReadable", self))
 
 
 class Tokens(Iterator[Token]):
@@ -99,7 +99,7 @@ class Tokens(Iterator[Token]):
 
     __slots__ = ("__weakref__", "_stream")
 
-    def __init__(self, stream: TokenStream) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
 
     def __next__(self) -> Token:
@@ -114,7 +114,7 @@ class AsyncTokens(AsyncIterator[Token]):
 
     __slots__ = ("__weakref__", "_stream")
 
-    def __init__(self, stream: AsyncTokenStream) -> None:
+    def __init__(self, stream: AsyncReadable) -> None:
         self._stream = stream
 
     async def __anext__(self) -> Token:
@@ -129,7 +129,7 @@ class AsyncTokens(AsyncIterator[Token]):
 
 
 class _Texts(Iterator[str]):
-    def __init__(self, stream: TokenStream) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._tokens = iter(stream)
 
     def __next__(self) -> str:
@@ -140,7 +140,7 @@ class _Texts(Iterator[str]):
 
 
 class _AsyncTexts(AsyncIterator[str]):
-    def __init__(self, stream: AsyncTokenStream) -> None:
+    def __init__(self, stream: AsyncReadable) -> None:
         self._tokens = aiter(stream)
 
     async def __anext__(self) -> str:
@@ -201,7 +201,7 @@ class _Group:
 
 
 class _Groups(Iterator[list[Token]]):
-    def __init__(self, stream: TokenStream, group: _Group) -> None:
+    def __init__(self, stream: Readable, group: _Group) -> None:
         self._stream = stream
         self._group = group
         self._iterator = iter(stream)
@@ -225,7 +225,7 @@ class _Groups(Iterator[list[Token]]):
 
 
 class _AsyncGroups(AsyncIterator[list[Token]]):
-    def __init__(self, stream: AsyncTokenStream, group: _Group) -> None:
+    def __init__(self, stream: AsyncReadable, group: _Group) -> None:
         self._stream = stream
         self._group = group
         self._iterator = aiter(stream)
@@ -294,7 +294,7 @@ class _Pace:
 
 
 class _Paced(Iterator[Token]):
-    def __init__(self, stream: TokenStream, pace: _Pace) -> None:
+    def __init__(self, stream: Readable, pace: _Pace) -> None:
         self._stream = stream
         self._pace = pace
         self._tokens = iter(stream)
@@ -309,7 +309,7 @@ class _Paced(Iterator[Token]):
 
 
 class _AsyncPaced(AsyncIterator[Token]):
-    def __init__(self, stream: AsyncTokenStream, pace: _Pace) -> None:
+    def __init__(self, stream: AsyncReadable, pace: _Pace) -> None:
         self._stream = stream
         self._pace = pace
         self._tokens = aiter(stream)
@@ -324,7 +324,7 @@ class _AsyncPaced(AsyncIterator[Token]):
 
 
 class _Objects(Iterator[Any]):
-    def __init__(self, stream: TokenStream) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._json = _partial_json()
         self._tokens = iter(stream)
@@ -342,7 +342,7 @@ class _Objects(Iterator[Any]):
 
 
 class _AsyncObjects(AsyncIterator[Any]):
-    def __init__(self, stream: AsyncTokenStream) -> None:
+    def __init__(self, stream: AsyncReadable) -> None:
         self._stream = stream
         self._json = _partial_json()
         self._tokens = aiter(stream)
@@ -372,7 +372,7 @@ def _partial_json() -> PartialJson:
     return PartialJson()
 
 
-def _has_result(stream: TokenStream | AsyncTokenStream) -> bool:
+def _has_result(stream: Readable | AsyncReadable) -> bool:
     """Whether its result is there: not where it has failed, or is only closed for this one of several readers."""
     return stream.finish_reason not in (None, "timeout")
 

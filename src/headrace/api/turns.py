@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from headrace.api.stream import AsyncTokenStream, TokenStream
 from headrace.chat.prompts import check_text
-from headrace.stream import AsyncTokenStream, TokenStream
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError
 from headrace.values.events import End, TokenEvent

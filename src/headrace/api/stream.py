@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
-from headrace._observer import Observer
+from headrace.api.observer import Observer
+from headrace.api.tee import Readership
+from headrace.api.views import AsyncTokens, AsyncViews, Tokens, Views
 from headrace.chat.prompts import Prepared
 from headrace.engine.channel import wake
 from headrace.engine.loop import Engine
 from headrace.engine.metrics import StreamStats
-from headrace.tee import Readership
 from headrace.values.config import StreamConfig
 from headrace.values.errors import EngineClosedError, GenerationError, StreamTimeoutError
 from headrace.values.events import End, TokenEvent
@@ -22,7 +23,6 @@ from headrace.values.outline import PLAIN
 from headrace.values.pricing import Pricing
 from headrace.values.request import Request, Trail
 from headrace.values.results import FinishReason, GenerationResult, Metrics, Token, Usage
-from headrace.views import AsyncTokens, AsyncViews, Tokens, Views
 
 __all__ = ["AsyncTokenStream", "StreamResult", "TokenStream"]
 

@@ -1,0 +1,48 @@
+"""What a view needs of a stream: `views.py` stands on this, and `stream.py` on `views.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from headrace.values.results import FinishReason, GenerationResult, Token
+
+__all__ = ["AsyncReadable", "Readable"]
+
+
+class Readable(Protocol):
+    """A TokenStream, as its views see it."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
+
+    def __iter__(self) -> Iterator[Token]: ...
+
+    def __next__(self) -> Token: ...
+
+    def read(self, limit: int | None = None, timeout: float | None = None) -> list[Token]: ...
+
+    def wait_end(self, timeout: float | None = None) -> bool: ...
+
+    def result(self, timeout: float | None = None) -> GenerationResult: ...
+
+    def _abandon(self) -> None: ...
+
+
+class AsyncReadable(Protocol):
+    """An AsyncTokenStream, as its views see it."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
+
+    def __aiter__(self) -> AsyncIterator[Token]: ...
+
+    async def __anext__(self) -> Token: ...
+
+    async def read(self, limit: int | None = None, timeout: float | None = None) -> list[Token]: ...
+
+    async def wait_end(self, timeout: float | None = None) -> bool: ...
+
+    async def result(self, timeout: float | None = None) -> GenerationResult: ...
+
+    def _abandon(self) -> None: ...
