@@ -11,7 +11,7 @@ import pytest
 from harness import PATIENCE, Gate, ids, run_async, scripted, started, wait_until, within
 
 from headrace import Context, QueueFullError
-from headrace.engine.kv_cache import KVCache
+from headrace.engine.kv.cache import KVCache
 from headrace.engine.scripted import ScriptedRunner
 
 TEMPLATE = "{% for message in messages %}{{ message.role }}{{ message.content }}{% endfor %}"

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
-from headrace.engine.kv_cache import KVCache
-from headrace.engine.radix import Row, common_prefix
+from headrace.engine.kv.cache import KVCache
+from headrace.engine.kv.radix import Row, common_prefix
+from headrace.engine.kv.set_aside import SetAside
 from headrace.engine.runner import NoRoomError, Slice
 from headrace.engine.scripted import ScriptedRunner
-from headrace.engine.set_aside import SetAside
 
 TOKENS = st.lists(st.integers(1, 2), min_size=1, max_size=12)
 

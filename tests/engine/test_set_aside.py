@@ -9,11 +9,11 @@ import pytest
 from harness import BYTES, Gate, echo, echoed, ids, scripted, texts, wait_until, within
 
 from engine.test_kv_cache import Cache, Windowed
-from headrace.engine.kv_cache import KVCache
-from headrace.engine.radix import common_prefix
+from headrace.engine.kv.cache import KVCache
+from headrace.engine.kv.radix import common_prefix
+from headrace.engine.kv.set_aside import SetAside
 from headrace.engine.runner import Slice, StepOutput
 from headrace.engine.scripted import ScriptedRunner
-from headrace.engine.set_aside import SetAside
 from headrace.llama.state import StateError
 
 LONG = "abcdefgh" * 8
@@ -62,7 +62,7 @@ def test_many_texts_may_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
         compared.append(1)
         return common_prefix(*args)
 
-    monkeypatch.setattr("headrace.engine.set_aside.common_prefix", counted)
+    monkeypatch.setattr("headrace.engine.kv.set_aside.common_prefix", counted)
     assert all(aside.holds(ids(text), 0) for text in texts[::100])
     assert reach(aside, "<user>99x", 0, 9) == 8
     assert len(compared) < 200

@@ -14,7 +14,7 @@ from harness import scripted, wait_until, within
 from headrace.engine.calibration import Calibration, CostFile, Shape
 from headrace.engine.cost import CostModel
 from headrace.engine.governor import Governor
-from headrace.engine.kv_cache import KVCache
+from headrace.engine.kv.cache import KVCache
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner
 from headrace.engine.threads import available_cores, processor, thread_counts

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from headrace.api.lane import Core, Lane
-from headrace.engine.kv_cache import KVCache
+from headrace.engine.kv.cache import KVCache
 from headrace.llama.state import StateError
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError, shortened

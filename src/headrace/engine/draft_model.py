@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace.engine.radix import common_prefix
+from headrace.engine.kv.radix import common_prefix
 from headrace.values.errors import InvalidRequestError
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from headrace.engine.calibration import CostFile
 from headrace.engine.channel import Channel, wake
 from headrace.engine.execution import Execution
 from headrace.engine.guide import Guide
-from headrace.engine.kv_cache import KVCache
+from headrace.engine.kv.cache import KVCache
+from headrace.engine.kv.set_aside import SetAside
 from headrace.engine.live import Live
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
-from headrace.engine.set_aside import SetAside
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
 from headrace.engine.tuning import Tuning
 from headrace.values.errors import (

@@ -6,7 +6,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 
-from headrace.engine.kv_cache import KVCache
+from headrace.engine.kv.cache import KVCache
 from headrace.values.pricing import Pricing
 from headrace.values.results import EngineMetrics, Metrics, Usage
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from headrace.engine.cost import CostModel
 from headrace.engine.fair_queue import FairQueue
-from headrace.engine.kv_cache import KVCache
-from headrace.engine.radix import Row, common_prefix
+from headrace.engine.kv.cache import KVCache
+from headrace.engine.kv.radix import Row, common_prefix
 from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation import Speculation

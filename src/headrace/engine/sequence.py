@@ -9,10 +9,10 @@ from typing import Any
 
 from headrace.engine.channel import Channel
 from headrace.engine.guide import Guide
+from headrace.engine.kv.radix import Row
 from headrace.engine.lookup import Lookup
 from headrace.engine.metrics import StreamStats
 from headrace.engine.output import Output
-from headrace.engine.radix import Row
 from headrace.values.config import StreamConfig
 from headrace.values.events import End, TokenEvent
 from headrace.values.request import Request

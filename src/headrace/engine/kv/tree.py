@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.engine.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, path
+from headrace.engine.kv.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, path
 
 __all__ = ["KVBackend", "KVTree"]
 

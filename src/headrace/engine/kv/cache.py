@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headrace.engine.kv_tree import KVBackend, KVTree
-from headrace.engine.radix import Match, Row, num_own, tokens_of
-from headrace.engine.set_aside import SetAside
+from headrace.engine.kv.radix import Match, Row, num_own, tokens_of
+from headrace.engine.kv.set_aside import SetAside
+from headrace.engine.kv.tree import KVBackend, KVTree
 
 __all__ = ["KVCache"]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.engine.radix import common_prefix
+from headrace.engine.kv.radix import common_prefix
 
 __all__ = ["Piece", "SetAside"]
 
