@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.engine.threads import available_cores
+from headrace.engine.tuning.threads import available_cores
 from headrace.llama.context import LlamaContext
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve

@@ -39,7 +39,7 @@ EXCEPTIONS = {
     ("headrace.cli.serve", "headrace.server.serving.settings"),
 }
 # What decides needs no model to be tested: it knows no backend.
-POLICY = ("headrace.engine.kv", "headrace.engine.scheduler", "headrace.engine.tuning")
+POLICY = ("headrace.engine.kv", "headrace.engine.scheduler", "headrace.engine.tuning.tuner")
 MOST_FLOORS = 9
 
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.engine.channel import Channel
-from headrace.engine.cost import CostModel
 from headrace.engine.metrics import StreamStats
 from headrace.engine.sequence import Sequence as EngineSequence
 from headrace.engine.sequence import State
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
+from headrace.engine.tuning.cost import CostModel
 from headrace.values.config import StreamConfig
 from headrace.values.request import Request
 

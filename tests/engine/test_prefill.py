@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 from harness import Gate, ids, scripted, texts, within
 
-from headrace.engine.cost import CostModel
 from headrace.engine.runner import Slice
+from headrace.engine.tuning.cost import CostModel
 
 
 def test_decoding_streams_are_in_every_step_while_a_long_prompt_is_read() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from harness import scripted, wait_until, within
 
-from headrace.engine.calibration import Calibration, CostFile, Shape
-from headrace.engine.cost import CostModel
-from headrace.engine.governor import Governor
 from headrace.engine.kv.cache import KVCache
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner
-from headrace.engine.threads import available_cores, processor, thread_counts
-from headrace.engine.tuning import Tuning
+from headrace.engine.tuning.calibration import Calibration, CostFile, Shape
+from headrace.engine.tuning.cost import CostModel
+from headrace.engine.tuning.governor import Governor
+from headrace.engine.tuning.threads import available_cores, processor, thread_counts
+from headrace.engine.tuning.tuner import Tuning
 
 TARGET = 0.1
 # Seconds of a step of one stream, by threads, alone and beside a process that wants a core.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from headrace import InvalidRequestError, Model, ModelNotFoundError, StreamConfig
-from headrace.engine.cost import CostModel
 from headrace.engine.draft_model import DraftModel
+from headrace.engine.tuning.cost import CostModel
 from headrace.llama.context import LlamaContext
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve

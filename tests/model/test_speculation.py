@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from headrace import Model, StreamConfig
-from headrace.engine.cost import CostModel
+from headrace.engine.tuning.cost import CostModel
 
 from .ties import assert_greedy, read
 

@@ -22,9 +22,9 @@ from headrace.api.observer import Observer
 from headrace.api.stream import AsyncTokenStream, TokenStream
 from headrace.chat.prompts import ChatOptions, Messages, Prepared, Prompt, Prompts, check_text
 from headrace.chat.template import checked_messages
-from headrace.engine.calibration import CostFile
 from headrace.engine.loop import Engine
-from headrace.engine.threads import available_cores, processor, thread_counts
+from headrace.engine.tuning.calibration import CostFile
+from headrace.engine.tuning.threads import available_cores, processor, thread_counts
 from headrace.llama.kv_types import KVType, checked_kv_type
 from headrace.values.checks import as_float, as_int, as_token_ids
 from headrace.values.config import StreamConfig

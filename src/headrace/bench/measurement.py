@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from headrace.api.model import Context, Model, core_of
 from headrace.api.stream import TokenStream
-from headrace.engine.threads import available_cores
+from headrace.engine.tuning.threads import available_cores
 from headrace.values.checks import as_int
 from headrace.values.errors import InvalidRequestError
 

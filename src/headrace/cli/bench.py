@@ -117,7 +117,7 @@ def _numbers(text: str) -> list[int]:
 
 def _machine(threads: int | None, kv_type: str) -> dict[str, Any]:
     """Where it was measured."""
-    from headrace.engine.threads import available_cores
+    from headrace.engine.tuning.threads import available_cores
     from headrace.values.version import VERSION
 
     return {

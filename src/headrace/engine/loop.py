@@ -12,7 +12,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from headrace.engine import lifetime
-from headrace.engine.calibration import CostFile
 from headrace.engine.channel import Channel, wake
 from headrace.engine.execution import Execution
 from headrace.engine.guide import Guide
@@ -25,7 +24,8 @@ from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation import MAX_DRAFTS, Speculation
-from headrace.engine.tuning import Tuning
+from headrace.engine.tuning.calibration import CostFile
+from headrace.engine.tuning.tuner import Tuning
 from headrace.values.errors import (
     ContextOverflowError,
     EngineClosedError,

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
-from headrace.engine.cost import CostModel
 from headrace.engine.fair_queue import FairQueue
 from headrace.engine.kv.cache import KVCache
 from headrace.engine.kv.radix import Row, common_prefix
 from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation import Speculation
+from headrace.engine.tuning.cost import CostModel
 
 __all__ = ["PARK_AFTER", "Part", "Scheduler", "step_shape"]
 

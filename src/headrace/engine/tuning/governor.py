@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.engine.cost import CostModel
+from headrace.engine.tuning.cost import CostModel
 
 __all__ = ["Governor"]
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
-from headrace.engine.calibration import Calibration, CostFile, Shape
-from headrace.engine.cost import CostModel
-from headrace.engine.governor import Governor
-from headrace.engine.runner import Runner
+from headrace.engine.tuning.calibration import Calibration, CostFile, Shape
+from headrace.engine.tuning.cost import CostModel
+from headrace.engine.tuning.governor import Governor
 
-__all__ = ["Tuning"]
+__all__ = ["Tunable", "Tuning"]
 
 # One of so many steps that would be padded is not, and more of the first ones: what is known of steps without padding
 # may be wrong.
 _DOUBT_EVERY = 64
+
+
+class Tunable(Protocol):
+    """What of an engine's `Runner` is tuned; see there."""
+
+    max_batch: int
+    thread_counts: tuple[int, ...]
+    can_measure: bool
+
+    def set_threads(self, count: int) -> None: ...
+
+    def measure(self, num_decodes: int, num_prefill: int) -> float: ...
 
 
 class Tuning:
@@ -29,7 +41,7 @@ class Tuning:
         cost: what steps cost.
     """
 
-    def __init__(self, runner: Runner, *, target: float, max_streams: int, file: CostFile | None = None) -> None:
+    def __init__(self, runner: Tunable, *, target: float, max_streams: int, file: CostFile | None = None) -> None:
         self.cost = CostModel(target, runner.max_batch, runner.thread_counts)
         self._runner = runner
         self._governor = Governor(self.cost)

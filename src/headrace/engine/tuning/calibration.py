@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from headrace.engine.cost import CostModel, Costs
+from headrace.engine.tuning.cost import CostModel, Costs
 
 __all__ = ["Calibration", "CostFile", "Shape"]
 

@@ -1,0 +1,1 @@
+"""What steps cost on this machine, and how many threads compute them."""
