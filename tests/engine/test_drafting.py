@@ -13,7 +13,7 @@ from headrace.engine.channel import Channel
 from headrace.engine.metrics import StreamStats
 from headrace.engine.sequence import Sequence as EngineSequence
 from headrace.engine.sequence import State
-from headrace.engine.speculation import MAX_DRAFTS, Speculation
+from headrace.engine.speculation.planner import MAX_DRAFTS, Speculation
 from headrace.engine.tuning.cost import CostModel
 from headrace.values.config import StreamConfig
 from headrace.values.request import Request

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.engine.lookup import Lookup
+from headrace.engine.speculation.prompt_lookup import Lookup
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=80)
 

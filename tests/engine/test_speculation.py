@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from headrace import GenerationError, StreamConfig
 from headrace.engine.channel import Channel
-from headrace.engine.lookup import Lookup
 from headrace.engine.metrics import StreamStats
 from headrace.engine.runner import NoRoomError, Slice, verified
 from headrace.engine.sequence import Sequence as EngineSequence
-from headrace.engine.speculation import MAX_DRAFTS, Speculation
+from headrace.engine.speculation.planner import MAX_DRAFTS, Speculation
+from headrace.engine.speculation.prompt_lookup import Lookup
 from headrace.engine.tuning.cost import CostModel
 from headrace.llama.sampler import Sampler
 from headrace.values.events import Sample

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from headrace import InvalidRequestError, Model, ModelNotFoundError, StreamConfig
-from headrace.engine.draft_model import DraftModel
+from headrace.engine.speculation.draft_model import DraftModel
 from headrace.engine.tuning.cost import CostModel
 from headrace.llama.context import LlamaContext
 from headrace.llama.model import LlamaModel

@@ -23,7 +23,7 @@ from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput, verified
 from headrace.engine.scheduler import Part, Scheduler, step_shape
 from headrace.engine.sequence import Sequence, State
-from headrace.engine.speculation import MAX_DRAFTS, Speculation
+from headrace.engine.speculation.planner import MAX_DRAFTS, Speculation
 from headrace.engine.tuning.calibration import CostFile
 from headrace.engine.tuning.tuner import Tuning
 from headrace.values.errors import (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headrace.engine.guide import Guide
+from headrace.engine.speculation.drafting import Drafter
 from headrace.values.events import Sample
 from headrace.values.request import Request
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from headrace.llama.context import LlamaContext
     from headrace.llama.model import LlamaModel
 
-__all__ = ["Drafter", "InterruptedStepError", "LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
+__all__ = ["InterruptedStepError", "LlamaRunner", "NoRoomError", "Runner", "Slice", "StepOutput", "verified"]
 
 
 class NoRoomError(Exception):
@@ -77,42 +78,6 @@ def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> li
             break
         taken.append(next(samples))
     return taken
-
-
-class Drafter(Protocol):
-    """A smaller model that guesses what the runner's model will choose. Only the engine thread uses it.
-
-    Attributes:
-        seconds_per_read_token: seconds that it takes to read a token.
-    """
-
-    seconds_per_read_token: float
-
-    def warm_up(self) -> None:
-        """Whatever has to be done before the first guess."""
-        ...
-
-    def seconds(self, num_texts: int) -> float:
-        """Seconds that a guess of one token for each of so many texts takes."""
-        ...
-
-    def behind(self, key: Hashable, tokens: list[int]) -> int:
-        """How many tokens of a text it has not read yet, at most."""
-        ...
-
-    def read(self, key: Hashable, tokens: list[int], seconds: float) -> None:
-        """Read on in a text, for about so long."""
-        ...
-
-    def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
-        """So many tokens for each text; none where it cannot. It should not be far behind."""
-        ...
-
-    def forget(self, key: Hashable) -> None:
-        """A text is not followed any more."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Runner(Protocol):

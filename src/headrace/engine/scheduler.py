@@ -11,7 +11,7 @@ from headrace.engine.kv.cache import KVCache
 from headrace.engine.kv.radix import Row, common_prefix
 from headrace.engine.runner import Slice
 from headrace.engine.sequence import Sequence, State
-from headrace.engine.speculation import Speculation
+from headrace.engine.speculation.planner import Speculation
 from headrace.engine.tuning.cost import CostModel
 
 __all__ = ["PARK_AFTER", "Part", "Scheduler", "step_shape"]

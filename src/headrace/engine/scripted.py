@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from headrace.engine.guide import Guide
-from headrace.engine.runner import Drafter, InterruptedStepError, NoRoomError, Slice, StepOutput, verified
+from headrace.engine.runner import InterruptedStepError, NoRoomError, Slice, StepOutput, verified
+from headrace.engine.speculation.drafting import Drafter
 from headrace.values.errors import InvalidRequestError
 from headrace.values.events import Sample
 from headrace.values.request import Request

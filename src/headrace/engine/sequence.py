@@ -10,9 +10,9 @@ from typing import Any
 from headrace.engine.channel import Channel
 from headrace.engine.guide import Guide
 from headrace.engine.kv.radix import Row
-from headrace.engine.lookup import Lookup
 from headrace.engine.metrics import StreamStats
 from headrace.engine.output import Output
+from headrace.engine.speculation.prompt_lookup import Lookup
 from headrace.values.config import StreamConfig
 from headrace.values.events import End, TokenEvent
 from headrace.values.request import Request
@@ -82,6 +82,16 @@ class Sequence:
         """Whether it shall give the same tokens again: the last bits of its logits may decide a draw, or a near-tie."""
         return self.config.seed is not None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended."""
+        return self.state is State.FINISHED
+
+    @property
+    def num_left(self) -> int:
+        """How many tokens it may still sample."""
+        return self.config.max_tokens - self.stats.completion_tokens
+
     def num_guessable(self, max_length: int) -> int:
         """How many tokens may be guessed in a step, so that all of them and one more can be taken in.
 
@@ -92,7 +102,7 @@ class Sequence:
         # What a guide allows is only known behind tokens that it has accepted.
         if self.guide is not None or config.speculation == "off" or (self.is_seeded and config.speculation == "auto"):
             return 0
-        most = min(config.max_tokens - self.stats.completion_tokens, max_length + 1 - len(self.tokens))
+        most = min(self.num_left, max_length + 1 - len(self.tokens))
         return int(min(most, self.channel.capacity - len(self.channel))) - 1
 
     @property

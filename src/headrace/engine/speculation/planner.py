@@ -9,14 +9,12 @@ guess without a distribution of its own that is what speculative sampling comes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Sequence
 from math import log, log1p
 
-from headrace.engine.drafting import Drafting
-from headrace.engine.lookup import Lookup
-from headrace.engine.runner import Drafter
-from headrace.engine.sequence import Sequence
+from headrace.engine.speculation.drafting import Drafter, Drafting
+from headrace.engine.speculation.guessable import Guessable
+from headrace.engine.speculation.prompt_lookup import Lookup
 
 __all__ = ["MAX_DRAFTS", "Speculation"]
 
@@ -60,7 +58,7 @@ class Speculation:
         self._max_length = max_length
         self._num_closed = 0  # steps in which no guesses could have paid
 
-    def plan(self, sequences: SequenceOf[Sequence], room: int) -> dict[int, list[int]]:
+    def plan(self, sequences: Sequence[Guessable], room: int) -> dict[int, list[int]]:
         """What to guess in a step in which all of these sequences decode.
 
         Args:
@@ -97,7 +95,7 @@ class Speculation:
             drafts[place] = lookup.propose(found)
         return drafts
 
-    def _gains(self, sequences: SequenceOf[Sequence], mosts: SequenceOf[int]) -> list[tuple[float, int]]:
+    def _gains(self, sequences: Sequence[Guessable], mosts: Sequence[int]) -> list[tuple[float, int]]:
         """By how much the logarithm of a sequence's tokens for this step grows with each guess, and its place.
 
         A guess gains at most what the one before it in its sequence does, and the sort keeps the order of equals. So
@@ -142,7 +140,7 @@ class Speculation:
         number, rest = divmod(self._num_closed, _TRY_EVERY)
         return 0 if rest else _TRIALS[number % len(_TRIALS)]
 
-    def _best_count(self, num_sequences: int, gains: SequenceOf[float]) -> tuple[int, float]:
+    def _best_count(self, num_sequences: int, gains: Sequence[float]) -> tuple[int, float]:
         """How many guesses make the streams fastest, the best first, and what is gained; 0 where none of them pay.
 
         Args:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import log
+from typing import Protocol
 
-from headrace.engine.runner import Drafter
-from headrace.engine.sequence import Sequence, State
+from headrace.engine.speculation.guessable import Guessable
 
-__all__ = ["Drafting"]
+__all__ = ["Drafter", "Drafting"]
 
 # Guesses of the smaller model for a sequence in a step at most.
 _DEEPEST = 8
@@ -45,6 +44,42 @@ class _Trust:
         self.guess = []
 
 
+class Drafter(Protocol):
+    """A smaller model that guesses what the runner's model will choose. Only the engine thread uses it.
+
+    Attributes:
+        seconds_per_read_token: seconds that it takes to read a token.
+    """
+
+    seconds_per_read_token: float
+
+    def warm_up(self) -> None:
+        """Whatever has to be done before the first guess."""
+        ...
+
+    def seconds(self, num_texts: int) -> float:
+        """Seconds that a guess of one token for each of so many texts takes."""
+        ...
+
+    def behind(self, key: Hashable, tokens: list[int]) -> int:
+        """How many tokens of a text it has not read yet, at most."""
+        ...
+
+    def read(self, key: Hashable, tokens: list[int], seconds: float) -> None:
+        """Read on in a text, for about so long."""
+        ...
+
+    def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
+        """So many tokens for each text; none where it cannot. It should not be far behind."""
+        ...
+
+    def forget(self, key: Hashable) -> None:
+        """A text is not followed any more."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Drafting:
     """Belongs to the engine thread.
 
@@ -60,11 +95,11 @@ class Drafting:
         self.seconds = 0.0
         self._drafter = drafter
         self._decode_time = decode_time
-        self._trusts: dict[Sequence, _Trust] = {}
+        self._trusts: dict[Guessable, _Trust] = {}
         self._num_closed = 0
 
     def plan(
-        self, sequences: SequenceOf[Sequence], mosts: SequenceOf[int], room: int, least: float
+        self, sequences: Sequence[Guessable], mosts: Sequence[int], room: int, least: float
     ) -> dict[int, list[int]]:
         """What to guess, by place in `sequences`.
 
@@ -92,8 +127,8 @@ class Drafting:
 
     def _guess(
         self,
-        sequences: SequenceOf[Sequence],
-        mosts: SequenceOf[int],
+        sequences: Sequence[Guessable],
+        mosts: Sequence[int],
         places: list[int],
         room: int,
         count: int,
@@ -115,19 +150,19 @@ class Drafting:
                 found[place] = trust.guess
         return found
 
-    def _read(self, sequences: SequenceOf[Sequence], places: list[int]) -> None:
+    def _read(self, sequences: Sequence[Guessable], places: list[int]) -> None:
         """Let the smaller model catch up with one of them, if it has time enough to be of use afterwards."""
         step = self._decode_time(len(sequences))
         for place in places:
             sequence = sequences[place]
             reading = self._drafter.behind(sequence, sequence.tokens) * self._drafter.seconds_per_read_token
-            left = sequence.config.max_tokens - sequence.stats.completion_tokens
+            left = sequence.num_left
             if reading <= _WORTH_READING * left * step:
                 self._drafter.read(sequence, sequence.tokens, _READING * step)
                 return
 
     def _best_count(
-        self, sequences: SequenceOf[Sequence], mosts: SequenceOf[int], places: list[int], room: int, least: float
+        self, sequences: Sequence[Guessable], mosts: Sequence[int], places: list[int], room: int, least: float
     ) -> int:
         """How many tokens to guess for each of these places; 0 where that gains less than `least`."""
         num = len(sequences)
@@ -154,10 +189,10 @@ class Drafting:
                 best, best_count = value, count
         return best_count
 
-    def _trust(self, sequence: Sequence) -> _Trust:
+    def _trust(self, sequence: Guessable) -> _Trust:
         trust = self._trusts.get(sequence)
         if trust is None:
-            for other in [other for other in self._trusts if other.state is State.FINISHED]:
+            for other in [other for other in self._trusts if other.is_finished]:
                 del self._trusts[other]
                 self._drafter.forget(other)
             trust = self._trusts[sequence] = _Trust()
