@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headrace import Context, ConversationManager, InvalidRequestError, Model
-from headrace.engine.runner import LlamaRunner
+from headrace.engine.llama_runner import LlamaRunner
 from headrace.llama.context import LlamaContext
 from headrace.llama.state import StateError
 

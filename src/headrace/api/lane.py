@@ -378,7 +378,7 @@ def load_core(
 ) -> Core:
     """Find a model, load it, and start its engine; see `Model.load`."""
     # libllama is only loaded where a model is: importing headrace stays cheap.
-    from headrace.engine.runner import LlamaRunner
+    from headrace.engine.llama_runner import LlamaRunner
     from headrace.engine.speculation.draft_model import DraftModel
     from headrace.llama.context import LlamaContext
     from headrace.llama.library import library
