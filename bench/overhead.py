@@ -28,8 +28,8 @@ import uvloop
 
 from headrace import Model
 from headrace.server.serve import _uvicorn_config  # pyright: ignore[reportPrivateUsage]
-from headrace.server.service import Service
-from headrace.server.settings import Settings
+from headrace.server.serving.service import Service
+from headrace.server.serving.settings import Settings
 
 SETTINGS: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "timeout_ms": 0}
 PROMPT_TOKENS = 16

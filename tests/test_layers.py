@@ -33,8 +33,8 @@ BESIDE = {("chat", "structured")}
 EXCEPTIONS = {
     ("headrace.__main__", "headrace.cli"),
     ("headrace.cli.serve", "headrace.server.serve"),
-    ("headrace.cli.serve", "headrace.server.logs"),
-    ("headrace.cli.serve", "headrace.server.settings"),
+    ("headrace.cli.serve", "headrace.server.serving.logs"),
+    ("headrace.cli.serve", "headrace.server.serving.settings"),
     ("headrace.cli.serve", "headrace.server.serving.logs"),
     ("headrace.cli.serve", "headrace.server.serving.settings"),
 }

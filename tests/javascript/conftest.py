@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from clients.serving import Server
 
-from headrace.server.logs import JsonFormatter
+from headrace.server.serving.logs import JsonFormatter
 from javascript.parrot import FLOODING, parrot
 
 ROOT = Path(__file__).parents[2]

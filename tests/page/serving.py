@@ -18,7 +18,7 @@ from server.live import live
 
 from headrace.engine.runner import Slice
 from headrace.server import Settings, create_app
-from headrace.server.service import Service
+from headrace.server.serving.service import Service
 
 # Shows all that it is given as JSON, which a script can read again; the comment says that it knows tools and thoughts.
 TEMPLATE = (

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from harness import PATIENCE, Scripted, scripted
 
 from headrace.server import Settings, create_app
-from headrace.server.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
-from headrace.server.service import Service
+from headrace.server.openai.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
+from headrace.server.serving.service import Service
 
 # Shows the messages as they were, and is easy to predict.
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"

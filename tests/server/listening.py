@@ -15,9 +15,9 @@ import uvloop
 from harness import PATIENCE, Scripted, scripted
 
 from headrace.server import Settings
-from headrace.server.generation import Generation
 from headrace.server.serve import Server
-from headrace.server.service import Service
+from headrace.server.serving.generation import Generation
+from headrace.server.serving.service import Service
 from server.harness import MODEL, TEMPLATE, USER
 
 R = TypeVar("R")

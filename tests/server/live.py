@@ -12,8 +12,8 @@ from typing import Any, cast
 import uvicorn
 from harness import PATIENCE
 
-from headrace.server.protocol import Connection
-from headrace.server.websocket_protocol import WebSocketConnection
+from headrace.server.http.protocol import Connection
+from headrace.server.websocket.protocol import WebSocketConnection
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from harness import run_async
 
 from headrace import Model
 from headrace.server import Settings, create_app
-from headrace.server.service import Service
+from headrace.server.serving.service import Service
 from server.harness import Answer, Socket, checked, content_of
 
 PERSON = {

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from harness import PATIENCE, started, within
 
-from headrace.server.logs import JsonFormatter, LineFormatter, announce, logging_to_stderr
+from headrace.server.serving.logs import JsonFormatter, LineFormatter, announce, logging_to_stderr
 from server.harness import MODEL, running
 from server.listening import run_on
 

@@ -10,7 +10,7 @@ import pytest
 from harness import Gate
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.server import metrics
+from headrace.server.serving import metrics
 from server.harness import MODEL, Server, running
 from server.listening import eventually, run_on
 

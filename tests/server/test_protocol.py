@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from harness import Gate
 
-from headrace.server import protocol
+from headrace.server.http import protocol
 from server.harness import MODEL, USER
 from server.listening import LOOPS, Listening, chat, eventually, http, listening, run_on
 

@@ -14,8 +14,8 @@ from headrace import Model, Pricing, StreamConfig
 from headrace.chat.tool_formats import HERMES
 from headrace.engine.output import Output
 from headrace.server import Settings, create_app
-from headrace.server.responses_answers import ResponseObject
-from headrace.server.responses_items import Items
+from headrace.server.openai.responses_answers import ResponseObject
+from headrace.server.openai.responses_items import Items
 from headrace.values.outline import Outline, Tags
 from headrace.values.results import Part, Token
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from headrace.cli.serve import serve
 from headrace.server import Settings
-from headrace.server.settings import flag_of, read_settings, split_model, unknown_variables
+from headrace.server.serving.settings import flag_of, read_settings, split_model, unknown_variables
 from headrace.values.errors import InvalidRequestError
 
 
@@ -240,7 +240,7 @@ def test_every_option_of_the_command_is_a_setting(monkeypatch: pytest.MonkeyPatc
         given.update(values)
         raise Enough
 
-    monkeypatch.setattr("headrace.server.settings.read_settings", read)
+    monkeypatch.setattr("headrace.server.serving.settings.read_settings", read)
     options = {name: [name] for name in inspect.signature(serve).parameters if name != "config"}
     with pytest.raises(Enough):
         serve(**options, config=None)  # pyright: ignore[reportArgumentType]

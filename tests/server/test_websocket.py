@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from harness import PATIENCE, UNHURRIED, Gate, echo, echoed, run_async, wait_until
 
-from headrace.server.generation import Generation
-from headrace.server.websocket import LISTENS
+from headrace.server.serving.generation import Generation
+from headrace.server.websocket.endpoint import LISTENS
 from server.harness import Server, busy_prompt_workers, running
 
 LONG = "x" * 3000

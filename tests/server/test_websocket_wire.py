@@ -9,8 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from headrace.server.errors import ApiError
-from headrace.server.websocket_wire import MAX_FRAME, Cancel, Proceed, Reply, Session, Start, is_plain
+from headrace.server.http.errors import ApiError
+from headrace.server.websocket.wire import MAX_FRAME, Cancel, Proceed, Reply, Session, Start, is_plain
 from headrace.values.config import StreamConfig
 from headrace.values.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, TopLogprob, Usage
 

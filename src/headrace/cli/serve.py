@@ -16,7 +16,7 @@ from headrace.llama.kv_types import KVType
 from headrace.values.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from headrace.server.settings import Settings
+    from headrace.server.serving.settings import Settings
 
 __all__ = ["serve"]
 
@@ -171,7 +171,7 @@ def serve(
         "log_json": log_json,
     }
     try:
-        from headrace.server.settings import read_settings
+        from headrace.server.serving.settings import read_settings
 
         variable = os.environ.get("HEADRACE_CONFIG")
         settings = read_settings(
@@ -189,8 +189,8 @@ def serve(
 
 
 def _serve(settings: Settings) -> None:
-    from headrace.server.logs import announce, logging_to_stderr
     from headrace.server.serve import serve
+    from headrace.server.serving.logs import announce, logging_to_stderr
 
     with logging_to_stderr(as_json=settings.log_json):
         try:

@@ -3,9 +3,9 @@
 from headrace.server.app import create_app
 from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
-from headrace.server.service import Service
-from headrace.server.settings import Settings
-from headrace.server.websocket import websocket_router
+from headrace.server.serving.service import Service
+from headrace.server.serving.settings import Settings
+from headrace.server.websocket.endpoint import websocket_router
 
 __all__ = [
     "Service",

@@ -11,13 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from headrace.api.model import AsyncModel, Model
-from headrace.server.endpoint import error_response, id_of, router_of
-from headrace.server.errors import ApiError
+from headrace.server.http.endpoint import error_response, id_of, router_of
+from headrace.server.http.errors import ApiError
 from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
-from headrace.server.service import Service
-from headrace.server.settings import Settings
-from headrace.server.websocket import websocket_router
+from headrace.server.serving.service import Service
+from headrace.server.serving.settings import Settings
+from headrace.server.websocket.endpoint import websocket_router
 from headrace.values.version import VERSION
 
 __all__ = ["app_of", "create_app"]
@@ -62,7 +62,7 @@ def app_of(service: Service) -> FastAPI:
 
 def _add_documentation(app: FastAPI, service: Service) -> None:
     # FastAPI's own pages would be open to those who have no key.
-    router = router_of(service, "Documentation")
+    router = router_of(service.keys, "Documentation")
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from headrace.server.endpoint import router_of
-from headrace.server.service import Service
+from headrace.server.http.endpoint import router_of
+from headrace.server.serving.service import Service
 
 __all__ = ["operations_router"]
 
@@ -16,7 +16,7 @@ __all__ = ["operations_router"]
 def operations_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
     router = APIRouter()
-    open_to_all, guarded = router_of(service, "Operations", guarded=False), router_of(service, "Operations")
+    open_to_all, guarded = router_of(service.keys, "Operations", guarded=False), router_of(service.keys, "Operations")
 
     @open_to_all.get("/health")
     async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]

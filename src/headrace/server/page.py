@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.server.endpoint import router_of
-from headrace.server.errors import ApiError
-from headrace.server.service import Service
+from headrace.server.http.endpoint import router_of
+from headrace.server.http.errors import ApiError
+from headrace.server.serving.service import Service
 
 __all__ = ["page_router"]
 
@@ -42,7 +42,7 @@ def page_router(service: Service) -> APIRouter:
 
     They ask for no API key: a browser would not send one, and nothing in them is secret. The page asks its user for it.
     """
-    router = router_of(service, "Page", guarded=False)
+    router = router_of(service.keys, "Page", guarded=False)
     files = _read_files()
 
     @router.get("/", include_in_schema=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from headrace.server.chat import chat_router
-from headrace.server.completions import completions_router
-from headrace.server.models import models_router
+from headrace.server.openai.chat import chat_router
+from headrace.server.openai.completions import completions_router
+from headrace.server.openai.models import models_router
+from headrace.server.openai.responses import responses_router
 from headrace.server.operations import operations_router
-from headrace.server.responses import responses_router
-from headrace.server.service import Service
+from headrace.server.serving.service import Service
 from headrace.server.streams import streams_router
 
 __all__ = ["openai_router", "operations_router", "streams_router"]

@@ -21,11 +21,11 @@ import uvicorn
 
 from headrace.api.model import AsyncModel
 from headrace.server.app import app_of
-from headrace.server.logs import announce
-from headrace.server.protocol import Connection, make_room
-from headrace.server.service import Service
-from headrace.server.settings import Settings, split_model, unknown_variables
-from headrace.server.websocket_protocol import WebSocketConnection
+from headrace.server.http.protocol import Connection, make_room
+from headrace.server.serving.logs import announce
+from headrace.server.serving.service import Service
+from headrace.server.serving.settings import Settings, split_model, unknown_variables
+from headrace.server.websocket.protocol import WebSocketConnection
 from headrace.store import resolve
 from headrace.values.errors import InvalidRequestError
 

@@ -6,16 +6,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.server.endpoint import event_stream, router_of
-from headrace.server.errors import ApiError
-from headrace.server.service import Service
+from headrace.server.http.endpoint import router_of
+from headrace.server.http.errors import ApiError
+from headrace.server.serving.exchange import event_stream
+from headrace.server.serving.service import Service
 
 __all__ = ["streams_router"]
 
 
 def streams_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
-    router = router_of(service, "Streams")
+    router = router_of(service.keys, "Streams")
 
     @router.delete("/v1/streams/{id:path}")
     async def cancel(id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

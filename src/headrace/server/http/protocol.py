@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from headrace.server.errors import ApiError
+from headrace.server.http.errors import ApiError
 
 __all__ = ["Connection", "make_room"]
 

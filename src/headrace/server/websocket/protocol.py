@@ -10,8 +10,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from headrace.server.websocket import LISTENS
-from headrace.server.websocket_wire import is_plain
+from headrace.server.websocket.endpoint import LISTENS
+from headrace.server.websocket.wire import is_plain
 
 __all__ = ["WebSocketConnection"]
 

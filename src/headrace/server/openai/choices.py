@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from headrace.api.lane import Job
 from headrace.api.stream import AsyncTokenStream
-from headrace.server.common import FINISH_REASONS, Measured, dumps, progress_of, timings_of, usage_of
-from headrace.server.errors import ApiError
-from headrace.server.service import Served
-from headrace.server.sse import event
-from headrace.server.wire import StreamOptions
+from headrace.server.http.errors import ApiError
+from headrace.server.http.sse import event
+from headrace.server.openai.wire import StreamOptions
+from headrace.server.serving.common import FINISH_REASONS, Measured, dumps, progress_of, timings_of, usage_of
+from headrace.server.serving.service import Served
 from headrace.values.results import GenerationResult
 
 __all__ = ["Choices"]

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from headrace.api.stream import AsyncTokenStream
-from headrace.server.errors import ApiError, as_api_error
-from headrace.server.sse import Source
+from headrace.server.http.errors import ApiError, as_api_error
+from headrace.server.http.sse import Source
 from headrace.values.errors import HeadraceError
 from headrace.values.results import GenerationResult, Token
 

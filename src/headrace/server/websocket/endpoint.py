@@ -17,12 +17,12 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from headrace.api.lane import Job, Lane
-from headrace.server.endpoint import check_id, error_response
-from headrace.server.errors import ApiError, as_api_error
-from headrace.server.generation import Generation
-from headrace.server.service import Service
-from headrace.server.settings import Settings
-from headrace.server.websocket_wire import Cancel, Generate, Proceed, Reply, Session, Start
+from headrace.server.http.endpoint import check_id, error_response
+from headrace.server.http.errors import ApiError, as_api_error
+from headrace.server.serving.generation import Generation
+from headrace.server.serving.service import Service
+from headrace.server.serving.settings import Settings
+from headrace.server.websocket.wire import Cancel, Generate, Proceed, Reply, Session, Start
 from headrace.values.checks import as_float
 from headrace.values.errors import HeadraceError
 from headrace.values.results import GenerationResult

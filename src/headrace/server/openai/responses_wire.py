@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from headrace.server.responses_input import Input
-from headrace.server.tools import Effort, FlatFormat, FlatToolChoice, FlatTools, TemplateVariables
-from headrace.server.wire import Ignored, Only, Sampling, Wire
+from headrace.server.openai.responses_input import Input
+from headrace.server.openai.tools import Effort, FlatFormat, FlatToolChoice, FlatTools, TemplateVariables
+from headrace.server.openai.wire import Ignored, Only, Sampling, Wire
 
 __all__ = ["INCLUDE_LOGPROBS", "ResponseRequest"]
 

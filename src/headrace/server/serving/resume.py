@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from headrace.server.errors import ApiError
-from headrace.server.settings import Settings
-from headrace.server.sse import Source
+from headrace.server.http.errors import ApiError
+from headrace.server.http.sse import Source
+from headrace.server.serving.settings import Settings
 
 __all__ = ["Log", "Shelf"]
 

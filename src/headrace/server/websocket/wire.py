@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.api.lane import Job, Lane
-from headrace.server.body import parse
-from headrace.server.common import HeldLogprobs, dumps, logprob_entry, quoted
-from headrace.server.errors import ApiError
-from headrace.server.messages import Messages, turns_of
-from headrace.server.tools import Overrides, TemplateVariables, ToolChoice, Tools, tool_overrides
-from headrace.server.wire import JsonSchema, Stop, Wire
+from headrace.server.http.body import parse
+from headrace.server.http.errors import ApiError
+from headrace.server.openai.messages import Messages, turns_of
+from headrace.server.openai.tools import Overrides, TemplateVariables, ToolChoice, Tools, tool_overrides
+from headrace.server.openai.wire import JsonSchema, Stop, Wire
+from headrace.server.serving.common import HeldLogprobs, dumps, logprob_entry, quoted
 from headrace.values.config import StreamConfig
 from headrace.values.errors import shortened
 from headrace.values.results import GenerationResult, Part, Token, ToolCallDelta

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from headrace.server.generation import Generation
+from headrace.server.serving.generation import Generation
 from headrace.values.results import EngineMetrics
 from headrace.values.version import VERSION
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
-from headrace.server.errors import ApiError
+from headrace.server.http.errors import ApiError
 from headrace.values.errors import shortened
 
 __all__ = ["parse", "read_body", "request_body"]

@@ -6,16 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from headrace.server.answers import Model, ModelList
-from headrace.server.endpoint import router_of
-from headrace.server.service import Served, Service
+from headrace.server.http.endpoint import router_of
+from headrace.server.openai.answers import Model, ModelList
+from headrace.server.serving.service import Served, Service
 
 __all__ = ["models_router"]
 
 
 def models_router(service: Service) -> APIRouter:
     """The routes, to be included in an app."""
-    router = router_of(service, "OpenAI")
+    router = router_of(service.keys, "OpenAI")
 
     @router.get("/v1/models", responses={200: {"model": ModelList}})
     async def models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

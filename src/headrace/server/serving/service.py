@@ -9,13 +9,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from headrace.api.lane import Core, Job, Lane
 from headrace.api.model import AsyncModel, Model, core_of
 from headrace.api.stream import AsyncTokenStream
-from headrace.server.errors import ApiError
-from headrace.server.generation import Generation
-from headrace.server.keys import Keys
-from headrace.server.logs import log_stream
-from headrace.server.metrics import ServerMetrics, ServerState
-from headrace.server.resume import Shelf
-from headrace.server.settings import Settings
+from headrace.server.http.errors import ApiError
+from headrace.server.http.keys import Keys
+from headrace.server.serving.generation import Generation
+from headrace.server.serving.logs import log_stream
+from headrace.server.serving.metrics import ServerMetrics, ServerState
+from headrace.server.serving.resume import Shelf
+from headrace.server.serving.settings import Settings
 from headrace.values.config import speculation_of
 from headrace.values.errors import InvalidRequestError, QueueFullError
 

@@ -11,8 +11,8 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from headrace.chat.thinking import tags_of
-from headrace.server.errors import ApiError
-from headrace.server.wire import MAX_VALUES, JsonSchema, Sampling, Wire, check_size
+from headrace.server.http.errors import ApiError
+from headrace.server.openai.wire import MAX_VALUES, JsonSchema, Sampling, Wire, check_size
 from headrace.values.errors import shortened
 
 __all__ = [

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
-from headrace.server.generation import Generation
+from headrace.server.serving.generation import Generation
 
 __all__ = ["JsonFormatter", "LineFormatter", "announce", "log_stream", "logging_to_stderr"]
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from headrace.server.answers import Answer, Logprob, Timings
-from headrace.server.tools import Effort
+from headrace.server.openai.answers import Answer, Logprob, Timings
+from headrace.server.openai.tools import Effort
 
 __all__ = ["ResponseObject"]
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
-from headrace.server.common import role_of
-from headrace.server.errors import ApiError
-from headrace.server.wire import Ignored, Only, Wire
+from headrace.server.http.errors import ApiError
+from headrace.server.openai.wire import Ignored, Only, Wire
+from headrace.server.serving.common import role_of
 
 __all__ = ["Conversation", "Input"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from headrace.server.disconnect import until_disconnect
+from headrace.server.http.disconnect import until_disconnect
 
 __all__ = ["EventStream", "Source", "event"]
 

@@ -10,10 +10,13 @@ from pydantic import Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from headrace.api.lane import Job, Lane
-from headrace.server.answers import TextCompletion, answer_of
-from headrace.server.body import request_body
-from headrace.server.choices import Choices
-from headrace.server.common import (
+from headrace.server.http.body import request_body
+from headrace.server.http.endpoint import router_of
+from headrace.server.http.errors import ApiError
+from headrace.server.openai.answers import TextCompletion, answer_of
+from headrace.server.openai.choices import Choices
+from headrace.server.openai.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
+from headrace.server.serving.common import (
     FINISH_REASONS,
     HeldLogprobs,
     logprob,
@@ -22,11 +25,9 @@ from headrace.server.common import (
     text_of,
     timings_of,
 )
-from headrace.server.endpoint import generate, router_of
-from headrace.server.errors import ApiError
-from headrace.server.generation import Generated
-from headrace.server.service import Served, Service
-from headrace.server.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
+from headrace.server.serving.exchange import generate
+from headrace.server.serving.generation import Generated
+from headrace.server.serving.service import Served, Service
 from headrace.text.detokenizer import Detokenizer
 from headrace.values.errors import ContextOverflowError
 from headrace.values.results import Token
@@ -209,7 +210,7 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 def completions_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
-    router = router_of(service, "OpenAI")
+    router = router_of(service.keys, "OpenAI")
 
     @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_of(TextCompletion))
     async def completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -18,6 +18,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_plain_validator_function
 
+from headrace.server.serving.exchange import GenerationBody
+
 __all__ = [
     "MAX_CHOICES",
     "MAX_VALUES",
@@ -112,11 +114,10 @@ def _check_schema(schema: Any) -> Any:
 JsonSchema = Annotated[dict[str, Any] | bool, AfterValidator(_check_schema)]
 
 
-class Sampling(Wire):
+class Sampling(Wire, GenerationBody):
     """The settings of StreamConfig under the names that the field uses for them, and what all requests carry."""
 
     model: str = Field(max_length=512)
-    stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -135,7 +136,6 @@ class Sampling(Wire):
     thinking_budget: int | None = None
     thinking_tags: tuple[str, str] | None = None
     speculation: Literal["auto", "on", "off"] | None = None
-    resumable: bool | None = None
     user: Ignored = None
     metadata: Ignored = None
     store: Ignored = None

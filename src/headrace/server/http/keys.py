@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from headrace.server.errors import ApiError
+from headrace.server.http.errors import ApiError
 
 __all__ = ["Keys"]
 

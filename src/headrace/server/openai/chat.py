@@ -9,23 +9,13 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from headrace.api.lane import Job, Lane
-from headrace.server.answers import ChatCompletion, answer_of
-from headrace.server.body import request_body
-from headrace.server.choices import Choices
-from headrace.server.common import (
-    FINISH_REASONS,
-    HeldLogprobs,
-    dumps,
-    logprob_entry,
-    quoted,
-    timings_of,
-)
-from headrace.server.endpoint import generate, router_of
-from headrace.server.errors import ApiError
-from headrace.server.generation import Generated
-from headrace.server.messages import Messages, turns_of
-from headrace.server.service import Served, Service
-from headrace.server.tools import (
+from headrace.server.http.body import request_body
+from headrace.server.http.endpoint import router_of
+from headrace.server.http.errors import ApiError
+from headrace.server.openai.answers import ChatCompletion, answer_of
+from headrace.server.openai.choices import Choices
+from headrace.server.openai.messages import Messages, turns_of
+from headrace.server.openai.tools import (
     Effort,
     Format,
     TemplateVariables,
@@ -35,7 +25,18 @@ from headrace.server.tools import (
     form_overrides,
     tool_overrides,
 )
-from headrace.server.wire import MAX_CHOICES, Only, Sampling, StreamOptions
+from headrace.server.openai.wire import MAX_CHOICES, Only, Sampling, StreamOptions
+from headrace.server.serving.common import (
+    FINISH_REASONS,
+    HeldLogprobs,
+    dumps,
+    logprob_entry,
+    quoted,
+    timings_of,
+)
+from headrace.server.serving.exchange import generate
+from headrace.server.serving.generation import Generated
+from headrace.server.serving.service import Served, Service
 from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["Chat", "ChatRequest", "chat_router"]
@@ -237,7 +238,7 @@ def _message(result: GenerationResult) -> dict[str, Any]:
 
 def chat_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
-    router = router_of(service, "OpenAI")
+    router = router_of(service.keys, "OpenAI")
 
     @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_of(ChatCompletion))
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -10,18 +10,19 @@ from fastapi import APIRouter, Request, Response
 
 from headrace.api.lane import Job, Lane
 from headrace.api.stream import AsyncTokenStream
-from headrace.server.answers import answer_of
-from headrace.server.body import request_body
-from headrace.server.common import HeldLogprobs, logprob_entry, timings_of
-from headrace.server.endpoint import generate, router_of
-from headrace.server.errors import ApiError
-from headrace.server.generation import Generated
-from headrace.server.responses_answers import ResponseObject
-from headrace.server.responses_input import Conversation
-from headrace.server.responses_items import Items
-from headrace.server.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
-from headrace.server.service import Served, Service
-from headrace.server.tools import FlatTool, effort_overrides, form_overrides, tool_overrides
+from headrace.server.http.body import request_body
+from headrace.server.http.endpoint import router_of
+from headrace.server.http.errors import ApiError
+from headrace.server.openai.answers import answer_of
+from headrace.server.openai.responses_answers import ResponseObject
+from headrace.server.openai.responses_input import Conversation
+from headrace.server.openai.responses_items import Items
+from headrace.server.openai.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
+from headrace.server.openai.tools import FlatTool, effort_overrides, form_overrides, tool_overrides
+from headrace.server.serving.common import HeldLogprobs, logprob_entry, timings_of
+from headrace.server.serving.exchange import generate
+from headrace.server.serving.generation import Generated
+from headrace.server.serving.service import Served, Service
 from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["ResponseExchange", "responses_router"]
@@ -227,7 +228,7 @@ def _or(given: Any, default: Any) -> Any:
 
 def responses_router(service: Service) -> APIRouter:
     """The route, to be included in an app."""
-    router = router_of(service, "OpenAI")
+    router = router_of(service.keys, "OpenAI")
 
     shape = answer_of(ResponseObject)
 

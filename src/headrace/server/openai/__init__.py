@@ -1,0 +1,1 @@
+"""The OpenAI-compatible endpoints: chat, completions, responses and models."""

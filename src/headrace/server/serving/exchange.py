@@ -1,0 +1,120 @@
+"""The way of a request that generates, the same for every HTTP endpoint: read its body, start its streams, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from headrace.api.lane import Job, Lane
+from headrace.server.http.body import parse, read_body
+from headrace.server.http.disconnect import unless_left
+from headrace.server.http.errors import ApiError, as_api_error
+from headrace.server.http.sse import EventStream, Source
+from headrace.server.serving.common import dumps
+from headrace.server.serving.generation import Generated, Renderer
+from headrace.server.serving.service import Served, Service
+from headrace.values.errors import HeadraceError
+
+__all__ = ["Exchange", "GenerationBody", "event_stream", "generate"]
+
+
+class GenerationBody(BaseModel):
+    """What the body of every request that generates has.
+
+    Attributes:
+        model: name of the model.
+        stream: whether the answer comes as events.
+        resumable: whether it goes on where the client leaves, and may be followed again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    stream: bool | None = None
+    resumable: bool | None = None
+
+
+_Body = TypeVar("_Body", bound=GenerationBody)
+
+
+class Exchange(Renderer, Protocol):
+    """One request of an endpoint and its answer in the endpoint's own form."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What the wire calls the settings of StreamConfig, where it is something else."""
+        ...
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether a response that is not streamed needs the tokens one by one."""
+        ...
+
+    def jobs(self, lane: Lane) -> Sequence[Job]:
+        """A job for each choice.
+
+        Raises:
+            ApiError: the request asks for what cannot be done.
+            HeadraceError: the same, in the words of the engine.
+        """
+        ...
+
+    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
+        """The response that is not streamed."""
+        ...
+
+
+async def generate(
+    service: Service,
+    request: Request,
+    kind: type[_Body],
+    make_exchange: Callable[[_Body, Served, str], Exchange],
+) -> Response:
+    """Answer a request: parse it, start its streams, send what they bring.
+
+    Args:
+        service: what is behind it all.
+        request: the request.
+        kind: type of its body.
+        make_exchange: makes the endpoint's exchange from the body, the model and the request's id.
+    """
+    id: str = request.state.request_id
+    body = parse(kind, await read_body(request, service.max_body))
+    served = service.find(body.model)
+    if body.resumable and not body.stream:
+        raise ApiError(400, "resumable is true, but stream is not; only streams can be resumed", param="resumable")
+    exchange = make_exchange(body, served, id)
+    try:
+        service.check_room(served)  # when too many ask, most of them are answered here, and cheaply
+        generation = await unless_left(
+            request.receive, service.begin(served, exchange.jobs, id=id, turn=_client(request))
+        )
+        if not body.stream:
+            choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
+            return Response(dumps(exchange.whole(choices)), media_type="application/json")
+    except HeadraceError as error:
+        raise as_api_error(error, exchange.names) from None
+    source = generation.events(exchange)
+    if body.resumable:
+        return event_stream(service, service.shelf.record(id, source).follow(0))
+    return event_stream(service, source, on_leave=generation.cancel)
+
+
+def event_stream(service: Service, source: Source, on_leave: Callable[[str], None] = lambda _: None) -> EventStream:
+    """A streamed response with the service's settings."""
+    settings = service.settings
+    return EventStream(
+        source,
+        on_leave=on_leave,
+        headers={},
+        ping_interval=settings.ping_interval,
+        stall_timeout=settings.stall_timeout_ms / 1000,
+    )
+
+
+def _client(request: Request) -> tuple[int | None, str | None]:
+    """Who asks, as far as one can tell: whoever asks a lot shall not make others wait."""
+    return request.state.key, request.client.host if request.client is not None else None

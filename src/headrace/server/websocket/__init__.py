@@ -1,0 +1,1 @@
+"""The WebSocket `/ws`: its frames, its connections, and many streams on each."""
