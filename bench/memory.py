@@ -3,7 +3,7 @@
     python bench/memory.py [--models smollm2 gemma3-270m] [--streams 16] [--requests 10000] [--json]
 
 Resident memory is read from /proc/self/smaps_rollup (Linux only): `file` is mapped from files, which is the weights and
-the code of libraries; `anonymous` is everything else. `set aside` is KV outside the model's memory. `beside` is the
+the code of libraries; `anonymous` is everything else. `offloaded` is KV outside the model's memory. `beside` is the
 total without that, the KV cache and the weights in the file; copies of weights that llama.cpp repacked for the
 processor count. After that come requests of one token, a few at a time, with prompts that differ: what is held after
 them must be what was held before.
@@ -52,9 +52,9 @@ def measure(ref: str, options: argparse.Namespace) -> Iterator[tuple[str, dict[s
 
         def held() -> dict[str, float]:
             gc.collect()
-            aside = model._core.engine.with_cache(lambda cache: cache.num_bytes_aside)  # pyright: ignore
-            found = {**resident(), "aside": aside / MEBIBYTE}
-            return {**found, "beside": found["total"] - kv - weights - found["aside"]}
+            offloaded = model._core.engine.with_cache(lambda cache: cache.num_bytes_offloaded)  # pyright: ignore
+            found = {**resident(), "offloaded": offloaded / MEBIBYTE}
+            return {**found, "beside": found["total"] - kv - weights - found["offloaded"]}
 
         def run(prompt: list[int], max_tokens: int = 1) -> None:
             model.generate(prompt, max_tokens=max_tokens, **settings)
@@ -83,13 +83,15 @@ def main() -> None:
     for ref in options.models:
         if not options.json:
             print(f"\n{ref}, {options.streams} streams, {options.n_ctx} tokens of context, in MiB")
-            print(f"{'':>18}{'total':>10}{'anonymous':>11}{'file':>9}{'set aside':>12}{'beside weights and KV':>24}")
+            print(f"{'':>18}{'total':>10}{'anonymous':>11}{'file':>9}{'offloaded':>12}{'beside weights and KV':>24}")
         for stage, found in measure(ref, options):
             if options.json:
                 print(json.dumps({"model": ref, "stage": stage, **found}), flush=True)
                 continue
             line = f"{stage:>18}{found['total']:>10.1f}{found['anonymous']:>11.1f}{found['file']:>9.1f}"
-            print(line + (f"{found['aside']:>12.1f}{found['beside']:>24.1f}" if "beside" in found else ""), flush=True)
+            print(
+                line + (f"{found['offloaded']:>12.1f}{found['beside']:>24.1f}" if "beside" in found else ""), flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from headrace import AsyncModel, Model, StreamConfig, TokenStream
-from headrace.api.lane import Core
+from headrace.api.core import Core
 from headrace.engine.loop import Engine
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner, ScriptedVocabulary

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace import GenerationResult, InvalidRequestError, StreamTimeoutError, Token, Usage
 from headrace.chat.thinking import ThoughtSplitter, overlap, tags_of
-from headrace.values.outline import Tags
+from headrace.values.output_format import Tags
 
 OPEN, CLOSE = "<think>", "</think>"
 TAGS = Tags(OPEN, CLOSE)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from headrace import GenerationError, GenerationResult, Token
 from headrace.chat.tool_formats import HERMES, CallReader, format_of, instructed
-from headrace.values.gathered import Gathered
-from headrace.values.outline import ToolFormat
+from headrace.values.accumulator import Accumulator
+from headrace.values.output_format import ToolFormat
 from headrace.values.results import Part
 
 CONTENT = "{{ messages[-1].content }}"
@@ -42,7 +42,7 @@ def split_up(format: ToolFormat, pieces: Sequence[str]) -> tuple[str, list[Call]
     reader = CallReader(format)
     parts = [part for piece in pieces for part in reader.feed(piece)]
     parts += reader.flush()
-    calls = Gathered(parts).tool_calls
+    calls = Accumulator(parts).tool_calls
     assert rebuilt(parts) == [(call.id, call.name, call.arguments) for call in calls]
     assert reader.num_complete == sum(call.is_complete for call in calls)
     assert all(call.is_complete for call in calls[:-1])
@@ -278,7 +278,7 @@ def test_every_call_has_an_id_of_its_own(format: ToolFormat, pattern: str) -> No
         id(MISTRAL): "[TOOL_CALLS][" + ", ".join(['{"name": "a", "arguments": {}}'] * 50) + "]",
         id(MISTRAL_ARGS): "[TOOL_CALLS]a[ARGS]{}" * 50,
     }
-    ids = [call.id for call in Gathered(CallReader(format).feed(texts[id(format)])).tool_calls]
+    ids = [call.id for call in Accumulator(CallReader(format).feed(texts[id(format)])).tool_calls]
     assert len(set(ids)) == 50
     assert all(re.fullmatch(pattern, id) for id in ids)
 

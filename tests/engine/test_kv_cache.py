@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from headrace.engine.kv.cache import KVCache
+from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.kv.radix import Row, common_prefix
-from headrace.engine.kv.set_aside import SetAside
 from headrace.engine.runner import NoRoomError, Slice
 from headrace.engine.scripted import ScriptedRunner
 
@@ -26,10 +26,12 @@ class Cache:
     """A cache on a scripted memory, driven as the scheduler drives it."""
 
     def __init__(
-        self, *, num_cells: int = 64, num_rows: int = 4, partial: bool = True, aside: SetAside | None = None
+        self, *, num_cells: int = 64, num_rows: int = 4, partial: bool = True, offloaded: OffloadedKV | None = None
     ) -> None:
         self.memory = ScriptedRunner(BYTES, num_cells=num_cells, num_rows=num_rows, can_drop_partial=partial)
-        self.kv = KVCache(self.memory, num_cells=num_cells, num_rows=num_rows, can_drop_partial=partial, aside=aside)
+        self.kv = KVCache(
+            self.memory, num_cells=num_cells, num_rows=num_rows, can_drop_partial=partial, offloaded=offloaded
+        )
 
     def start(self, tokens: Sequence[int]) -> tuple[Row, int]:
         """A row that holds these tokens, and how many of them it found; there must be room."""
@@ -65,12 +67,12 @@ class CacheMachine(RuleBasedStateMachine):
     """Active rows come, share, compute, fail and go, in a memory that is too small for all of them."""
 
     partial = True
-    aside: SetAside | None = None
+    offloaded: OffloadedKV | None = None
     active = Bundle("active")
 
     @initialize(num_cells=st.integers(24, 64), num_rows=st.integers(2, 6))
     def set_up(self, num_cells: int, num_rows: int) -> None:
-        self.cache = Cache(num_cells=num_cells, num_rows=num_rows, partial=self.partial, aside=self.aside)
+        self.cache = Cache(num_cells=num_cells, num_rows=num_rows, partial=self.partial, offloaded=self.offloaded)
         self.kv, self.memory = self.cache.kv, self.cache.memory
         self.num_rows = num_rows
         self.tokens: dict[int, list[int]] = {}  # what each active row must hold, by its id
@@ -173,11 +175,11 @@ class RecurrentCacheMachine(CacheMachine):
 
 
 class AsideCacheMachine(CacheMachine):
-    """The same where what has long been of no use is set aside, in as little memory as a few pieces take."""
+    """The same where what has long been of no use is offloaded, in as little memory as a few pieces take."""
 
     @initialize(max_bytes=st.sampled_from([0, 30, 100, 1000]), length=st.integers(1, 5), after=st.integers(0, 20))
-    def make_room_aside(self, max_bytes: int, length: int, after: int) -> None:
-        self.aside = SetAside(max_bytes, length, after)
+    def make_room_offloaded(self, max_bytes: int, length: int, after: int) -> None:
+        self.offloaded = OffloadedKV(max_bytes, length, after)
 
     @precondition(lambda self: hasattr(self, "cache"))
     @rule()
@@ -216,12 +218,12 @@ class AsideCacheMachine(CacheMachine):
 
     @invariant()
     def keeps_to_its_budget(self) -> None:
-        if self.aside is not None:
-            assert self.aside.num_bytes == sum(len(piece.data) for piece in self.aside._pieces.values())
-            assert self.aside.num_bytes <= self.aside.max_bytes
-            for piece in self.aside._pieces.values():
+        if self.offloaded is not None:
+            assert self.offloaded.num_bytes == sum(len(piece.data) for piece in self.offloaded._pieces.values())
+            assert self.offloaded.num_bytes <= self.offloaded.max_bytes
+            for piece in self.offloaded._pieces.values():
                 assert json.loads(piece.data) == list(piece.tokens)
-                assert len(piece.tokens) <= self.aside.length
+                assert len(piece.tokens) <= self.offloaded.length
 
 
 MODEST = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from headrace import StreamConfig
 from headrace.chat.tool_formats import HERMES
 from headrace.engine.output import Output
-from headrace.values.outline import PLAIN, Outline, Tags
+from headrace.values.output_format import PLAIN, OutputFormat, Tags
 from headrace.values.results import Part, ToolCall
 
 TAGS = Tags("◁think▷", "◁/think▷")
-BOTH = Outline(tags=TAGS, tools=HERMES)
+BOTH = OutputFormat(tags=TAGS, tools=HERMES)
 CALL = '<tool_call>{"name": "f", "arguments": {"é": "</tool_call>"}}</tool_call>'
 
 
 def read(
-    pieces: Sequence[bytes], outline: Outline = BOTH, stops: Sequence[str] = (), *, is_cut: bool = False
+    pieces: Sequence[bytes], output_format: OutputFormat = BOTH, stops: Sequence[str] = (), *, is_cut: bool = False
 ) -> tuple[Output, list[Part | None], tuple[Part, ...]]:
     """An output, what went with each token, and what was left in the end."""
-    output = Output(StreamConfig(stop_sequences=tuple(stops)), outline)
+    output = Output(StreamConfig(stop_sequences=tuple(stops)), output_format)
     shown: list[Part | None] = []
     for piece in pieces:
         output.feed(piece)
@@ -185,14 +185,14 @@ def test_parts_of_one_kind_go_together_and_two_calls_do_not() -> None:
 def test_it_knows_where_the_answer_starts(mode: str, expected: int) -> None:
     text = "\n◁think▷ a ◁/think▷ {}"
     for pieces in splits(text.encode(), 1):
-        output, _, _ = read(pieces, Outline(tags=TAGS, thinking=mode))  # pyright: ignore[reportArgumentType]
+        output, _, _ = read(pieces, OutputFormat(tags=TAGS, thinking=mode))  # pyright: ignore[reportArgumentType]
         assert output.answer_start == expected
         assert output.text[output.answer_start :].strip() == "{}"
 
 
 def test_hidden_thoughts_are_not_there_at_all() -> None:
     for pieces in splits("◁think▷ é ◁/think▷ü".encode(), 1):
-        output, shown, rest = read(pieces, Outline(tags=TAGS, thinking="hide"))
+        output, shown, rest = read(pieces, OutputFormat(tags=TAGS, thinking="hide"))
         assert seen(output) == (None, "ü", [])
         assert "".join(part.text for part in (*shown, *rest) if part is not None) == "ü"
 
@@ -202,9 +202,9 @@ def test_a_cut_at_every_byte_shows_no_more_than_was_taken(mode: str) -> None:
     data = f"◁think▷ é ◁/think▷ü {CALL}".encode()
     for end in range(len(data) + 1):
         pieces = [bytes([byte]) for byte in data[:end]]
-        outline = Outline(tags=TAGS, tools=HERMES, thinking=mode)  # pyright: ignore[reportArgumentType]
-        read(pieces, outline, ["üx"], is_cut=True)
-        read(pieces, outline, ["üx"])
+        output_format = OutputFormat(tags=TAGS, tools=HERMES, thinking=mode)  # pyright: ignore[reportArgumentType]
+        read(pieces, output_format, ["üx"], is_cut=True)
+        read(pieces, output_format, ["üx"])
 
 
 def test_the_kind_of_a_token_that_shows_nothing() -> None:

@@ -70,7 +70,7 @@ def test_lanes_take_turns() -> None:
             streams += [other.generate_stream("b"), made.model.generate_stream("c")]
         assert {texts(stream) for stream in streams} == {"ok"}
         order = first_steps(made)
-        assert sorted(order[:4]) == sorted(ids("aabc")), "two lanes came later, and each has the next turn but one"
+        assert sorted(order[:4]) == sorted(ids("aabc")), "two callers came later, and each has the next turn but one"
         assert order[4:] == ids("a" * 58)
 
 

@@ -88,23 +88,23 @@ def test_the_settings_come_back(path: Path, fresh: Scripted) -> None:
     with scripted("1", chat_template=TEMPLATE) as made:
         context = Context(made.model, given.replace(json_schema=None), system_prompt="Be brief.")
         context.generate("hi")
-        context._lane.defaults = given  # pyright: ignore[reportPrivateUsage]
+        context._caller.defaults = given  # pyright: ignore[reportPrivateUsage]
         context.save(path)
     loaded = Context.load(fresh.model, path)
-    assert loaded._lane.defaults == given  # pyright: ignore[reportPrivateUsage]
-    assert loaded._lane.system_prompt == "Be brief."  # pyright: ignore[reportPrivateUsage]
+    assert loaded._caller.defaults == given  # pyright: ignore[reportPrivateUsage]
+    assert loaded._caller.system_prompt == "Be brief."  # pyright: ignore[reportPrivateUsage]
     other = Context.load(fresh.model, path, max_tokens=4, system_prompt=None)
-    assert other._lane.defaults == given.replace(max_tokens=4)  # pyright: ignore[reportPrivateUsage]
-    assert other._lane.system_prompt is None  # pyright: ignore[reportPrivateUsage]
+    assert other._caller.defaults == given.replace(max_tokens=4)  # pyright: ignore[reportPrivateUsage]
+    assert other._caller.system_prompt is None  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_type_as_schema_is_left_out(path: Path, fresh: Scripted) -> None:
     with scripted("1") as made:
         context = Context(made.model)
         context.generate("hi")
-        context._lane.defaults = StreamConfig(json_schema=list[int])  # pyright: ignore[reportPrivateUsage]
+        context._caller.defaults = StreamConfig(json_schema=list[int])  # pyright: ignore[reportPrivateUsage]
         context.save(path)
-    assert Context.load(fresh.model, path)._lane.defaults == StreamConfig()  # pyright: ignore[reportPrivateUsage]
+    assert Context.load(fresh.model, path)._caller.defaults == StreamConfig()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_last_stream_counts_and_a_cancelled_one_is_one(path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_fork_has_a_life_of_its_own(saved: Path, fresh: Scripted, tmp_path: Pa
     fork = context.fork()
     context.close()
     assert fork.generate("x").usage.completion_tokens == 2
-    assert fork._lane.defaults.max_tokens == 5  # pyright: ignore[reportPrivateUsage]
+    assert fork._caller.defaults.max_tokens == 5  # pyright: ignore[reportPrivateUsage]
     assert fork.save(tmp_path / "other").tokens == (*ids("x!"), 0)
 
 

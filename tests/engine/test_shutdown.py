@@ -15,7 +15,7 @@ from harness import BYTES, PATIENCE, UNHURRIED, Gate, Scripted, ids, run_async, 
 
 import headrace
 from headrace import Context, EngineClosedError, InvalidRequestError, Model
-from headrace.api.lane import Core
+from headrace.api.core import Core
 from headrace.engine.loop import Engine
 from headrace.engine.scripted import ScriptedRunner, ScriptedVocabulary
 

@@ -124,16 +124,16 @@ def test_a_task_that_is_cancelled_cancels_its_generation(model: Model) -> None:
 
 
 def test_cancel_generation_cancels_its_own_streams_and_no_others(model: Model) -> None:
-    lane, other = Context(model, max_tokens=400, ignore_eos=True), Context(model, max_tokens=12, ignore_eos=True)
-    own = [lane.generate_stream(f"Own {number}", buffer_size=400) for number in range(2)]
+    caller, other = Context(model, max_tokens=400, ignore_eos=True), Context(model, max_tokens=12, ignore_eos=True)
+    own = [caller.generate_stream(f"Own {number}", buffer_size=400) for number in range(2)]
     others = [other.generate_stream("Another's"), model.generate_stream("The model's", ignore_eos=True, max_tokens=12)]
     for stream in (*own, *others):
         next(stream)
-    lane.cancel_generation()
+    caller.cancel_generation()
     assert [stream.result(PATIENCE).finish_reason for stream in own] == ["cancelled"] * 2
     assert [stream.result(PATIENCE).finish_reason for stream in others] == ["length"] * 2
-    # The lane itself goes on.
-    assert lane.generate("Again", max_tokens=2).finish_reason == "length"
+    # The caller itself goes on.
+    assert caller.generate("Again", max_tokens=2).finish_reason == "length"
 
 
 def test_200_abandoned_streams_leave_nothing_behind(model: Model) -> None:

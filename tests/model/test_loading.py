@@ -1,4 +1,4 @@
-"""Loading, both faces of one engine, lanes on it, and closing."""
+"""Loading, both faces of one engine, callers on it, and closing."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_context_has_its_own_defaults(model: Model) -> None:
 
 def test_contexts_run_at_once(model: Model) -> None:
     contexts = [Context(model, max_tokens=12, ignore_eos=True) for _ in range(4)]
-    streams = [context.generate_stream(f"Lane {number}:") for number, context in enumerate(contexts)]
+    streams = [context.generate_stream(f"Caller {number}:") for number, context in enumerate(contexts)]
     first = [next(stream) for stream in streams]
     assert [token.index for token in first] == [0] * 4
     assert {stream.result(PATIENCE).usage.completion_tokens for stream in streams} == {12}

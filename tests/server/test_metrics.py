@@ -83,12 +83,12 @@ def test_counts_after_known_streams() -> None:
 def test_what_an_idle_engine_sets_aside() -> None:
     async def run() -> None:
         async with running("abcdefgh") as server:
-            assert (await scraped(server))["headrace_kv_set_aside_bytes"][()] == 0
+            assert (await scraped(server))["headrace_kv_offloaded_bytes"][()] == 0
             await server.complete("hello")
             model = server.scripted.model
-            await eventually(lambda: model.metrics.kv_set_aside_bytes)
-            size = model.metrics.kv_set_aside_bytes
-            assert (await scraped(server))["headrace_kv_set_aside_bytes"][()] == size
+            await eventually(lambda: model.metrics.kv_offloaded_bytes)
+            size = model.metrics.kv_offloaded_bytes
+            assert (await scraped(server))["headrace_kv_offloaded_bytes"][()] == size
 
     run_on("asyncio", run())
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
-from headrace.engine.guide import Guide
+from headrace.engine.constraint import Constraint
 from headrace.engine.scripted import ScriptedRunner
 from server.harness import MODEL, serving
 from server.live import live
@@ -20,11 +20,11 @@ from server.live import live
 class Obliging(ScriptedRunner):
     """Writes what it was told to, as a model does, where a grammar does not let the script come."""
 
-    def _guided(self, token: int, guide: Guide) -> int:
+    def _constrained(self, token: int, constraint: Constraint) -> int:
         row = np.zeros(max(self.pieces) + 1, np.float32)
-        guide.restrict(row)
+        constraint.restrict(row)
         allowed = [int(one) for one in np.flatnonzero(row == 0)]
-        return next(one for one in (token, *allowed) if one in allowed and not guide.refuses(one))
+        return next(one for one in (token, *allowed) if one in allowed and not constraint.refuses(one))
 
 
 @pytest.fixture(scope="module")

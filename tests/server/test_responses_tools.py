@@ -16,7 +16,7 @@ from headrace.engine.output import Output
 from headrace.server import Settings, create_app
 from headrace.server.openai.responses_answers import ResponseObject
 from headrace.server.openai.responses_items import Items
-from headrace.values.outline import Outline, Tags
+from headrace.values.output_format import OutputFormat, Tags
 from headrace.values.results import Part, Token
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running
 from server.responding import PATH, ask, checked, items_of, open_response, request, said
@@ -96,7 +96,7 @@ def both(script: Any, **body: Any) -> dict[str, Any]:
 
 def tokens_of(pieces: list[bytes]) -> list[Token]:
     """Tokens with these bytes, and what each of them shows, as the engine makes them."""
-    output = Output(StreamConfig(), Outline(tags=Tags("<think>", "</think>"), tools=HERMES))
+    output = Output(StreamConfig(), OutputFormat(tags=Tags("<think>", "</think>"), tools=HERMES))
     tokens: list[Token] = []
     for index, piece in enumerate(pieces):
         output.feed(piece)

@@ -135,7 +135,7 @@ def test_logs_are_bounded_in_time() -> None:
         async with running(SCRIPT, {"resume_window": 0}, pieces=PIECES) as server:
             await server.open_chat(id="a", resumable=True).until_over()
             await server.settled()
-            while server.service.shelf.has("a"):
+            while server.service.event_logs.has("a"):
                 await asyncio.sleep(0)
             answer = await follow(server, "a", "1")
             assert (answer.status, answer.error["code"]) == (410, "stream_gone")

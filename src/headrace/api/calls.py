@@ -9,13 +9,14 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headrace.api.lane import Core, Lane
+from headrace.api.caller import Caller
+from headrace.api.core import Core
 from headrace.api.stream import AsyncTokenStream, StreamResult, TokenStream
 from headrace.chat.prompts import Messages, Prompt
+from headrace.values.accumulator import Accumulator
 from headrace.values.checks import as_token_ids
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError
-from headrace.values.gathered import Gathered
 from headrace.values.results import EngineMetrics, GenerationResult, Part, Token
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ __all__ = ["AsyncCalls", "Calls", "SyncCalls"]
 class Calls:
     """What needs no waiting, and is the same on both faces."""
 
-    def __init__(self, core: Core, lane: Lane) -> None:
+    def __init__(self, core: Core, caller: Caller) -> None:
         self._core = core
-        self._lane = lane
+        self._caller = caller
 
     @property
     def name(self) -> str:
@@ -43,7 +44,7 @@ class Calls:
 
     def cancel_generation(self) -> None:
         """Cancel every stream started from this object, and no other. From any thread or task."""
-        self._lane.cancel_generation()
+        self._caller.cancel_generation()
 
     def tokenize(self, text: str) -> list[int]:
         """The token ids of a text as `generate` feeds them, with the model's beginning-of-text token if it has one.
@@ -72,7 +73,7 @@ class Calls:
         """
         if isinstance(text_or_messages, str) and not options:
             return len(self.tokenize(text_or_messages))
-        conversation, chosen = self._lane.rendering(text_or_messages, options)
+        conversation, chosen = self._caller.rendering(text_or_messages, options)
         return self._core.prompts.count_chat(conversation, chosen)
 
     def apply_chat_template(self, messages: Messages, **options: Any) -> str:
@@ -85,7 +86,7 @@ class Calls:
         Raises:
             InvalidRequestError: messages that are none, or a model without a chat template.
         """
-        conversation, chosen = self._lane.rendering(messages, options)
+        conversation, chosen = self._caller.rendering(messages, options)
         return "".join(segment.text for segment in self._core.prompts.render(conversation, chosen))
 
     def check_integrity(self) -> None:
@@ -112,17 +113,17 @@ class SyncCalls(Calls):
             EngineClosedError: the model was closed.
             TypeError: an unknown setting.
         """
-        return self._collect(self._lane.start(self._lane.job(prompt, config, overrides)))
+        return self._collect(self._caller.start(self._caller.job(prompt, config, overrides)))
 
     def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
         """Start generating and hand out the tokens as they are read; see `generate`."""
-        return self._lane.start(self._lane.job(prompt, config, overrides))
+        return self._caller.start(self._caller.job(prompt, config, overrides))
 
     def generate_stream_with_metrics(
         self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
     ) -> StreamResult[TokenStream, GenerationResult]:
         """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
-        stream = self._lane.start(self._lane.job(prompt, config, overrides), closing_token=True)
+        stream = self._caller.start(self._caller.job(prompt, config, overrides), closing_token=True)
         return StreamResult(stream, stream.result, stream.cancel)
 
     def generate_streaming(
@@ -147,11 +148,11 @@ class SyncCalls(Calls):
                 continue_final_message: whether the answer goes on with the last message, an assistant's.
                 template_kwargs: more variables for the chat template, as `{"enable_thinking": False}`.
         """
-        return self._collect(self._lane.start(self._lane.chat_job(messages, config, overrides)))
+        return self._collect(self._caller.start(self._caller.chat_job(messages, config, overrides)))
 
     def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
         """The same, streamed."""
-        return self._lane.start(self._lane.chat_job(messages, config, overrides))
+        return self._caller.start(self._caller.chat_job(messages, config, overrides))
 
     def run_tools(
         self,
@@ -217,7 +218,7 @@ class AsyncCalls(Calls):
 
     async def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
         """Generate to the end; see `Model.generate`."""
-        return await self._collect(self._lane.start_async(self._lane.job(prompt, config, overrides)))
+        return await self._collect(self._caller.start_async(self._caller.job(prompt, config, overrides)))
 
     def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
         """Start generating and hand out the tokens as they are read; see `Model.generate`.
@@ -225,13 +226,13 @@ class AsyncCalls(Calls):
         Settings are checked here, and that the prompt is text or whole numbers; what only the model can tell of it, and
         a full queue, comes with the first token.
         """
-        return self._lane.start_async(self._lane.job(prompt, config, overrides))
+        return self._caller.start_async(self._caller.job(prompt, config, overrides))
 
     def generate_stream_with_metrics(
         self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
     ) -> StreamResult[AsyncTokenStream, Awaitable[GenerationResult]]:
         """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
-        stream = self._lane.start_async(self._lane.job(prompt, config, overrides), closing_token=True)
+        stream = self._caller.start_async(self._caller.job(prompt, config, overrides), closing_token=True)
         return StreamResult(stream, stream.result, stream.cancel)
 
     async def generate_streaming(
@@ -246,11 +247,11 @@ class AsyncCalls(Calls):
 
     async def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
         """Generate the answer to a conversation; see `Model.chat`."""
-        return await self._collect(self._lane.start_async(self._lane.chat_job(messages, config, overrides)))
+        return await self._collect(self._caller.start_async(self._caller.chat_job(messages, config, overrides)))
 
     def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
         """The same, streamed."""
-        return self._lane.start_async(self._lane.chat_job(messages, config, overrides))
+        return self._caller.start_async(self._caller.chat_job(messages, config, overrides))
 
     async def run_tools(
         self,
@@ -306,7 +307,7 @@ def _choices(overrides: dict[str, Any]) -> Iterator[Any]:
 
 def _cut(result: GenerationResult, parts: list[Part]) -> GenerationResult:
     """The result of a stream that its reader stopped, whatever had been sampled ahead of him."""
-    shown = Gathered(parts)
+    shown = Accumulator(parts)
     return dataclasses.replace(
         result,
         text=shown.text,

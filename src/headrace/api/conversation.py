@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from headrace.api.lane import Job, Lane
-from headrace.api.model import AnyModel, lane_of
+from headrace.api.caller import Caller
+from headrace.api.job import Job
+from headrace.api.model import AnyModel, caller_of
 from headrace.api.stream import AsyncTokenStream, TokenStream
 from headrace.api.turns import Message, Turn, checked_fields, checked_message, checked_text, spoken, turn_starts
 from headrace.chat.prompts import Prepared
@@ -65,7 +66,7 @@ class ConversationManager:
         max_context_tokens: int = 2048,
         system_prompt: str | None = None,
     ) -> None:
-        self._lane = None if model is None else lane_of(model)
+        self._caller = None if model is None else caller_of(model)
         self._max_messages = as_int("max_messages", max_messages, 2)
         self._max_context_tokens = as_int("max_context_tokens", max_context_tokens, 2)
         self._system_prompt = None if system_prompt is None else checked_text("system_prompt", system_prompt)
@@ -93,7 +94,7 @@ class ConversationManager:
         message = {"role": "user", "content": checked_text("content", content)}
         with self._lock:
             history = self._idle_history()
-            settings = StreamConfig() if self._lane is None else self._lane.defaults
+            settings = StreamConfig() if self._caller is None else self._caller.defaults
             size_from = partial(self._size_from, history, message)
             start = self._first_kept(history, 1, settings.max_tokens, size_from)
             self._messages = [*history[start:], message]
@@ -178,9 +179,9 @@ class ConversationManager:
         messages = _rendered(self._visible(), self._system_prompt)
         if not messages:
             return ""
-        if self._lane is None:
+        if self._caller is None:
             return _plain(messages)
-        return "".join(part.text for part in self._lane.core.prompts.render(self._lane.conversation(messages)))
+        return "".join(part.text for part in self._caller.core.prompts.render(self._caller.conversation(messages)))
 
     # To keep it.
 
@@ -249,11 +250,11 @@ class ConversationManager:
         """
         from headrace.api.sessions import save_session
 
-        if self._lane is None:
+        if self._caller is None:
             raise InvalidRequestError("model", None, "a conversation with a model; to_json() does without")
         with self._lock:
             text, known = self.to_json(), self._known
-        return save_session(self._lane, path, known, text)
+        return save_session(self._caller, path, known, text)
 
     @classmethod
     def load(cls, model: AnyModel, path: str | os.PathLike[str]) -> ConversationManager:
@@ -270,14 +271,14 @@ class ConversationManager:
         """
         from headrace.api.sessions import load_session
 
-        session, header = load_session(lane_of(model).core, path)
+        session, header = load_session(caller_of(model).core, path)
         if not isinstance(header["conversation"], str):
             allowed = "a file that ConversationManager.save wrote"
             message = f"{session.path} holds no conversation; allowed: {allowed}"
             raise InvalidRequestError("path", str(session.path), allowed, message)
         conversation = cls.from_json(header["conversation"], model)
         conversation._known = session.tokens
-        if conversation._system_prompt is None and lane_of(model).system_prompt is None:
+        if conversation._system_prompt is None and caller_of(model).system_prompt is None:
             conversation._system_prompt = header["system_prompt"]  # that of the context which it was held on
         return conversation
 
@@ -288,7 +289,7 @@ class ConversationManager:
         """
         with self._lock:
             fork = self.from_json(self.to_json())
-            fork._lane, fork._known = self._lane, self._known
+            fork._caller, fork._known = self._caller, self._known
         return fork
 
     # Replies.
@@ -310,20 +311,20 @@ class ConversationManager:
             EngineClosedError: the model or the context was closed.
             TypeError: an unknown setting.
         """
-        return self._start(text, config, overrides, Lane.start)
+        return self._start(text, config, overrides, Caller.start)
 
     def asend(self, text: str, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
         """The same for a task, without blocking; no `await` is needed. See `send`.
 
         What only the model can tell, as that the text is too long, comes with the first token.
         """
-        return self._start(text, config, overrides, Lane.start_async)
+        return self._start(text, config, overrides, Caller.start_async)
 
     def _start(
         self, text: str, config: StreamConfig | None, overrides: Mapping[str, Any], start: Callable[..., _Face]
     ) -> _Face:
-        lane = self._lane
-        if lane is None:
+        caller = self._caller
+        if caller is None:
             raise InvalidRequestError("model", None, "a Model, an AsyncModel or a Context, given to the conversation")
         message = {"role": "user", "content": checked_text("text", text)}
         with self._lock:
@@ -331,11 +332,11 @@ class ConversationManager:
             system_prompt = None if "system_prompt" in overrides else self._system_prompt
 
         def job_of(history: Sequence[Message]) -> Job:
-            return lane.chat_job(_rendered([*history, turn.message], system_prompt), config, overrides)
+            return caller.chat_job(_rendered([*history, turn.message], system_prompt), config, overrides)
 
         try:
             job = job_of(turn.history)
-            stream = start(lane, job._replace(prepare=partial(self._prepare, turn, job, job_of)), observer=turn)
+            stream = start(caller, job._replace(prepare=partial(self._prepare, turn, job, job_of)), observer=turn)
             turn.stream = weakref.ref(stream)
         except BaseException:
             with self._lock:
@@ -346,13 +347,13 @@ class ConversationManager:
 
     def _prepare(self, turn: Turn, job: Job, job_of: Callable[[Sequence[Message]], Job]) -> Prepared:
         """Make the prompt, of as much of the history as fits. This may run on another thread than `send`."""
-        assert self._lane is not None
-        piece = self._lane.core.vocabulary.piece
+        assert self._caller is not None
+        piece = self._caller.core.vocabulary.piece
         made: dict[int, Prepared] = {}
 
         def size_from(start: int) -> int:
-            prompt, outline = (job_of(turn.history[start:]) if start else job).prepare()
-            made[start] = Prepared(respelled(prompt, turn.known, piece), outline)
+            prompt, output_format = (job_of(turn.history[start:]) if start else job).prepare()
+            made[start] = Prepared(respelled(prompt, turn.known, piece), output_format)
             return len(made[start].prompt)
 
         start = self._first_kept(turn.history, 2, job.config.max_tokens, size_from)
@@ -365,7 +366,7 @@ class ConversationManager:
     def _window(self) -> int:
         """Tokens that a prompt and its reply have together at most."""
         budget = self._max_context_tokens
-        return budget if self._lane is None else min(budget, self._lane.core.engine.max_length)
+        return budget if self._caller is None else min(budget, self._caller.core.engine.max_length)
 
     def _first_kept(
         self, history: Sequence[Message], num_new: int, max_tokens: int, size_from: Callable[[int], int]
@@ -399,7 +400,7 @@ class ConversationManager:
 
         if fewest == 0 and fits(0):
             return 0
-        step = 0 if self._lane is None else num_turns // 2
+        step = 0 if self._caller is None else num_turns // 2
         turn = bisect_left(range(num_turns), True, lo=max(fewest, step, 1), key=fits)
         if turn == num_turns:
             fits(turn)
@@ -413,10 +414,10 @@ class ConversationManager:
 
     def _size_from(self, history: Sequence[Message], message: Message, start: int) -> int:
         messages = [*history[start:], message]
-        if self._lane is None:
+        if self._caller is None:
             return self._count(messages)
         # Unlike counting, this gives up early where there is far too much text.
-        return len(self._lane.chat_job(_rendered(messages, self._system_prompt), None, {}).prepare().prompt)
+        return len(self._caller.chat_job(_rendered(messages, self._system_prompt), None, {}).prepare().prompt)
 
     def _idle_history(self) -> list[Message]:
         """The history, to be continued; the lock is held."""
@@ -452,12 +453,12 @@ class ConversationManager:
 
     def _count(self, messages: Sequence[Message]) -> int:
         rendered = _rendered(messages, self._system_prompt)
-        if self._lane is None:
+        if self._caller is None:
             return -(-len(_plain(rendered)) // _CHARACTERS_PER_TOKEN) if rendered else 0
-        prompts = self._lane.core.prompts
+        prompts = self._caller.core.prompts
         if not messages:  # which a template may refuse
             return len(prompts.tokenize(rendered[0]["content"])) if rendered else 0
-        return prompts.count_chat(self._lane.conversation(rendered))
+        return prompts.count_chat(self._caller.conversation(rendered))
 
 
 def _rendered(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:

@@ -7,17 +7,19 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from headrace.api.caller import Caller
 from headrace.api.calls import AsyncCalls, Calls, SyncCalls
-from headrace.api.lane import Core, Lane, checked_config, load_core
+from headrace.api.core import Core
+from headrace.api.loading import load_core
 from headrace.llama.kv_types import KVType
-from headrace.values.config import StreamConfig
+from headrace.values.config import StreamConfig, checked_config
 from headrace.values.errors import InvalidRequestError
 from headrace.values.pricing import Pricing
 
 if TYPE_CHECKING:
     from headrace.api.sessions import Session
 
-__all__ = ["AnyModel", "AsyncModel", "Context", "Model", "core_of", "lane_of"]
+__all__ = ["AnyModel", "AsyncModel", "Context", "Model", "caller_of", "core_of"]
 
 
 _Context = TypeVar("_Context", "Context", "_AsyncContext")
@@ -27,7 +29,7 @@ class Model(SyncCalls):
     """A loaded model with an engine that runs many streams at once; close it, or use it in a `with`."""
 
     def __init__(self, core: Core) -> None:
-        super().__init__(core, Lane(core, core.config))
+        super().__init__(core, Caller(core, core.config))
 
     @classmethod
     def load(
@@ -114,7 +116,7 @@ class AsyncModel(AsyncCalls):
     """The same for tasks: nothing here blocks the event loop."""
 
     def __init__(self, core: Core) -> None:
-        super().__init__(core, Lane(core, core.config))
+        super().__init__(core, Caller(core, core.config))
 
     @classmethod
     async def load(
@@ -176,7 +178,7 @@ class AsyncModel(AsyncCalls):
 
 
 class Context(SyncCalls):
-    """A lane on a loaded model: own defaults, own `cancel_generation()`, own turn in the queue, own `close()`.
+    """A caller on a loaded model: own defaults, own `cancel_generation()`, own turn in the queue, own `close()`.
 
     Many contexts share one engine, so they run at once; none owns the model. On an `AsyncModel` it has that one's
     face: its calls are awaited, its streams iterated with `async for`.
@@ -258,7 +260,7 @@ class Context(SyncCalls):
             InvalidRequestError: no stream of this context has ended yet; the file cannot be written.
             EngineClosedError: the model was closed.
         """
-        return _save_context(self._lane, path)
+        return _save_context(self._caller, path)
 
     def fork(self) -> Context:
         """Another context with the same settings and the same session, which it shares, on the same model."""
@@ -266,7 +268,7 @@ class Context(SyncCalls):
 
     def close(self) -> None:
         """Cancel its streams, and take no more; the model stays open."""
-        self._lane.close()
+        self._caller.close()
 
     def __enter__(self) -> Context:
         return self
@@ -297,7 +299,7 @@ class _AsyncContext(AsyncCalls):
 
     async def save(self, path: str | os.PathLike[str]) -> Session:
         """Write the tokens of the last stream, and their KV, to a file; see `Context.save`."""
-        return await asyncio.to_thread(_save_context, self._lane, path)
+        return await asyncio.to_thread(_save_context, self._caller, path)
 
     def fork(self) -> _AsyncContext:
         """Another context with the same settings and the same session, on the same model."""
@@ -305,7 +307,7 @@ class _AsyncContext(AsyncCalls):
 
     async def close(self) -> None:
         """Cancel its streams, and take no more; the model stays open."""
-        self._lane.close()
+        self._caller.close()
 
     async def __aenter__(self) -> _AsyncContext:
         return self
@@ -328,7 +330,7 @@ def core_of(model: object) -> Core:
     return model._core  # pyright: ignore[reportPrivateUsage]
 
 
-def lane_of(model: object) -> Lane:
+def caller_of(model: object) -> Caller:
     """What the streams of a model or a context are started on.
 
     Raises:
@@ -336,7 +338,7 @@ def lane_of(model: object) -> Lane:
     """
     if not isinstance(model, Calls):
         raise InvalidRequestError("model", model, "a Model, an AsyncModel or a Context")
-    return model._lane  # pyright: ignore[reportPrivateUsage]
+    return model._caller  # pyright: ignore[reportPrivateUsage]
 
 
 def _close_when_loaded(loading: asyncio.Future[Core]) -> None:
@@ -344,20 +346,20 @@ def _close_when_loaded(loading: asyncio.Future[Core]) -> None:
         loading.result().close()
 
 
-def _context_parts(model: object, config: StreamConfig | None, defaults: dict[str, Any]) -> tuple[Core, Lane]:
+def _context_parts(model: object, config: StreamConfig | None, defaults: dict[str, Any]) -> tuple[Core, Caller]:
     core = core_of(model)
     system_prompt = defaults.pop("system_prompt", None)
-    return core, Lane(core, checked_config(config, core.config).replace(**defaults), system_prompt)
+    return core, Caller(core, checked_config(config, core.config).replace(**defaults), system_prompt)
 
 
-def _save_context(lane: Lane, path: str | os.PathLike[str]) -> Session:
+def _save_context(caller: Caller, path: str | os.PathLike[str]) -> Session:
     from headrace.api.sessions import save_session
 
-    tokens = lane.trail.tokens
+    tokens = caller.last_tokens.tokens
     if not tokens:
         message = "no stream of this context has ended yet, so there is nothing to save"
         raise InvalidRequestError("context", None, "a context on which a stream has ended", message)
-    return save_session(lane, path, tokens, None)
+    return save_session(caller, path, tokens, None)
 
 
 def _load_context(
@@ -374,14 +376,14 @@ def _load_context(
     given = {"system_prompt": header["system_prompt"], **defaults}
     context = made(model, config or saved_config(core, session, header), **given)
     context._session = session  # pyright: ignore[reportPrivateUsage]
-    context._lane.trail.tokens = session.tokens  # pyright: ignore[reportPrivateUsage]
+    context._caller.last_tokens.tokens = session.tokens  # pyright: ignore[reportPrivateUsage]
     return context
 
 
 def _forked(context: _Context) -> _Context:
     fork = object.__new__(type(context))
-    lane = context._lane  # pyright: ignore[reportPrivateUsage]
-    Calls.__init__(fork, lane.core, Lane(lane.core, lane.defaults, lane.system_prompt))
+    caller = context._caller  # pyright: ignore[reportPrivateUsage]
+    Calls.__init__(fork, caller.core, Caller(caller.core, caller.defaults, caller.system_prompt))
     fork._session = context._session  # pyright: ignore[reportPrivateUsage]
-    fork._lane.trail.tokens = lane.trail.tokens  # pyright: ignore[reportPrivateUsage]
+    fork._caller.last_tokens.tokens = caller.last_tokens.tokens  # pyright: ignore[reportPrivateUsage]
     return fork

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from headrace.api.lane import Core, Lane
+from headrace.api.caller import Caller
+from headrace.api.core import Core
 from headrace.engine.kv.cache import KVCache
 from headrace.llama.state import StateError
 from headrace.values.config import StreamConfig
@@ -63,11 +64,13 @@ class _Damage(Exception):
     """What is wrong with a file."""
 
 
-def save_session(lane: Lane, path: str | os.PathLike[str], tokens: Sequence[int], conversation: str | None) -> Session:
+def save_session(
+    caller: Caller, path: str | os.PathLike[str], tokens: Sequence[int], conversation: str | None
+) -> Session:
     """Write a session file, as a whole or not at all.
 
     Args:
-        lane: whose settings are saved.
+        caller: whose settings are saved.
         path: the file; one that is there is replaced.
         tokens: the conversation's tokens. Their KV is saved as far as it is in the model's memory.
         conversation: its messages, as JSON.
@@ -76,14 +79,14 @@ def save_session(lane: Lane, path: str | os.PathLike[str], tokens: Sequence[int]
         InvalidRequestError: the file cannot be written; one that was there is as it was.
         EngineClosedError: the model was closed.
     """
-    core, target = lane.core, _checked_path(path)
+    core, target = caller.core, _checked_path(path)
     core.engine.check_open()
     header = {
         "model": core.name,
         "fingerprint": core.vocabulary.fingerprint,
         "kv_format": core.engine.kv_format,
-        "system_prompt": lane.system_prompt,
-        "settings": _settings_of(lane.defaults),
+        "system_prompt": caller.system_prompt,
+        "settings": _settings_of(caller.defaults),
         "conversation": conversation,
         "num_in_order": core.engine.with_cache(lambda kv: kv.num_in_order(tokens, len(tokens))),
     }

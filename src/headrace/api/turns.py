@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from headrace.api.stream import AsyncTokenStream, TokenStream
 from headrace.chat.prompts import check_text
+from headrace.values.accumulator import Accumulator
 from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError
 from headrace.values.events import End, TokenEvent
-from headrace.values.gathered import Gathered
 from headrace.values.results import Token
 
 __all__ = ["Message", "Turn", "checked_fields", "checked_message", "checked_text", "spoken", "turn_starts"]
@@ -76,7 +76,7 @@ class Turn:
     def reply(self) -> Message | None:
         """The reply as far as it was shown; None where nothing was, and more was to come."""
         end = self._end
-        said = Gathered(part for token in self._shown.copy() for part in token.parts) if end is None else end
+        said = Accumulator(part for token in self._shown.copy() for part in token.parts) if end is None else end
         text, thinking, calls = said.text, said.thinking, said.tool_calls
         is_incomplete = end is None or end.finish_reason in (None, "cancelled", "timeout")
         if is_incomplete and not (text or thinking or calls):

@@ -1,4 +1,4 @@
-"""Makes the prompts of one model: text and conversations to tokens, and with them the outline of the answer."""
+"""Makes the prompts of one model: text and conversations to tokens, and with them the output_format of the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.chat.thinking import tags_of
 from headrace.chat.tool_formats import HERMES, check_calls, format_of, instructed
 from headrace.values.config import StreamConfig
 from headrace.values.errors import ContextOverflowError, InvalidRequestError
-from headrace.values.outline import PLAIN, Grammar, Outline, Tags, ToolFormat
+from headrace.values.output_format import PLAIN, Grammar, OutputFormat, Tags, ToolFormat
 from headrace.values.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
     """A prompt, and what is to follow it."""
 
     prompt: tuple[int, ...]
-    outline: Outline
+    output_format: OutputFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Prompts:
         else:
             end = self._vocabulary.detokenize(tokens[-_LONGEST_TAG:], special=True).decode(errors="replace")
         is_thinking = tags is not None and end.rstrip().endswith(tags.opener)
-        return Prepared(tokens, self._outline(config, tags, _NO_OPTIONS, schema, is_thinking=is_thinking))
+        return Prepared(tokens, self._output_format(config, tags, _NO_OPTIONS, schema, is_thinking=is_thinking))
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens of a prompt: text with the model's beginning-of-text token; see `prepare`."""
@@ -158,11 +158,11 @@ class Prompts:
         segments = self.render(messages, options)
         is_thinking = tags is not None and self._opens_thought(tags, segments, messages, options)
         tokens = self._encode_segments(segments, self._max_length, messages)
-        outline = self._outline(config, tags, options, schema, is_thinking=is_thinking)
+        output_format = self._output_format(config, tags, options, schema, is_thinking=is_thinking)
         if tags is not None and (options.continues or segments[-1].text.rstrip().endswith(tags.closer)):
             # The answer has begun already: where it is restricted, no thought may come before it.
-            outline = dataclasses.replace(outline, opening=())
-        return Prepared(tokens, outline)
+            output_format = dataclasses.replace(output_format, opening=())
+        return Prepared(tokens, output_format)
 
     def count_chat(self, messages: Messages, options: ChatOptions = _NO_OPTIONS) -> int:
         """How many tokens a conversation has as a prompt.
@@ -275,9 +275,9 @@ class Prompts:
         other = [*others, {**last, "content": "x"}]
         return self._opens_thought(tags, self.render(other, options), other, options)
 
-    def _outline(
+    def _output_format(
         self, config: StreamConfig, tags: Tags | None, options: ChatOptions, schema: object, *, is_thinking: bool
-    ) -> Outline:
+    ) -> OutputFormat:
         if tags is None and config.thinking_budget is not None:
             raise InvalidRequestError(
                 "thinking_budget",
@@ -291,7 +291,7 @@ class Prompts:
         format = (self.tool_format or HERMES) if tools else None
         first, following = self._call_grammars(options, format) if format is not None else (None, None)
         after, going_on, finishing = self._around_calls(format) if format is not None else ((), (), ())
-        return Outline(
+        return OutputFormat(
             tags=tags,
             thinking=config.thinking,
             is_thinking=is_thinking,

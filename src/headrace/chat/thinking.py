@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from headrace.values.outline import Tags
+from headrace.values.output_format import Tags
 
 __all__ = ["Phase", "ThoughtSplitter", "overlap", "tags_of"]
 

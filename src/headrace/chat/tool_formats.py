@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 
 from headrace.chat.thinking import overlap
 from headrace.values.errors import InvalidRequestError
-from headrace.values.outline import ToolFormat
+from headrace.values.output_format import ToolFormat
 from headrace.values.results import Part, ToolCallDelta
 
 __all__ = ["HERMES", "CallReader", "check_calls", "format_of", "instructed"]

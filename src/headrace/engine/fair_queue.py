@@ -1,4 +1,4 @@
-"""The queue of streams that wait for a place: lanes take turns, so that one busy caller does not starve the others."""
+"""The queue of streams that wait for a place: flows take turns, so that one busy caller does not starve the others."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class _Place(NamedTuple):
 
 
 class FairQueue:
-    """First come, first served within a lane, one from each lane in turn; preempted sequences before all others.
+    """First come, first served within a flow, one from each flow in turn; preempted sequences before all others.
 
-    Within a lane, a short prompt may overtake long ones: each is overtaken by fewer than `MOST_OVERTAKING` later ones.
+    Within a flow, a short prompt may overtake long ones: each is overtaken by fewer than `MOST_OVERTAKING` later ones.
     """
 
     def __init__(self) -> None:
         self._returned: deque[Sequence] = deque()
-        self._lanes: dict[Hashable, list[_Place]] = {}  # in the order of their turns
+        self._flows: dict[Hashable, list[_Place]] = {}  # in the order of their turns
         self._num_pushed = 0
 
     def __len__(self) -> int:
-        return len(self._returned) + sum(map(len, self._lanes.values()))
+        return len(self._returned) + sum(map(len, self._flows.values()))
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self._returned
-        for lane in self._lanes.values():
-            for place in lane:
+        for flow in self._flows.values():
+            for place in flow:
                 yield place.sequence
 
     def push(self, sequence: Sequence, num_tokens: int) -> None:
@@ -48,7 +48,7 @@ class FairQueue:
         number = self._num_pushed
         self._num_pushed += 1
         key = number + min(num_tokens / _TOKENS_PER_PLACE, MOST_OVERTAKING)
-        bisect.insort(self._lanes.setdefault(sequence.request.lane, []), _Place(key, number, sequence))
+        bisect.insort(self._flows.setdefault(sequence.request.flow, []), _Place(key, number, sequence))
 
     def push_front(self, sequence: Sequence) -> None:
         """Queue a sequence that ran before, ahead of everything new; of several, the oldest first."""
@@ -63,11 +63,11 @@ class FairQueue:
         """Take the one whose turn it is."""
         if self._returned:
             return self._returned.popleft()
-        key = next(iter(self._lanes))
-        lane = self._lanes.pop(key)
-        place = lane.pop(0)
-        if lane:
-            self._lanes[key] = lane  # to the end of the round
+        key = next(iter(self._flows))
+        flow = self._flows.pop(key)
+        place = flow.pop(0)
+        if flow:
+            self._flows[key] = flow  # to the end of the round
         return place.sequence
 
     def remove(self, sequence: Sequence) -> None:
@@ -75,10 +75,10 @@ class FairQueue:
         if sequence in self._returned:
             self._returned.remove(sequence)
             return
-        key = sequence.request.lane
-        lane = self._lanes.get(key, [])
-        at = next((at for at, place in enumerate(lane) if place.sequence is sequence), None)
+        key = sequence.request.flow
+        flow = self._flows.get(key, [])
+        at = next((at for at, place in enumerate(flow) if place.sequence is sequence), None)
         if at is not None:
-            del lane[at]
-            if not lane:
-                del self._lanes[key]
+            del flow[at]
+            if not flow:
+                del self._flows[key]

@@ -125,8 +125,8 @@ class Live:
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
             sequence.state = State.FINISHED  # in the queue it is only a husk by now
-        if request.trail is not None and sequence.has_computed:
-            request.trail.tokens = sequence.tokens
+        if request.last_tokens is not None and sequence.has_computed:
+            request.last_tokens.tokens = sequence.tokens
         sequence.channel.finish(end)
 
     def after_fork(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.guide import Guide
+from headrace.engine.constraint import Constraint
 from headrace.engine.runner import InterruptedStepError, NoRoomError, Slice, StepOutput, verified
 from headrace.engine.speculation.drafting import Drafter
 from headrace.values.events import Sample
@@ -88,9 +88,9 @@ class LlamaRunner:
         tokens, positions, rows, outputs = context.tokens, context.positions, context.sequences, context.outputs
         at = 0
         samplers: list[Any] = []
-        guides: list[Guide | None] = []
+        constraints: list[Constraint | None] = []
         num_drafts = 0
-        for row, start, part, sampler, guide, drafts in slices:
+        for row, start, part, sampler, constraint, drafts in slices:
             count = len(part)
             if count == 1:
                 tokens[at], positions[at], rows[at], outputs[at] = part[0], start, row, sampler is not None
@@ -103,7 +103,7 @@ class LlamaRunner:
                 outputs[end - 1] = sampler is not None
             if sampler is not None:
                 samplers.append(sampler)
-                guides.append(guide)
+                constraints.append(constraint)
             at += count
             if drafts:
                 end = at + len(drafts)
@@ -132,7 +132,7 @@ class LlamaRunner:
         if num_drafts:
             samples = self._verify(logits, [part for part in slices if part.sampler is not None])
         else:
-            samples = self._sample_rows(logits[:num_outputs], samplers, guides) if samplers else ()
+            samples = self._sample_rows(logits[:num_outputs], samplers, constraints) if samplers else ()
         return StepOutput(samples, decoded - before, time.perf_counter() - decoded)
 
     def set_threads(self, count: int) -> None:
@@ -179,7 +179,7 @@ class LlamaRunner:
         return samples
 
     def _sample_row(self, row: Any, part: Slice) -> Sample | Exception:
-        return self._sample_rows(row[None], [part.sampler], [part.guide])[0]
+        return self._sample_rows(row[None], [part.sampler], [part.constraint])[0]
 
     def close(self) -> None:
         """Free the context, and the smaller model."""

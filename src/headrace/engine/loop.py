@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from headrace.engine import lifetime
 from headrace.engine.channel import Channel, wake
+from headrace.engine.constraint import Constraint
 from headrace.engine.execution import Execution
-from headrace.engine.guide import Guide
 from headrace.engine.kv.cache import KVCache
-from headrace.engine.kv.set_aside import SetAside
+from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.live import Live
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
@@ -90,8 +90,8 @@ class Engine:
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         self._counts = Counts()
         self._live = Live(self._counts)
-        aside = SetAside(round(prefix_cache_mb * 1e6), runner.most_saved) if prefix_cache_mb else None
-        kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows, aside=aside)
+        offloaded = OffloadedKV(round(prefix_cache_mb * 1e6), runner.most_saved) if prefix_cache_mb else None
+        kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows, offloaded=offloaded)
         # With guesses, a few streams have as many rows in a step as many streams without.
         most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs, runner.max_batch))
         self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=most_rows, file=costs)
@@ -156,8 +156,10 @@ class Engine:
         if len(request.prompt) > self.max_length:
             raise ContextOverflowError(len(request.prompt), self.max_length)
         sequence = Sequence(request, channel, self._runner.make_sampler(request), stats)
-        if request.outline.is_guided:
-            sequence.guide = Guide(request.outline, sequence.output, self._runner.piece, self._runner.eog_tokens)
+        if request.output_format.is_constrained:
+            sequence.constraint = Constraint(
+                request.output_format, sequence.output, self._runner.piece, self._runner.eog_tokens
+            )
         channel.bind(self.wake)
         with self._live.lock:
             self.check_open()

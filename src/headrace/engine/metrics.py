@@ -140,7 +140,7 @@ class Counts:
             kv_total=kv.num_cells,
             kv_used=kv.num_pinned,
             kv_cached=kv.num_cached,
-            kv_set_aside_bytes=kv.num_bytes_aside,
+            kv_offloaded_bytes=kv.num_bytes_offloaded,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             prefill_tokens=self.prefill_tokens,

@@ -8,9 +8,9 @@ from headrace.chat.thinking import ThoughtSplitter
 from headrace.chat.tool_formats import CallReader
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.stops import StopMatcher
+from headrace.values.accumulator import Accumulator
 from headrace.values.config import StreamConfig
-from headrace.values.gathered import Gathered
-from headrace.values.outline import Outline
+from headrace.values.output_format import OutputFormat
 from headrace.values.results import Kind, Part, ToolCall, ToolCallDelta
 
 __all__ = ["Output"]
@@ -24,7 +24,7 @@ class Output:
 
     Args:
         config: the stream's settings.
-        outline: what the output consists of.
+        output_format: what the output consists of.
 
     Attributes:
         answer_start: where in the text the answer starts: a raw thought comes before it.
@@ -44,18 +44,20 @@ class Output:
         "is_plain",
     )
 
-    def __init__(self, config: StreamConfig, outline: Outline) -> None:
+    def __init__(self, config: StreamConfig, output_format: OutputFormat) -> None:
         self.answer_start = 0
         self._detokenizer = Detokenizer()
         self._stops = StopMatcher(config.stop_sequences) if config.stop_sequences else None
-        self._hides = outline.thinking == "hide"
-        self._is_raw = outline.thinking == "raw"
+        self._hides = output_format.thinking == "hide"
+        self._is_raw = output_format.thinking == "raw"
         self._thought = (
-            ThoughtSplitter(outline.tags, is_open=outline.is_thinking, raw=self._is_raw) if outline.tags else None
+            ThoughtSplitter(output_format.tags, is_open=output_format.is_thinking, raw=self._is_raw)
+            if output_format.tags
+            else None
         )
-        self._calls = CallReader(outline.tools) if outline.tools is not None else None
+        self._calls = CallReader(output_format.tools) if output_format.tools is not None else None
         self.is_plain = self._thought is None and self._calls is None
-        self._taken = Gathered()
+        self._taken = Accumulator()
         self._pending: deque[Part] = deque()
 
     # What is known of it so far.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from headrace.engine.guide import Guide
+from headrace.engine.constraint import Constraint
 from headrace.engine.speculation.drafting import Drafter
 from headrace.values.events import Sample
 from headrace.values.request import Request
@@ -30,15 +30,16 @@ class Slice(NamedTuple):
         start: position of the first token.
         tokens: what to compute.
         sampler: what samples from the last token's logits; None where the prompt goes on in a later step.
-        guide: what restricts the sample; None where anything goes.
-        drafts: what may follow the tokens: computed with them, to be verified. There must be a sampler, and no guide.
+        constraint: what restricts the sample; None where anything goes.
+        drafts: what may follow the tokens: computed with them, to be verified. There must be a sampler, and no
+            constraint.
     """
 
     row: int
     start: int
     tokens: Sequence[int]
     sampler: Any
-    guide: Guide | None = None
+    constraint: Constraint | None = None
     drafts: Sequence[int] = ()
 
 

@@ -44,7 +44,7 @@ class Part(NamedTuple):
         """The same for the runner."""
         sequence, tokens = self.sequence, self.sequence.uncomputed(self.num_tokens)
         sampler = sequence.sampler if self.samples else None
-        return Slice(self.row.id, self.row.length, tokens, sampler, sequence.guide, self.drafts)
+        return Slice(self.row.id, self.row.length, tokens, sampler, sequence.constraint, self.drafts)
 
 
 def step_shape(parts: SequenceOf[Part]) -> tuple[int, int]:

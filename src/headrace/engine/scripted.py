@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.engine.guide import Guide
+from headrace.engine.constraint import Constraint
 from headrace.engine.runner import InterruptedStepError, NoRoomError, Slice, StepOutput, verified
 from headrace.engine.speculation.drafting import Drafter
 from headrace.values.errors import InvalidRequestError
@@ -142,8 +142,8 @@ class ScriptedRunner:
         sampler = part.sampler
         token = sampler.script[sampler.at] if sampler.at < len(sampler.script) else 0
         try:
-            if part.guide is not None:
-                token = self._guided(token, part.guide)
+            if part.constraint is not None:
+                token = self._constrained(token, part.constraint)
             sample = Sample(token)
             if self.on_sample is not None:
                 self.on_sample(part, sample)
@@ -153,14 +153,14 @@ class ScriptedRunner:
             sampler.at += 1
         return sample
 
-    def _guided(self, token: int, guide: Guide) -> int:
+    def _constrained(self, token: int, constraint: Constraint) -> int:
         """The script's token, if it may come; where only one may, that one, and the script waits."""
         row = np.zeros(max(self.pieces, default=0) + 1, np.float32)
-        guide.restrict(row)
+        constraint.restrict(row)
         allowed = np.flatnonzero(row == 0)
         if len(allowed) == 1:
             return int(allowed[0])
-        if token not in allowed or guide.refuses(token):
+        if token not in allowed or constraint.refuses(token):
             raise ValueError(f"the script goes on with token {token}, {self.piece(token)!r}, which may not come here")
         return token
 

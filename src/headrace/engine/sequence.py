@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from headrace.engine.channel import Channel
-from headrace.engine.guide import Guide
+from headrace.engine.constraint import Constraint
 from headrace.engine.kv.radix import Row
 from headrace.engine.metrics import StreamStats
 from headrace.engine.output import Output
@@ -40,11 +40,11 @@ class Sequence:
         order: when it was admitted, relative to others; the highest is the youngest.
         leader: a sequence admitted earlier that is computing a prefix which this one will share.
         leader_until: how much of the leader's prefix that is, in tokens.
-        is_coming_back: whether KV of its prompt is set aside that is still to be brought back.
+        is_coming_back: whether KV of its prompt is offloaded that is still to be brought back.
         has_computed: whether it has computed anything itself.
         is_leaving: whether it was cancelled, so that its place in the queue's count is free already.
         output: what it has written.
-        guide: what it is kept to; None where anything goes.
+        constraint: what it is kept to; None where anything goes.
         lookup: what guesses its next tokens; None where nobody has asked for that yet.
         is_complete: whether it has ended as its grammar wants it.
     """
@@ -63,14 +63,14 @@ class Sequence:
     has_computed: bool = False
     is_leaving: bool = False
     output: Output = field(init=False)
-    guide: Guide | None = None
+    constraint: Constraint | None = None
     lookup: Lookup | None = None
     is_complete: bool = False
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
         self.stats.prompt_tokens = len(self.tokens)
-        self.output = Output(self.request.config, self.request.outline)
+        self.output = Output(self.request.config, self.request.output_format)
 
     @property
     def config(self) -> StreamConfig:
@@ -99,8 +99,12 @@ class Sequence:
         more are computed at once, the more differ the last bits of the logits.
         """
         config = self.config
-        # What a guide allows is only known behind tokens that it has accepted.
-        if self.guide is not None or config.speculation == "off" or (self.is_seeded and config.speculation == "auto"):
+        # What a constraint allows is only known behind tokens that it has accepted.
+        if (
+            self.constraint is not None
+            or config.speculation == "off"
+            or (self.is_seeded and config.speculation == "auto")
+        ):
             return 0
         most = min(self.num_left, max_length + 1 - len(self.tokens))
         return int(min(most, self.channel.capacity - len(self.channel))) - 1
@@ -150,17 +154,17 @@ class Sequence:
             was_answer = output.is_answer
             was_thinking = not was_answer and output.kind == "thinking"
             was_hidden = not was_answer and output.is_hidden
-            piece = self.request.outline.texts.get(token, piece)
+            piece = self.request.output_format.texts.get(token, piece)
             output.feed(piece)
             if not was_answer and output.has_thought and not ends:
                 stats.thinking_tokens = stats.completion_tokens
-        if self.guide is not None and not ends:
-            self.guide.accept(token)
+        if self.constraint is not None and not ends:
+            self.constraint.accept(token)
         reason = self._finish_reason(ends, max_length)
         if output.is_plain and reason is None:
             return TokenEvent(text, token, number, timestamp, piece, logprob, top), None
         if reason is not None and reason != "stop_sequence":
-            output.flush(is_in_tag=self.guide is not None and self.guide.is_in_tag)
+            output.flush(is_in_tag=self.constraint is not None and self.constraint.is_in_tag)
             if output.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
                 reason, self.is_complete = "stop_sequence", False
         kind, more, tool_call = output.take() or Part("thinking" if was_thinking else output.kind, "")
@@ -171,14 +175,14 @@ class Sequence:
         return TokenEvent(text, token, number, timestamp, piece, logprob, top, kind, tool_call, rest), reason
 
     def _finish_reason(self, ends: bool, max_length: int) -> FinishReason | None:
-        output, outline = self.output, self.request.outline
+        output, output_format = self.output, self.request.output_format
         if output.stop_sequence is not None:
             return "stop_sequence"
-        if not outline.is_parallel and output.num_calls:
+        if not output_format.is_parallel and output.num_calls:
             return "tool_calls"
-        guide = self.guide
-        if (guide is not None and guide.is_over) or (ends and not self.config.ignore_eos):
-            self.is_complete = guide is not None and guide.is_accepting
+        constraint = self.constraint
+        if (constraint is not None and constraint.is_over) or (ends and not self.config.ignore_eos):
+            self.is_complete = constraint is not None and constraint.is_accepting
             return "tool_calls" if output.num_calls else "stop"
         if self.stats.completion_tokens >= self.config.max_tokens or len(self.tokens) > max_length:
             return "length"

@@ -16,13 +16,13 @@ from headrace.values.config import StreamConfig
 from headrace.values.errors import InvalidRequestError
 from headrace.values.events import Sample
 
-__all__ = ["Guide", "Sampler", "sample_rows"]
+__all__ = ["Constraint", "Sampler", "sample_rows"]
 
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.intp]
 
 
-class Guide(Protocol):
+class Constraint(Protocol):
     """What may come next in a stream."""
 
     def restrict(self, row: _Floats) -> None:
@@ -101,24 +101,24 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self.is_plain_greedy = self._greedy and config.logprobs is None
 
-    def sample(self, row: _Floats, guide: Guide | None = None) -> Sample:
+    def sample(self, row: _Floats, constraint: Constraint | None = None) -> Sample:
         """Chooses a token, and counts it for the penalties.
 
         Args:
-            row: the logits of the vocabulary; what the guide bans, bias and penalties are written into it.
-            guide: what may come next; None where anything may.
+            row: the logits of the vocabulary; what the constraint bans, bias and penalties are written into it.
+            constraint: what may come next; None where anything may.
 
         Raises:
             ValueError: the logits are not numbers, or every token is banned.
         """
-        changes = self.adjusts or guide is not None
+        changes = self.adjusts or constraint is not None
         raw = row.copy() if changes and self._logprobs is not None else row
-        if guide is not None:
-            guide.restrict(row)
+        if constraint is not None:
+            constraint.restrict(row)
         if self.adjusts:
             self.adjust(row)
         token = self._choose(row)
-        while guide is not None and guide.refuses(token):
+        while constraint is not None and constraint.refuses(token):
             row[token] = -math.inf
             token = self._choose(row)
         if self._logprobs is None:
@@ -208,22 +208,22 @@ class Sampler:
 
 
 def sample_rows(
-    logits: _Floats, samplers: Sequence[Sampler], guides: Sequence[Guide | None] | None = None
+    logits: _Floats, samplers: Sequence[Sampler], constraints: Sequence[Constraint | None] | None = None
 ) -> list[Sample | Exception]:
     """Chooses a token for each row; what one row raises is its result, and the others are not affected.
 
     Args:
         logits: shape (len(samplers), n_vocab); bans, bias and penalties are written into it.
         samplers: one for each row.
-        guides: one for each row, or None; None where there are none at all.
+        constraints: one for each row, or None; None where there are none at all.
     """
-    guides = guides or [None] * len(samplers)
-    if all(sampler.is_plain_greedy for sampler in samplers) and not any(guides):
+    constraints = constraints or [None] * len(samplers)
+    if all(sampler.is_plain_greedy for sampler in samplers) and not any(constraints):
         return _likeliest(logits, samplers)
     results: list[Sample | Exception] = []
-    for row, sampler, guide in zip(logits, samplers, guides, strict=True):
+    for row, sampler, constraint in zip(logits, samplers, constraints, strict=True):
         try:
-            results.append(sampler.sample(row, guide))
+            results.append(sampler.sample(row, constraint))
         except Exception as error:
             results.append(error)
     return results

@@ -22,7 +22,7 @@ def streams_router(service: Service) -> APIRouter:
     async def cancel(id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Cancel a generation, by the X-Request-Id of its request; one that has ended stays as it is."""
         is_cancelled = service.cancel(id)
-        if not is_cancelled and service.shelf.find(id) is None:
+        if not is_cancelled and service.event_logs.find(id) is None:
             raise _not_found(id)
         return {"id": id, "object": "stream", "cancelled": is_cancelled}
 
@@ -30,7 +30,7 @@ def streams_router(service: Service) -> APIRouter:
     async def follow(id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Follow a resumable stream: what came after the event named in Last-Event-ID, and then what comes."""
         after = _number(request.headers.get("last-event-id", "0"))
-        log = service.shelf.find(id)
+        log = service.event_logs.find(id)
         if log is None:
             raise _not_found(id)
         log.check_has(after)

@@ -13,7 +13,7 @@ from headrace.values.checks import as_float, as_int
 from headrace.values.errors import InvalidRequestError, shortened
 from headrace.values.pricing import Pricing
 
-__all__ = ["StreamConfig", "speculation_of"]
+__all__ = ["StreamConfig", "checked_config", "speculation_of"]
 
 _UNLIMITED = math.inf
 _MOST_TOKENS = 2**31 - 1  # more than any context; what is larger is a mistake
@@ -236,3 +236,12 @@ def _checked_stops(value: object) -> tuple[str, ...]:
     if "" in stops:
         raise InvalidRequestError("stop_sequences", cast("object", value), allowed)
     return stops
+
+
+def checked_config(config: StreamConfig | None, default: StreamConfig) -> StreamConfig:
+    """The settings given, or the default; anything else is an InvalidRequestError."""
+    if config is None:
+        return default
+    if not isinstance(config, StreamConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequestError("config", config, "a StreamConfig, or None")
+    return config

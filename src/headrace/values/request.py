@@ -6,13 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from headrace.values.config import StreamConfig
-from headrace.values.outline import PLAIN, Outline
+from headrace.values.output_format import PLAIN, OutputFormat
 
-__all__ = ["Request", "Trail"]
+__all__ = ["LastTokens", "Request"]
 
 
 @dataclass(slots=True)
-class Trail:
+class LastTokens:
     """Where the engine leaves the tokens of the stream that ended last, its prompt's and those it sampled."""
 
     tokens: Sequence[int] = ()
@@ -26,16 +26,16 @@ class Request:
         id: name of the stream, unique in its engine.
         prompt: token ids, at least one.
         config: its settings.
-        lane: whose turn this is in the fair queue; requests of one lane are served in the order in which they come, but
-            for short prompts that overtake a few long ones, lanes in turn. Async streams come when their prompts are
-            made, a short one sooner than a long one.
-        outline: what its output consists of besides text.
-        trail: where its tokens are left when it has ended; None where nobody wants them.
+        flow: whose turn this is in the fair queue. Flows take turns; the requests of one flow are served in the order
+            in which they come, but for short prompts, which overtake a few long ones. An async stream comes when its
+            prompt is made, a short one sooner than a long one.
+        output_format: what its output consists of besides text.
+        last_tokens: where its tokens are left when it has ended; None where nobody wants them.
     """
 
     id: str
     prompt: tuple[int, ...]
     config: StreamConfig
-    lane: Hashable = None
-    outline: Outline = PLAIN
-    trail: Trail | None = None
+    flow: Hashable = None
+    output_format: OutputFormat = PLAIN
+    last_tokens: LastTokens | None = None

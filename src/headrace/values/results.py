@@ -255,7 +255,7 @@ class EngineMetrics:
         kv_total: KV cells, in tokens.
         kv_used: cells that hold the KV of running and paused streams.
         kv_cached: cells that hold nothing but reusable prefixes.
-        kv_set_aside_bytes: main memory that holds more of these, outside of the KV cache, in bytes.
+        kv_offloaded_bytes: main memory that holds more of these, outside of the KV cache, in bytes.
         prompt_tokens: prompt tokens accepted since the start.
         cached_tokens: prompt tokens that were not computed.
         prefill_tokens: tokens computed in prefill, restarts after preemption included.
@@ -277,7 +277,7 @@ class EngineMetrics:
     kv_total: int
     kv_used: int
     kv_cached: int
-    kv_set_aside_bytes: int
+    kv_offloaded_bytes: int
     prompt_tokens: int
     cached_tokens: int
     prefill_tokens: int

@@ -1,15 +1,15 @@
-"""Which KV stays when there is no room for all of it: cached prefixes are evicted, set aside and brought back.
+"""Which KV stays when there is no room for all of it: cached prefixes are evicted, offloaded and brought back.
 
 The least recently used goes first, as in SGLang's RadixAttention (Zheng et al., 2023); who holds what is in
-`kv_tree.py`, what is outside the model's memory in `set_aside.py`.
+`kv_tree.py`, what is outside the model's memory in `offloaded.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.kv.radix import Match, Row, num_own, tokens_of
-from headrace.engine.kv.set_aside import SetAside
 from headrace.engine.kv.tree import KVBackend, KVTree
 
 __all__ = ["KVCache"]
@@ -30,7 +30,7 @@ class KVCache(KVTree):
             always empty: KV is saved and loaded by way of it.
         can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
             whole rows are reused and evicted.
-        aside: where KV goes that nobody is using; None to evict it when its cells are needed.
+        offloaded: where KV goes that nobody is using; None to evict it when its cells are needed.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class KVCache(KVTree):
         num_cells: int,
         num_rows: int,
         can_drop_partial: bool = True,
-        aside: SetAside | None = None,
+        offloaded: OffloadedKV | None = None,
     ) -> None:
         super().__init__(backend, num_cells=num_cells, num_rows=num_rows, can_drop_partial=can_drop_partial)
-        self._aside = aside
+        self._offloaded = offloaded
 
     @property
-    def num_bytes_aside(self) -> int:
-        """Bytes of KV that are set aside."""
-        return 0 if self._aside is None else self._aside.num_bytes
+    def num_bytes_offloaded(self) -> int:
+        """Bytes of KV that are offloaded."""
+        return 0 if self._offloaded is None else self._offloaded.num_bytes
 
     def acquire(self) -> Row:
         """An empty active row. There must be fewer active rows than rows."""
@@ -56,7 +56,7 @@ class KVCache(KVTree):
         while not self._free_ids:
             oldest = next(iter(self._cached.values()))
             num_pieces += 1
-            if num_pieces > _MOST_PIECES or not self._set_aside(oldest):
+            if num_pieces > _MOST_PIECES or not self._offload(oldest):
                 self._drop(oldest)
         return self._take_row()
 
@@ -145,42 +145,42 @@ class KVCache(KVTree):
             self.release(row)
 
     def tidy(self) -> None:
-        """Set aside a piece of what has long been of no use: its cells make every step longer."""
-        aside = self._aside
-        if aside is None:
+        """Set offloaded a piece of what has long been of no use: its cells make every step longer."""
+        offloaded = self._offloaded
+        if offloaded is None:
             return
         for row in self._cached.values():
-            if self._num_computed - row.used_at < aside.after or self._set_aside(row, is_needed=False):
+            if self._num_computed - row.used_at < offloaded.after or self._offload(row, is_needed=False):
                 return
 
     @property
     def can_copy_ahead(self) -> bool:
         """Whether a cached prefix is not copied out yet."""
-        return self._aside is not None and not all(row.is_copied for row in self._cached.values())
+        return self._offloaded is not None and not all(row.is_copied for row in self._cached.values())
 
     def copy_ahead(self) -> None:
         """Copy a piece of a cached prefix out, so that no step has to wait for that when its cells must go.
 
-        Where as much fits aside as into the memory, it takes the place of what was used longest ago.
+        Where as much fits offloaded as into the memory, it takes the place of what was used longest ago.
         """
         row = next((row for row in self._cached.values() if not row.is_copied), None)
-        if self._aside is None or row is None:
+        if self._offloaded is None or row is None:
             return
-        start, end = row.num_copied, min(row.num_copied + self._aside.length, row.length)
-        held = start < end and self._aside.holds(tokens_of(row)[:end], start)
+        start, end = row.num_copied, min(row.num_copied + self._offloaded.length, row.length)
+        held = start < end and self._offloaded.holds(tokens_of(row)[:end], start)
         if held or (start < end and self._copy_out(row, start, end, is_needed=False)):
             row.num_copied = end
         else:
             row.is_copied = True
-            self._aside.chain(tokens_of(row), 0, row.length)  # its end goes before what it hangs on
+            self._offloaded.chain(tokens_of(row), 0, row.length)  # its end goes before what it hangs on
 
     def let_go(self, keep: Match) -> None:
         """Free the cells of what was copied ahead, but for a match: what comes next lies in the first cells, then.
 
         How many cells a step walks over is decided by the last one in use.
         """
-        aside = self._aside
-        if aside is None:
+        offloaded = self._offloaded
+        if offloaded is None:
             return
         holders = set(keep.path[-1][0].rows) if keep.path else set[Row]()
         # Those that hold it come last: another row that has computed the same must not leave in trust of one of them.
@@ -188,18 +188,18 @@ class KVCache(KVTree):
             own = num_own(row)
             if not own or row.num_copied < row.length:
                 continue
-            chain = aside.chain(tokens_of(row), 0, row.length)
+            chain = offloaded.chain(tokens_of(row), 0, row.length)
             if chain and chain[-1][2] == row.length:
                 self._cut(row, max(row.length - own, keep.length if row in holders else 0))
 
     def reach(self, tokens: Sequence[int], limit: int) -> int:
-        """How many of tokens[:limit] need not be computed, if there is room for what was set aside."""
+        """How many of tokens[:limit] need not be computed, if there is room for what was offloaded."""
         known = self.match(tokens, limit).length
-        chain = self._aside.chain(tokens, known, limit) if self._aside is not None else []
+        chain = self._offloaded.chain(tokens, known, limit) if self._offloaded is not None else []
         return chain[-1][2] if chain else known
 
     def bring_back(self, tokens: Sequence[int], limit: int, *, at_once: bool = True) -> bool:
-        """Take in what was set aside of tokens[:limit], as far as there is room, as a cached prefix.
+        """Take in what was offloaded of tokens[:limit], as far as there is room, as a cached prefix.
 
         Args:
             tokens: of a text.
@@ -209,10 +209,10 @@ class KVCache(KVTree):
         Returns:
             Whether there is more.
         """
-        aside = self._aside
-        if aside is None:
+        offloaded = self._offloaded
+        if offloaded is None:
             return False
-        pieces = aside.chain(tokens, self.match(tokens, limit).length, limit)
+        pieces = offloaded.chain(tokens, self.match(tokens, limit).length, limit)
         count = len(pieces) if at_once else _MOST_PIECES
         for piece, start, _ in pieces[:count]:
             whole = [*tokens[:start], *piece.tokens]
@@ -220,26 +220,26 @@ class KVCache(KVTree):
                 if not self.adopt(whole, start, len(whole), piece.data, num_in_order=start):
                     return False
             except ValueError:  # the memory has less room than we thought, or in pieces
-                aside.discard(piece)
+                offloaded.discard(piece)
                 return False
         return len(pieces) > count
 
     def forget(self) -> None:
         """Drop every cached prefix, wherever it is."""
         self.clear()
-        if self._aside is not None:
-            self._aside.clear()
+        if self._offloaded is not None:
+            self._offloaded.clear()
 
     def close(self) -> None:
-        """Let go of what was set aside."""
-        self._aside = None
+        """Let go of what was offloaded."""
+        self._offloaded = None
 
-    def _set_aside(self, row: Row, *, is_needed: bool = True) -> bool:
+    def _offload(self, row: Row, *, is_needed: bool = True) -> bool:
         """Free cells of a cached row, its own tail, and keep what was in them; False where that cannot be done."""
         own = num_own(row)
-        if self._aside is None or not own:
+        if self._offloaded is None or not own:
             return False
-        start = self._aside.beginning(row.length - 1)
+        start = self._offloaded.beginning(row.length - 1)
         if not self._copy_out(row, start, row.length, is_needed=is_needed):
             return False
         self._cut(row, max(start, row.length - own))
@@ -253,32 +253,32 @@ class KVCache(KVTree):
 
     def _copy_out(self, row: Row, start: int, end: int, *, is_needed: bool) -> bool:
         """Keep a piece of a cached row in main memory, too; False where that cannot be done, or is not worth it."""
-        aside = self._aside
+        offloaded = self._offloaded
         # Where a model has left cells of a sequence behind, its pieces would be of no use.
-        if aside is None or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
+        if offloaded is None or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
             return False
-        if row.num_copied >= end and aside.holds(tokens_of(row)[:end], start):
+        if row.num_copied >= end and offloaded.holds(tokens_of(row)[:end], start):
             return True
         row.num_copied = min(row.num_copied, start)
-        if not aside.is_worth(end - start, self.num_cells, is_needed=is_needed):
+        if not offloaded.is_worth(end - start, self.num_cells, is_needed=is_needed):
             return False
         tokens = tokens_of(row)[:end]
-        if aside.holds(tokens, start):
+        if offloaded.holds(tokens, start):
             return True
         try:
             data = self._backend.save_sequence(row.id, self._num_rows, start, end)
         except MemoryError:
             return False
         if data is None:  # of this model nothing can be saved
-            self._aside = None
+            self._offloaded = None
             return False
-        aside.put(tokens, start, data)
+        offloaded.put(tokens, start, data)
         return True
 
     def _evict(self, count: int) -> None:
         """Free cells of the least recently used cached row: its own tail, since what it shares frees nothing."""
         row = next(iter(self._cached.values()))
-        if self._set_aside(row):
+        if self._offload(row):
             return
         own = num_own(row)
         cut = max(count, _EVICT_AT_LEAST)

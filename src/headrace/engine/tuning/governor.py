@@ -33,8 +33,8 @@ _LAST_PROBE = 4.0
 _SHARE_OF_TRIES = 1 / 50
 # Seconds after which any other count is tried although nothing speaks for it: what is known of it may be wrong. They
 # double from the first to the last.
-_FIRST_LOOK = 0.5
-_LAST_LOOK = 16.0
+_FIRST_EXPLORATION = 0.5
+_LAST_EXPLORATION = 16.0
 
 
 class Governor:
@@ -57,8 +57,8 @@ class Governor:
         self._good_tries = 0
         self._wait = _FIRST_PROBE
         self._probe_at = 0.0
-        self._look = _FIRST_LOOK
-        self._look_at: float | None = None
+        self._exploration = _FIRST_EXPLORATION
+        self._explore_at: float | None = None
         self._last: dict[tuple[int, int], float] = {}  # when so many sequences decoded with so many threads
 
     def choose(self, num_decodes: int, num_prefill: int, now: float, *, repeatable: bool = False) -> int:
@@ -75,8 +75,8 @@ class Governor:
         if repeatable or len(counts) == 1:
             return counts[-1]
         best = self._fastest(num_decodes, num_prefill, calm=False)
-        if self._look_at is None:
-            self._look_at = now + self._look
+        if self._explore_at is None:
+            self._explore_at = now + self._exploration
         wanted = self._fastest(num_decodes, num_prefill, calm=True)
         at = counts.index(best)
         more = counts[at + 1 : at + 2]
@@ -86,11 +86,11 @@ class Governor:
                 self._tries = wanted
         elif more and not num_prefill and now >= max(self._probe_at, self._try_at(num_decodes, more[0])):
             self._tries = more[0]
-        elif now >= self._look_at:
+        elif now >= self._explore_at:
             neighbour = more if num_prefill else counts[max(0, at - 1) : at]  # with fewer a prompt might take very long
             if neighbour:
-                self._look = min(2 * self._look, _LAST_LOOK)
-                self._look_at = now + self._look
+                self._exploration = min(2 * self._exploration, _LAST_EXPLORATION)
+                self._explore_at = now + self._exploration
                 self._tries = neighbour[0]
         threads = best if self._tries is None else self._tries
         if not num_prefill:
@@ -121,8 +121,8 @@ class Governor:
             if ratio < 1 or not was_held_up:
                 cost.learn(num_decodes, num_prefill, seconds, threads, 1.0 if ratio < _FAR_BETTER else _TRIED)
                 if ratio < _FAR_BETTER:  # again, and soon: other shapes may be known as badly
-                    self._look = _FIRST_PROBE
-                    self._look_at = now + _FIRST_PROBE
+                    self._exploration = _FIRST_PROBE
+                    self._explore_at = now + _FIRST_PROBE
         elif cost.slowdown[threads] > 1:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)

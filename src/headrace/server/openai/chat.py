@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from headrace.api.lane import Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.job import Job
 from headrace.server.http.body import request_body
 from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
@@ -102,7 +103,7 @@ class Chat(Choices):
         self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
 
     def _changes_of(self, body: ChatRequest) -> dict[str, Any]:
-        """What the lane is told; what it calls things is noted in `names`."""
+        """What the caller is told; what it calls things is noted in `names`."""
         changes = body.settings()
         limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         changes["max_tokens"] = self._served.max_tokens if limit is None else limit
@@ -127,9 +128,9 @@ class Chat(Choices):
             self.names |= names
         return changes
 
-    def jobs(self, lane: Lane) -> list[Job]:
+    def jobs(self, caller: Caller) -> list[Job]:
         """A job for each choice."""
-        return self._times(lane.chat_job(self._messages, None, self._changes))
+        return self._times(caller.chat_job(self._messages, None, self._changes))
 
     # Streamed.
 

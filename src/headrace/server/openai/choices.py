@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from headrace.api.lane import Job
+from headrace.api.job import Job
 from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.errors import ApiError
 from headrace.server.http.sse import event

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from headrace.api.lane import Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.job import Job
 from headrace.server.http.body import request_body
 from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
@@ -106,7 +107,7 @@ class Completion(Choices):
         self._logprobs = [_Logprobs() for _ in self._prompts for _ in range(self._num_choices)]
         self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
 
-    def jobs(self, lane: Lane) -> list[Job]:
+    def jobs(self, caller: Caller) -> list[Job]:
         """A job for each choice of each prompt."""
         body = self._body
         changes = body.settings()
@@ -118,7 +119,7 @@ class Completion(Choices):
         for prompt in self._prompts:
             if not isinstance(prompt, str) and len(prompt) > self._served.max_tokens:
                 raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each of them is looked at
-            jobs += self._times(lane.job(prompt, None, changes))
+            jobs += self._times(caller.job(prompt, None, changes))
         return jobs
 
     # Streamed.

@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.api.lane import Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.job import Job
 from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.body import request_body
 from headrace.server.http.endpoint import router_of
@@ -52,7 +53,7 @@ class ResponseExchange:
         self._items = Items(id)
         self._held = HeldLogprobs()
 
-    def jobs(self, lane: Lane) -> list[Job]:
+    def jobs(self, caller: Caller) -> list[Job]:
         """The one job."""
         body = self._body
         conversation = Conversation(body.instructions, body.input)
@@ -67,7 +68,7 @@ class ResponseExchange:
         changes["max_tokens"] = self._served.max_tokens if limit is None else limit
         if self._has_logprobs:
             changes["logprobs"] = body.top_logprobs or 0
-        return [lane.chat_job(conversation.messages, None, changes)]
+        return [caller.chat_job(conversation.messages, None, changes)]
 
     # Streamed.
 

@@ -139,7 +139,7 @@ class Conversation:
         input: what the request has.
 
     Attributes:
-        messages: for `Lane.chat_job`.
+        messages: for `Caller.chat_job`.
         names: what the request calls what errors of these messages name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What requests say of tools, of the answer's form and of thoughts: as pydantic types, and as a lane's settings."""
+"""What requests say of tools, of the answer's form and of thoughts: as pydantic types, and as a caller's settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Overrides(NamedTuple):
     """What a part of a request means.
 
     Attributes:
-        settings: for `Lane.chat_job` and `Lane.job`.
+        settings: for `Caller.chat_job` and `Caller.job`.
         names: what the wire calls what errors of these settings name; the longest beginning of a name counts.
     """
 
@@ -149,7 +149,7 @@ def tool_overrides(
 ) -> Overrides:
     """The tools that may be called, and whether one has to be.
 
-    Only those reach the lane. The prompt never shows a tool that may not be called.
+    Only those reach the caller. The prompt never shows a tool that may not be called.
 
     Raises:
         ApiError: two tools of one name; a choice of a tool that there is not.
@@ -188,7 +188,7 @@ def _described(tool: Tool | FlatTool) -> dict[str, Any]:
 
 
 def _chosen(choice: _AnyChoice | None, names: Mapping[str, int]) -> tuple[Any, set[str] | None]:
-    """The lane's word for a choice, and the tools that it leaves; None for all."""
+    """The caller's word for a choice, and the tools that it leaves; None for all."""
     if choice is None or isinstance(choice, str):
         if choice == "required" and not names:
             raise _unknown("tool_choice", choice, ['"auto"', '"none"'])

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from headrace.api.lane import Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.job import Job
 from headrace.server.http.body import parse, read_body
 from headrace.server.http.disconnect import unless_left
 from headrace.server.http.errors import ApiError, as_api_error
@@ -53,7 +54,7 @@ class Exchange(Renderer, Protocol):
         """Whether a response that is not streamed needs the tokens one by one."""
         ...
 
-    def jobs(self, lane: Lane) -> Sequence[Job]:
+    def jobs(self, caller: Caller) -> Sequence[Job]:
         """A job for each choice.
 
         Raises:
@@ -90,7 +91,7 @@ async def generate(
     try:
         service.check_room(served)  # when too many ask, most of them are answered here, and cheaply
         generation = await unless_left(
-            request.receive, service.begin(served, exchange.jobs, id=id, turn=_client(request))
+            request.receive, service.begin(served, exchange.jobs, id=id, flow=_client(request))
         )
         if not body.stream:
             choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
@@ -99,7 +100,7 @@ async def generate(
         raise as_api_error(error, exchange.names) from None
     source = generation.events(exchange)
     if body.resumable:
-        return event_stream(service, service.shelf.record(id, source).follow(0))
+        return event_stream(service, service.event_logs.record(id, source).follow(0))
     return event_stream(service, source, on_leave=generation.cancel)
 
 

@@ -35,7 +35,7 @@ _GAUGES = (
     ("kv_capacity_tokens", "Tokens that the KV cache can hold.", "kv_total"),
     ("kv_used_tokens", "Tokens in the KV cache that belong to running and paused streams.", "kv_used"),
     ("kv_cached_tokens", "Tokens in the KV cache that are kept only to be reused.", "kv_cached"),
-    ("kv_set_aside_bytes", "Main memory that holds more of these, outside of the KV cache.", "kv_set_aside_bytes"),
+    ("kv_offloaded_bytes", "Main memory that holds more of these, outside of the KV cache.", "kv_offloaded_bytes"),
 )
 _COUNTERS = (
     ("prompt_tokens", "Tokens of the prompts of accepted streams.", "prompt_tokens"),

@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from headrace.api.lane import Core, Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.core import Core
+from headrace.api.job import Job
 from headrace.api.model import AsyncModel, Model, core_of
 from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.errors import ApiError
 from headrace.server.http.keys import Keys
+from headrace.server.serving.event_log import EventLogs
 from headrace.server.serving.generation import Generation
 from headrace.server.serving.logs import log_stream
 from headrace.server.serving.metrics import ServerMetrics, ServerState
-from headrace.server.serving.resume import Shelf
 from headrace.server.serving.settings import Settings
 from headrace.values.config import speculation_of
 from headrace.values.errors import InvalidRequestError, QueueFullError
@@ -40,15 +42,15 @@ class Served:
         """What an answer may have where nobody says: all that the context holds."""
         return self.core.engine.max_length
 
-    def lane(self, turn: Hashable) -> Lane:
-        """A lane for one request, which shares its turn in the queue with those of the same client."""
-        return Lane(self.core, self.defaults, turn=turn)
+    def caller(self, flow: Hashable) -> Caller:
+        """A caller for one request; those of one client share a flow in the queue."""
+        return Caller(self.core, self.defaults, flow=flow)
 
     def check_room(self, count: int = 1) -> None:
         """Raise QueueFullError where so many streams, and those whose prompts are being made, would be too many."""
         self.core.engine.check_room(len(self._opening) + count)
 
-    async def open(self, lane: Lane, jobs: Sequence[Job], id: str) -> list[AsyncTokenStream]:
+    async def open(self, caller: Caller, jobs: Sequence[Job], id: str) -> list[AsyncTokenStream]:
         """Start a stream for each job, or none.
 
         Raises:
@@ -61,7 +63,7 @@ class Served:
         streams: list[AsyncTokenStream] = []
         try:
             for job, name in zip(jobs, names, strict=True):
-                streams.append(await lane.open(job, id=name))
+                streams.append(await caller.open(job, id=name))
                 self._opening.discard(name)  # from here on the engine counts it
         except BaseException:
             for stream in streams:
@@ -83,7 +85,7 @@ class Service:
         self.settings = settings
         self.keys = Keys(settings.api_keys)
         self.metrics = ServerMetrics()
-        self.shelf = Shelf(settings)
+        self.event_logs = EventLogs(settings)
         self.is_draining = False
         self._is_cut_off = False
         self._served: dict[str, Served] = {}
@@ -184,7 +186,7 @@ class Service:
             raise
 
     async def begin(
-        self, served: Served, make_jobs: Callable[[Lane], Sequence[Job]], *, id: str, turn: Hashable
+        self, served: Served, make_jobs: Callable[[Caller], Sequence[Job]], *, id: str, flow: Hashable
     ) -> Generation:
         """Start the streams of a request; from here on they are cancelled by its id, drained and reported.
 
@@ -192,18 +194,18 @@ class Service:
             served: the model.
             make_jobs: makes a job for each choice.
             id: the request's id.
-            turn: the client, whose requests share a turn in the queue.
+            flow: the client, whose requests take turns with those of other clients.
 
         Raises:
             ApiError: it cannot be started.
             HeadraceError: the same, where only the endpoint knows what to call the parameter to blame.
         """
         self.check_accepting()
-        if id in self._live or self.shelf.has(id):
+        if id in self._live or self.event_logs.has(id):
             message = f"X-Request-Id is {id!r}, which another stream has; allowed: an id of its own, or none"
             raise ApiError(409, message, param="X-Request-Id", code="id_in_use", headers={"x-should-retry": "false"})
-        lane = served.lane(turn)
-        jobs = make_jobs(lane)
+        caller = served.caller(flow)
+        jobs = make_jobs(caller)
         most = served.core.engine.max_streams + served.core.engine.max_queue
         if len(jobs) > most:
             raise InvalidRequestError(
@@ -211,7 +213,7 @@ class Service:
             )
         self._live[id] = None
         try:
-            streams = await served.open(lane, jobs, id)
+            streams = await served.open(caller, jobs, id)
         except BaseException as error:
             self._forget(id)
             if isinstance(error, QueueFullError):

@@ -16,7 +16,8 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from headrace.api.lane import Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.job import Job
 from headrace.server.http.endpoint import check_id, error_response
 from headrace.server.http.errors import ApiError, as_api_error
 from headrace.server.serving.generation import Generation
@@ -130,15 +131,15 @@ class _Socket:
     Args:
         service: what is behind it.
         name: what the names of its streams begin with; their own ids follow.
-        turn: the client, whose streams share a turn in the engine's queue.
+        flow: the client, whose streams take turns with those of other clients in the engine's queue.
         receive: the ASGI channel; the handshake is over.
         send: the same, the other way.
     """
 
-    def __init__(self, service: Service, name: str, turn: Hashable, receive: Receive, send: Send) -> None:
+    def __init__(self, service: Service, name: str, flow: Hashable, receive: Receive, send: Send) -> None:
         self._service = service
         self._name = name
-        self._turn = turn
+        self._flow = flow
         self._receive = receive
         self._send = send
         self._session = Session()
@@ -222,11 +223,11 @@ class _Socket:
         if previous is not None:
             await asyncio.wait((previous,))  # it has said its last word, but may still have its name
 
-        def make_jobs(lane: Lane) -> Sequence[Job]:
-            return [ask.job(lane, _limited(ask.settings(), self._service.settings))]
+        def make_jobs(caller: Caller) -> Sequence[Job]:
+            return [ask.job(caller, _limited(ask.settings(), self._service.settings))]
 
         served = self._service.find(ask.model)
-        return await self._service.begin(served, make_jobs, id=f"{self._name}:{ask.id}", turn=self._turn)
+        return await self._service.begin(served, make_jobs, id=f"{self._name}:{ask.id}", flow=self._flow)
 
     # What goes.
 

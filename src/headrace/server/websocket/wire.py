@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.api.lane import Job, Lane
+from headrace.api.caller import Caller
+from headrace.api.job import Job
 from headrace.server.http.body import parse
 from headrace.server.http.errors import ApiError
 from headrace.server.openai.messages import Messages, turns_of
@@ -85,11 +86,11 @@ class Generate(Wire):
             given["stop_sequences"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         return given
 
-    def job(self, lane: Lane, changes: Mapping[str, Any]) -> Job:
+    def job(self, caller: Caller, changes: Mapping[str, Any]) -> Job:
         """What is to be generated.
 
         Args:
-            lane: where.
+            caller: where.
             changes: the settings.
 
         Raises:
@@ -101,9 +102,9 @@ class Generate(Wire):
             options = {**self._tools.settings, "template_kwargs": self.template_kwargs}
             if self.continue_final_message:
                 options["continue_final_message"] = True
-            return lane.chat_job(turns_of(self.messages), None, {**changes, **options})
+            return caller.chat_job(turns_of(self.messages), None, {**changes, **options})
         assert self.prompt is not None
-        return lane.job(self.prompt, None, changes)
+        return caller.job(self.prompt, None, changes)
 
     def check(self) -> None:
         """Raise ApiError for what no single field can tell."""

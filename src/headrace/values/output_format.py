@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-__all__ = ["PLAIN", "Grammar", "Matcher", "Outline", "Tags", "ToolFormat"]
+__all__ = ["PLAIN", "Grammar", "Matcher", "OutputFormat", "Tags", "ToolFormat"]
 
 
 class Matcher(Protocol):
@@ -78,7 +78,7 @@ class ToolFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class OutputFormat:
     """How to read the output of one stream, and what to keep it to.
 
     Attributes:
@@ -121,9 +121,9 @@ class Outline:
     texts: Mapping[int, bytes] = field(default_factory=dict[int, bytes], hash=False)
 
     @property
-    def is_guided(self) -> bool:
+    def is_constrained(self) -> bool:
         """Whether anything restricts what may be sampled."""
         return self.answer is not None or self.call is not None or (self.tags is not None and self.budget is not None)
 
 
-PLAIN = Outline()
+PLAIN = OutputFormat()

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from headrace import StreamConfig
 from headrace.chat.prompts import Prompts
 from headrace.chat.tool_formats import HERMES, format_of
-from headrace.engine.guide import Guide
+from headrace.engine.constraint import Constraint
 from headrace.engine.output import Output
 from headrace.engine.scripted import ScriptedVocabulary
-from headrace.values.outline import Outline, Tags
+from headrace.values.output_format import OutputFormat, Tags
 
 END = 0
 PIECES = {
@@ -85,32 +85,32 @@ class FixedMatcher:
 
 
 class Guided:
-    """A guide with its output, driven by hand."""
+    """A constraint with its output, driven by hand."""
 
-    def __init__(self, outline: Outline, pieces: Mapping[int, bytes] = PIECES) -> None:
+    def __init__(self, output_format: OutputFormat, pieces: Mapping[int, bytes] = PIECES) -> None:
         self.pieces = pieces
-        self.outline = outline
-        self.output = Output(StreamConfig(), outline)
-        self.guide = Guide(outline, self.output, pieces.__getitem__, frozenset({END}))
+        self.output_format = output_format
+        self.output = Output(StreamConfig(), output_format)
+        self.constraint = Constraint(output_format, self.output, pieces.__getitem__, frozenset({END}))
 
     def allowed(self) -> set[int]:
         row = np.zeros(SIZE, np.float32)
-        self.guide.restrict(row)
+        self.constraint.restrict(row)
         assert set(row.tolist()) <= {0.0, -np.inf}
-        return {int(token) for token in np.flatnonzero(row == 0) if not self.guide.refuses(int(token))}
+        return {int(token) for token in np.flatnonzero(row == 0) if not self.constraint.refuses(int(token))}
 
     def take(self, *tokens: int) -> Guided:
         for token in tokens:
             assert token in self.allowed(), f"{token} is none of {self.allowed()}"
-            self.output.feed(self.outline.texts.get(token, self.pieces[token]))
-            self.guide.accept(token)
+            self.output.feed(self.output_format.texts.get(token, self.pieces[token]))
+            self.constraint.accept(token)
         return self
 
 
 EVERYTHING = set(range(SIZE))
 TAGS = Tags("<think>", "</think>")
-THINKING = Outline(tags=TAGS, opening=(1,), closing=(2,))
-CALLING = Outline(
+THINKING = OutputFormat(tags=TAGS, opening=(1,), closing=(2,))
+CALLING = OutputFormat(
     tools=HERMES,
     call=Fixed(CALL),
     next_call=Fixed(CALL),
@@ -118,68 +118,68 @@ CALLING = Outline(
     after_call=(4,),
     going_on=(10, 3),
 )
-ANSWER = Outline(answer=Fixed((9, 9)))
+ANSWER = OutputFormat(answer=Fixed((9, 9)))
 
 
 def test_only_what_restricts_something_is_guided() -> None:
-    assert not Outline().is_guided
-    assert not THINKING.is_guided
-    assert replace(THINKING, budget=0).is_guided
-    assert CALLING.is_guided
-    assert ANSWER.is_guided
+    assert not OutputFormat().is_constrained
+    assert not THINKING.is_constrained
+    assert replace(THINKING, budget=0).is_constrained
+    assert CALLING.is_constrained
+    assert ANSWER.is_constrained
 
 
 def test_an_answer_follows_its_grammar_to_the_end() -> None:
-    guided = Guided(ANSWER)
-    assert guided.allowed() == {9}
-    guided.take(9)
-    assert not guided.guide.is_over
-    assert not guided.guide.is_accepting
-    guided.take(9)
-    assert guided.guide.is_over
-    assert guided.guide.is_accepting
+    constrained = Guided(ANSWER)
+    assert constrained.allowed() == {9}
+    constrained.take(9)
+    assert not constrained.constraint.is_over
+    assert not constrained.constraint.is_accepting
+    constrained.take(9)
+    assert constrained.constraint.is_over
+    assert constrained.constraint.is_accepting
 
 
 def test_an_answer_may_end_where_its_grammar_may() -> None:
-    guided = Guided(Outline(answer=Fixed((10,), many=9)))
-    assert guided.allowed() == {END, 9, 10}
-    assert guided.guide.is_accepting
-    guided.take(9, 9)
-    assert guided.guide.is_accepting
-    assert not guided.guide.is_over
-    assert guided.allowed() == {END, 9, 10}
+    constrained = Guided(OutputFormat(answer=Fixed((10,), many=9)))
+    assert constrained.allowed() == {END, 9, 10}
+    assert constrained.constraint.is_accepting
+    constrained.take(9, 9)
+    assert constrained.constraint.is_accepting
+    assert not constrained.constraint.is_over
+    assert constrained.allowed() == {END, 9, 10}
 
 
 def test_a_thought_may_come_before_a_constrained_answer_and_is_free() -> None:
-    guided = Guided(replace(THINKING, answer=Fixed((9, 9))))
-    assert guided.allowed() == {1, 9}
-    guided.take(1)
+    constrained = Guided(replace(THINKING, answer=Fixed((9, 9))))
+    assert constrained.allowed() == {1, 9}
+    constrained.take(1)
     # Everything but the end, and what closes it and goes on at once.
-    assert guided.allowed() == EVERYTHING - {END, 11}
-    guided.take(17, 3, 2)
-    assert guided.allowed() == {9}
-    assert guided.take(9, 9).guide.is_over
+    assert constrained.allowed() == EVERYTHING - {END, 11}
+    constrained.take(17, 3, 2)
+    assert constrained.allowed() == {9}
+    assert constrained.take(9, 9).constraint.is_over
 
 
 def test_without_a_thought_the_answer_begins_at_once() -> None:
-    guided = Guided(replace(THINKING, answer=Fixed((9, 9))))
-    guided.take(9)
-    assert guided.allowed() == {9}
+    constrained = Guided(replace(THINKING, answer=Fixed((9, 9))))
+    constrained.take(9)
+    assert constrained.allowed() == {9}
 
 
 def test_a_thought_that_the_prompt_has_opened_is_free_from_the_start() -> None:
-    guided = Guided(replace(THINKING, answer=Fixed((9, 9)), is_thinking=True))
-    assert guided.allowed() == EVERYTHING - {END, 11}
-    assert guided.take(9, 2).allowed() == {9}
+    constrained = Guided(replace(THINKING, answer=Fixed((9, 9)), is_thinking=True))
+    assert constrained.allowed() == EVERYTHING - {END, 11}
+    assert constrained.take(9, 2).allowed() == {9}
 
 
 @pytest.mark.parametrize("budget", [0, 1, 3])
 @pytest.mark.parametrize("is_open", [False, True])
 def test_a_budget_counts_the_tokens_behind_the_opening_tag(budget: int, is_open: bool) -> None:
-    guided = Guided(replace(THINKING, budget=budget, is_thinking=is_open))
-    guided.take(*([] if is_open else [1]), *[9] * budget)
-    assert guided.allowed() == {2}
-    assert guided.take(2).allowed() == EVERYTHING
+    constrained = Guided(replace(THINKING, budget=budget, is_thinking=is_open))
+    constrained.take(*([] if is_open else [1]), *[9] * budget)
+    assert constrained.allowed() == {2}
+    assert constrained.take(2).allowed() == EVERYTHING
 
 
 def test_no_budget_at_all_forbids_a_thought_before_a_constrained_answer() -> None:
@@ -187,91 +187,91 @@ def test_no_budget_at_all_forbids_a_thought_before_a_constrained_answer() -> Non
 
 
 def test_a_call_is_free_until_its_trigger_and_follows_its_grammar_from_there() -> None:
-    guided = Guided(CALLING)
-    assert guided.allowed() == EVERYTHING - {12}
-    guided.take(9, 3)
+    constrained = Guided(CALLING)
+    assert constrained.allowed() == EVERYTHING - {12}
+    constrained.take(9, 3)
     for token in (*CALL, 4):
-        assert guided.allowed() == {token}
-        guided.take(token)
-    assert guided.allowed() == {END, 10}
-    assert not guided.guide.is_over
-    assert not guided.guide.is_accepting
+        assert constrained.allowed() == {token}
+        constrained.take(token)
+    assert constrained.allowed() == {END, 10}
+    assert not constrained.constraint.is_over
+    assert not constrained.constraint.is_accepting
 
 
 def test_another_call_follows_its_grammar_too() -> None:
     other = (5, 6, 7, 8, 8)
-    guided = Guided(replace(CALLING, next_call=Fixed(other)))
-    guided.take(3, *CALL, 4, 10, 3)
+    constrained = Guided(replace(CALLING, next_call=Fixed(other)))
+    constrained.take(3, *CALL, 4, 10, 3)
     for token in (*other, 4):
-        assert guided.allowed() == {token}
-        guided.take(token)
-    assert guided.allowed() == {END, 10}
-    assert guided.take(10, 3).allowed() == {5}
+        assert constrained.allowed() == {token}
+        constrained.take(token)
+    assert constrained.allowed() == {END, 10}
+    assert constrained.take(10, 3).allowed() == {5}
 
 
 def test_a_format_with_a_mark_behind_the_last_call_ends_with_it() -> None:
-    guided = Guided(replace(CALLING, after_call=(), finishing=(4, 17)))
-    guided.take(3, *CALL)
-    assert guided.allowed() == {4, 10}
-    guided.take(4)
-    assert not guided.guide.is_over
-    assert guided.allowed() == {17}
-    guided.take(17)
-    assert guided.guide.is_over
-    assert not guided.guide.is_accepting, "a call is not the answer"
+    constrained = Guided(replace(CALLING, after_call=(), finishing=(4, 17)))
+    constrained.take(3, *CALL)
+    assert constrained.allowed() == {4, 10}
+    constrained.take(4)
+    assert not constrained.constraint.is_over
+    assert constrained.allowed() == {17}
+    constrained.take(17)
+    assert constrained.constraint.is_over
+    assert not constrained.constraint.is_accepting, "a call is not the answer"
 
 
 def test_a_required_call_has_its_trigger_forced() -> None:
-    guided = Guided(replace(CALLING, is_required=True, calling=(13, 15)))
-    assert guided.allowed() == {13}
-    assert guided.take(13).allowed() == {15}
-    assert guided.take(15).allowed() == {5}
+    constrained = Guided(replace(CALLING, is_required=True, calling=(13, 15)))
+    assert constrained.allowed() == {13}
+    assert constrained.take(13).allowed() == {15}
+    assert constrained.take(15).allowed() == {5}
 
 
 def test_a_required_call_may_come_behind_a_thought() -> None:
-    outline = replace(CALLING, is_required=True, tags=TAGS, opening=(1,), closing=(2,))
-    guided = Guided(outline)
-    assert guided.allowed() == {1, 3}
-    guided.take(1, 9, 2)
-    assert guided.allowed() == {3}
-    assert Guided(outline).take(3).allowed() == {5}
+    output_format = replace(CALLING, is_required=True, tags=TAGS, opening=(1,), closing=(2,))
+    constrained = Guided(output_format)
+    assert constrained.allowed() == {1, 3}
+    constrained.take(1, 9, 2)
+    assert constrained.allowed() == {3}
+    assert Guided(output_format).take(3).allowed() == {5}
 
 
 def test_a_thought_and_a_call_that_begin_alike_can_both_be_had() -> None:
-    outline = replace(CALLING, is_required=True, tags=TAGS, opening=(13, 14), closing=(2,), calling=(13, 15))
-    guided = Guided(outline)
-    assert guided.allowed() == {13}
-    assert guided.take(13).allowed() == {14, 15}
-    assert guided.take(15).allowed() == {5}
-    guided = Guided(outline).take(13, 14)
-    assert guided.allowed() == EVERYTHING - {END, 11}
-    assert guided.take(9, 2).allowed() == {13}
+    output_format = replace(CALLING, is_required=True, tags=TAGS, opening=(13, 14), closing=(2,), calling=(13, 15))
+    constrained = Guided(output_format)
+    assert constrained.allowed() == {13}
+    assert constrained.take(13).allowed() == {14, 15}
+    assert constrained.take(15).allowed() == {5}
+    constrained = Guided(output_format).take(13, 14)
+    assert constrained.allowed() == EVERYTHING - {END, 11}
+    assert constrained.take(9, 2).allowed() == {13}
 
 
 def test_an_answer_a_call_or_a_thought() -> None:
-    outline = replace(CALLING, answer=Fixed((9, 9)), tags=TAGS, opening=(1,), closing=(2,))
-    assert Guided(outline).allowed() == {1, 3, 9}
-    assert Guided(outline).take(9).allowed() == {9}
-    assert Guided(outline).take(3).allowed() == {5}
-    guided = Guided(outline).take(1, 9, 2)
-    assert guided.allowed() == {3, 9}
-    guided.take(3, *CALL, 4)
-    assert guided.allowed() == {END, 10}
-    assert not guided.guide.is_accepting
+    output_format = replace(CALLING, answer=Fixed((9, 9)), tags=TAGS, opening=(1,), closing=(2,))
+    assert Guided(output_format).allowed() == {1, 3, 9}
+    assert Guided(output_format).take(9).allowed() == {9}
+    assert Guided(output_format).take(3).allowed() == {5}
+    constrained = Guided(output_format).take(1, 9, 2)
+    assert constrained.allowed() == {3, 9}
+    constrained.take(3, *CALL, 4)
+    assert constrained.allowed() == {END, 10}
+    assert not constrained.constraint.is_accepting
 
 
 def test_a_trigger_in_a_thought_triggers_nothing() -> None:
-    guided = Guided(replace(CALLING, tags=TAGS))
-    guided.take(1, 3)
-    assert guided.allowed() == EVERYTHING - {11}
-    guided.take(12, 2)
-    assert guided.allowed() == EVERYTHING - {12}
+    constrained = Guided(replace(CALLING, tags=TAGS))
+    constrained.take(1, 3)
+    assert constrained.allowed() == EVERYTHING - {11}
+    constrained.take(12, 2)
+    assert constrained.allowed() == EVERYTHING - {12}
 
 
 def test_what_must_come_can_come_whatever_the_model_and_the_settings_say() -> None:
-    guided = Guided(replace(CALLING, is_required=True))
+    constrained = Guided(replace(CALLING, is_required=True))
     row = np.full(SIZE, -np.inf, np.float32)
-    guided.guide.restrict(row)
+    constrained.constraint.restrict(row)
     assert np.isfinite(row[3])
     assert np.flatnonzero(np.isfinite(row)).tolist() == [3]
 
@@ -283,10 +283,10 @@ def test_the_logits_of_what_may_come_stay_as_they_are(allowed: tuple[int, ...]) 
             return np.isin(np.arange(SIZE), allowed)
 
     grammar = Fixed((9,))
-    guided = Guided(Outline(answer=grammar))
-    guided.guide._matcher = Set(grammar)  # the guide has started the other one already
+    constrained = Guided(OutputFormat(answer=grammar))
+    constrained.constraint._matcher = Set(grammar)  # the constraint has started the other one already
     row = np.arange(SIZE, dtype=np.float32)
-    guided.guide.restrict(row)
+    constrained.constraint.restrict(row)
     assert {token: row[token] for token in allowed} == {token: float(token) for token in allowed}
     assert all(row[token] == -np.inf for token in EVERYTHING - set(allowed))
 

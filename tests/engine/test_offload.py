@@ -1,4 +1,4 @@
-"""KV that is set aside: what is found again, what is thrown away first, and what a stream has of it."""
+"""KV that is offloaded: what is found again, what is thrown away first, and what a stream has of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from harness import BYTES, Gate, echo, echoed, ids, scripted, texts, wait_until,
 
 from engine.test_kv_cache import Cache, Windowed
 from headrace.engine.kv.cache import KVCache
+from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.kv.radix import common_prefix
-from headrace.engine.kv.set_aside import SetAside
 from headrace.engine.runner import Slice, StepOutput
 from headrace.engine.scripted import ScriptedRunner
 from headrace.llama.state import StateError
@@ -19,79 +19,79 @@ from headrace.llama.state import StateError
 LONG = "abcdefgh" * 8
 
 
-def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> SetAside:
-    aside = SetAside(max_bytes, length)
+def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> OffloadedKV:
+    offloaded = OffloadedKV(max_bytes, length)
     for text in texts:
-        start = aside.beginning(len(text) - 1)
-        aside.put(ids(text), start, bytearray(10))
-    return aside
+        start = offloaded.beginning(len(text) - 1)
+        offloaded.put(ids(text), start, bytearray(10))
+    return offloaded
 
 
-def reach(aside: SetAside, text: str, known: int, limit: int) -> int:
-    chain = aside.chain(ids(text), known, limit)
+def reach(offloaded: OffloadedKV, text: str, known: int, limit: int) -> int:
+    chain = offloaded.chain(ids(text), known, limit)
     return chain[-1][2] if chain else known
 
 
 def test_a_piece_is_found_by_what_comes_before_it() -> None:
-    aside = filled("abcd", "abcdef", "xbcdef")
-    assert reach(aside, "abcdefgh", 0, 8) == 6
-    assert reach(aside, "abcdefgh", 0, 5) == 5
-    assert reach(aside, "abcxefgh", 0, 8) == 3
-    assert reach(aside, "xbcdefgh", 0, 8) == 0, "its beginning is not here"
-    assert reach(aside, "xbcdefgh", 4, 8) == 6, "but the memory may have it"
-    assert reach(aside, "abcdefgh", 7, 8) == 7
-    assert reach(aside, "abcd", 4, 4) == 4
+    offloaded = filled("abcd", "abcdef", "xbcdef")
+    assert reach(offloaded, "abcdefgh", 0, 8) == 6
+    assert reach(offloaded, "abcdefgh", 0, 5) == 5
+    assert reach(offloaded, "abcxefgh", 0, 8) == 3
+    assert reach(offloaded, "xbcdefgh", 0, 8) == 0, "its beginning is not here"
+    assert reach(offloaded, "xbcdefgh", 4, 8) == 6, "but the memory may have it"
+    assert reach(offloaded, "abcdefgh", 7, 8) == 7
+    assert reach(offloaded, "abcd", 4, 4) == 4
 
 
 def test_of_pieces_with_the_same_beginning_the_one_that_goes_on_is_taken() -> None:
-    aside = filled("abx", "aby", "abyz")
-    assert aside.num_tokens == 3 + 4, "what is the beginning of another one is not kept beside it"
-    ((piece, start, end),) = aside.chain(ids("abyz"), 0, 4)
+    offloaded = filled("abx", "aby", "abyz")
+    assert offloaded.num_tokens == 3 + 4, "what is the beginning of another one is not kept beside it"
+    ((piece, start, end),) = offloaded.chain(ids("abyz"), 0, 4)
     assert (piece.tokens, start, end) == (tuple(ids("abyz")), 0, 4)
-    assert aside.holds(ids("aby"), 0)
-    assert not aside.holds(ids("abz"), 0)
+    assert offloaded.holds(ids("aby"), 0)
+    assert not offloaded.holds(ids("abz"), 0)
 
 
 def test_many_texts_may_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """As short prompts of one chat template do."""
     texts = [f"<user>{number:03}" for number in range(1000)]
-    aside = filled(*texts, max_bytes=100_000, length=32)
+    offloaded = filled(*texts, max_bytes=100_000, length=32)
     compared: list[int] = []
 
     def counted(*args: Any) -> int:
         compared.append(1)
         return common_prefix(*args)
 
-    monkeypatch.setattr("headrace.engine.kv.set_aside.common_prefix", counted)
-    assert all(aside.holds(ids(text), 0) for text in texts[::100])
-    assert reach(aside, "<user>99x", 0, 9) == 8
+    monkeypatch.setattr("headrace.engine.kv.offload.common_prefix", counted)
+    assert all(offloaded.holds(ids(text), 0) for text in texts[::100])
+    assert reach(offloaded, "<user>99x", 0, 9) == 8
     assert len(compared) < 200
 
 
 def test_what_was_used_longest_ago_is_thrown_away() -> None:
-    aside = filled("a", "b", "c", "d", max_bytes=40)
-    ((first, _, _),) = aside.chain(ids("a"), 0, 1)
-    assert aside.holds(ids("b"), 0)
-    aside.put(ids("e"), 0, bytearray(10))
-    aside.put(ids("f"), 0, bytearray(10))
-    assert [aside.holds(ids(text), 0) for text in "abcdef"] == [True, True, False, False, True, True]
-    aside.put(ids("g"), 0, bytearray(41))
-    assert len(aside) == aside.num_bytes == 0, "not even this one fits"
-    aside.discard(first)
-    assert len(aside) == 0
+    offloaded = filled("a", "b", "c", "d", max_bytes=40)
+    ((first, _, _),) = offloaded.chain(ids("a"), 0, 1)
+    assert offloaded.holds(ids("b"), 0)
+    offloaded.put(ids("e"), 0, bytearray(10))
+    offloaded.put(ids("f"), 0, bytearray(10))
+    assert [offloaded.holds(ids(text), 0) for text in "abcdef"] == [True, True, False, False, True, True]
+    offloaded.put(ids("g"), 0, bytearray(41))
+    assert len(offloaded) == offloaded.num_bytes == 0, "not even this one fits"
+    offloaded.discard(first)
+    assert len(offloaded) == 0
 
 
 def test_the_end_of_a_text_is_thrown_away_before_its_beginning() -> None:
-    aside = filled("abcdefgh", "abcd", max_bytes=30)
-    assert reach(aside, "abcdefgh", 0, 8) == 8
+    offloaded = filled("abcdefgh", "abcd", max_bytes=30)
+    assert reach(offloaded, "abcdefgh", 0, 8) == 8
     for text in "xy":
-        aside.put(ids(text), 0, bytearray(10))
-    assert reach(aside, "abcdefgh", 0, 8) == 4
+        offloaded.put(ids(text), 0, bytearray(10))
+    assert reach(offloaded, "abcdefgh", 0, 8) == 4
 
 
 def test_what_the_memory_has_room_for_is_not_thrown_away() -> None:
-    """Where less fits aside than into the memory, as with a large model."""
-    cache = Cache(num_cells=100, num_rows=8, aside=SetAside(24, 4, after=1))
+    """Where less fits offloaded than into the memory, as with a large model."""
+    cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(24, 4, after=1))
     texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
     for text in texts:
         cache.cache(text)
@@ -103,7 +103,7 @@ def test_what_the_memory_has_room_for_is_not_thrown_away() -> None:
 
 
 def test_what_comes_back_makes_nobody_older() -> None:
-    cache = Cache(num_cells=100, num_rows=8, aside=SetAside(1000, 4, after=10))
+    cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(1000, 4, after=10))
     cache.cache([1] * 8)
     cache.cache([2] * 16)
     cache.kv.tidy()
@@ -122,9 +122,9 @@ def test_what_cannot_be_loaded_is_computed_again() -> None:
             raise StateError("no room in one piece")
 
     cache = Cache()
-    aside = SetAside(1000, 4, after=1)
+    offloaded = OffloadedKV(1000, 4, after=1)
     memory = cache.memory = Fragmented(num_cells=64, num_rows=4)
-    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=aside)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=offloaded)
     cache.cache([1, 2, 3, 4])
     cache.cache([5])
     kv.tidy()
@@ -135,7 +135,7 @@ def test_what_cannot_be_loaded_is_computed_again() -> None:
 
 
 def test_where_there_is_no_room_nothing_is_driven_out() -> None:
-    cache = Cache(num_cells=16, num_rows=8, aside=SetAside(1000, 4, after=1))
+    cache = Cache(num_cells=16, num_rows=8, offloaded=OffloadedKV(1000, 4, after=1))
     cache.cache([1] * 8)
     cache.cache([2])
     cache.kv.tidy()
@@ -154,7 +154,7 @@ def test_the_only_copy_that_can_be_reused_stays() -> None:
     """A sequence that goes on from a prefix may leave it behind, but is still one of its owners."""
     cache = Cache()
     memory = cache.memory = Windowed(num_cells=64, num_rows=4)
-    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=SetAside(1000, 4, after=1))
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
     cache.cache([1, 2, 3, 4, 5, 6])
     row, _ = cache.start([1, 2, 3, 4, 5, 6, 7, 8])
     memory.cut[row.id] = 7
@@ -165,7 +165,7 @@ def test_the_only_copy_that_can_be_reused_stays() -> None:
 
 
 def test_what_comes_back_leaves_what_it_follows_in_order() -> None:
-    cache = Cache(num_cells=64, num_rows=4, aside=SetAside(1000, 4))
+    cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4))
     cache.cache(list(range(1, 13)))
     while cache.kv.can_copy_ahead:
         cache.kv.copy_ahead()
@@ -178,25 +178,25 @@ def test_what_comes_back_leaves_what_it_follows_in_order() -> None:
 
 
 def test_the_end_of_what_was_copied_ahead_is_thrown_away_first() -> None:
-    cache = Cache(num_cells=12, num_rows=4, aside=SetAside(36, 4))
+    cache = Cache(num_cells=12, num_rows=4, offloaded=OffloadedKV(36, 4))
     cache.cache(list(range(1, 10)))
     while cache.kv.can_copy_ahead:
         cache.kv.copy_ahead()
     assert cache.kv.reach(list(range(1, 10)), 9) == 9
-    aside = SetAside(36, 4)
-    cache = Cache(num_cells=12, num_rows=4, aside=aside)
+    offloaded = OffloadedKV(36, 4)
+    cache = Cache(num_cells=12, num_rows=4, offloaded=offloaded)
     for text in (list(range(1, 10)), [20] * 4):  # 30 bytes of pieces, and 16
         cache.cache(text)
         while cache.kv.can_copy_ahead:
             cache.kv.copy_ahead()
         cache.kv.clear()
-    assert 0 < aside.num_tokens < 13, "something had to go"
+    assert 0 < offloaded.num_tokens < 13, "something had to go"
     assert cache.kv.reach([20] * 4, 4) == 4
     assert cache.kv.reach(list(range(1, 10)), 9) >= 4
 
 
 def test_what_comes_back_does_not_count_as_in_order() -> None:
-    cache = Cache(num_cells=64, num_rows=4, aside=SetAside(1000, 4, after=1))
+    cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
     cache.cache([1, 2, 3, 4])
     cache.cache([5])
     cache.kv.tidy()
@@ -208,7 +208,7 @@ def test_what_comes_back_does_not_count_as_in_order() -> None:
 
 
 def test_it_is_set_aside_once_nobody_has_used_it_for_long() -> None:
-    cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4, after=10))
+    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, after=10))
     cache.cache([1, 2, 3, 4, 5, 6])
     cache.cache([7, 7, 7, 7])
     cache.kv.tidy()
@@ -238,13 +238,13 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
 
     cache = Cache()
     memory = cache.memory = Counting(BYTES, num_cells=64, num_rows=4)
-    aside = SetAside(1000, 4, after=10)
-    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=aside)
+    offloaded = OffloadedKV(1000, 4, after=10)
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=offloaded)
     cache.cache([1, 2, 3, 4, 5, 6])
     while kv.can_copy_ahead:
         kv.copy_ahead()
     assert memory.num_saved == 2
-    assert aside.num_tokens == 6
+    assert offloaded.num_tokens == 6
     assert cache.found([1, 2, 3, 4, 5, 6]) == 6, "it is still here, too"
     cache.cache([8] * 12)
     kv.tidy()
@@ -255,7 +255,7 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
     while kv.can_copy_ahead:
         kv.copy_ahead()
     assert memory.num_saved == 2 + 3, "of what came back nothing was copied again"
-    aside.clear()
+    offloaded.clear()
     cache.cache([9] * 12)
     for _ in range(6):
         kv.tidy()
@@ -264,19 +264,19 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
 
 
 def test_where_less_fits_aside_copies_ahead_throw_nothing_away() -> None:
-    aside = SetAside(24, 4, after=1)
-    cache = Cache(num_cells=100, num_rows=8, aside=aside)
+    offloaded = OffloadedKV(24, 4, after=1)
+    cache = Cache(num_cells=100, num_rows=8, offloaded=offloaded)
     texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
     for text in texts:
         cache.cache(text)
         while cache.kv.can_copy_ahead:
             cache.kv.copy_ahead()
-    assert len(aside) == 2
+    assert len(offloaded) == 2
     assert [cache.kv.reach(text, 4) for text in texts] == [4] * 5
     assert cache.kv.num_used == 20
     cache.kv.tidy()
     cache.kv.tidy()
-    assert cache.kv.num_used == 12, "what is aside already can go"
+    assert cache.kv.num_used == 12, "what is offloaded already can go"
     assert [cache.kv.reach(text, 4) for text in texts] == [4] * 5
 
 
@@ -286,8 +286,8 @@ def test_an_idle_engine_copies_ahead_and_the_next_stream_lies_in_the_first_cells
         cached = made.model.metrics.kv_cached
         assert cached >= 2 * len(LONG)
         wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
-        aside = made.engine.with_cache(lambda kv: kv.num_bytes_aside)
-        assert made.model.metrics.kv_set_aside_bytes == aside > 0
+        offloaded = made.engine.with_cache(lambda kv: kv.num_bytes_offloaded)
+        assert made.model.metrics.kv_offloaded_bytes == offloaded > 0
         assert made.model.metrics.kv_cached == cached, "it is still here, too"
         assert made.model.generate("xyz").text == echoed("xyz")
         assert made.model.metrics.kv_cached < 20, "it has left to who came next"
@@ -318,7 +318,7 @@ def test_conversations_in_turn_lie_in_the_first_cells() -> None:
 
 def test_what_several_have_in_common_stays_where_it_is() -> None:
     for order in ((7, 8), (8, 7)):
-        cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
+        cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4))
         for last in order:
             cache.cache([1, 2, 3, 4, 5, 6, last, last])
         cache.cache([9] * 5)
@@ -332,7 +332,7 @@ def test_what_several_have_in_common_stays_where_it_is() -> None:
 
 
 def test_of_two_who_have_computed_the_same_one_stays() -> None:
-    cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
+    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4))
     rows = [cache.kv.acquire() for _ in range(2)]
     for row, last in zip(rows, (2, 3), strict=True):
         cache.compute(row, [1, 1, 1, last])
@@ -347,7 +347,7 @@ def test_of_two_who_have_computed_the_same_one_stays() -> None:
 
 
 def test_what_a_prompt_does_not_begin_with_leaves() -> None:
-    cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4))
+    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4))
     cache.cache([1, 2, 3, 4, 5, 6, 7, 8])
     cache.cache([9] * 5)
     while cache.kv.can_copy_ahead:
@@ -366,14 +366,14 @@ def test_who_goes_on_keeps_what_it_shares() -> None:
     with scripted(echo, num_cells=2000) as made:
         made.model.generate(LONG)
         wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
-        before = made.engine.with_cache(lambda kv: kv.num_bytes_aside)
+        before = made.engine.with_cache(lambda kv: kv.num_bytes_offloaded)
         assert made.model.generate(LONG + "!").usage.cached_tokens == len(LONG)
         assert made.model.generate(LONG + "?").usage.cached_tokens == len(LONG)
-        assert made.engine.with_cache(lambda kv: kv.num_bytes_aside) >= before
+        assert made.engine.with_cache(lambda kv: kv.num_bytes_offloaded) >= before
 
 
 def test_what_others_share_is_not_set_aside() -> None:
-    cache = Cache(num_cells=200, num_rows=8, aside=SetAside(1000, 4, after=1))
+    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, after=1))
     row, _ = cache.start([1, 2, 3, 4, 5])
     cache.cache([1, 2, 3, 4, 5, 6, 7])
     cache.compute(row, [9, 9, 9])
@@ -388,7 +388,7 @@ def test_what_others_share_is_not_set_aside() -> None:
 def test_a_sequence_whose_window_is_gone_stays_where_it_is() -> None:
     cache = Cache()
     memory = cache.memory = Windowed(num_cells=64, num_rows=4)
-    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, aside=SetAside(1000, 4, after=1))
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
     row, _ = cache.start([1, 2, 3, 4, 5, 6])
     memory.cut[row.id] = 5
     kv.release(row)
@@ -414,7 +414,7 @@ def test_a_memory_that_cannot_be_saved_is_asked_once() -> None:
     cache = Cache()
     memory = Unsaved(num_cells=8, num_rows=4)
     cache.memory = memory
-    kv = cache.kv = KVCache(memory, num_cells=8, num_rows=4, aside=SetAside(1000, 4, after=1))
+    kv = cache.kv = KVCache(memory, num_cells=8, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
     for tokens in ([1, 2, 3, 4, 5, 6], [7, 8, 9], [10] * 8, [11] * 8):
         cache.cache(tokens)
         kv.tidy()

@@ -317,24 +317,24 @@ def test_a_bias_chooses_only_among_what_may_come(model: Model) -> None:
 def test_log_probabilities_are_the_models_own_also_where_it_had_no_choice(model: Model) -> None:
     settings: dict[str, Any] = {"logprobs": 20, "max_tokens": 1}
     ((free,), _) = read(model.chat_stream(ASK, **settings))
-    ((guided,), _) = read(model.chat_stream(ASK, regex="Q+", **settings))
+    ((constrained,), _) = read(model.chat_stream(ASK, regex="Q+", **settings))
     assert free.top_logprobs is not None
-    assert guided.top_logprobs is not None
-    assert guided.text[0] == "Q"
+    assert constrained.top_logprobs is not None
+    assert constrained.text[0] == "Q"
     own = {top.id: top.logprob for top in free.top_logprobs}
-    for top in guided.top_logprobs[:10]:
+    for top in constrained.top_logprobs[:10]:
         assert abs(own[top.id] - top.logprob) < NEAR
-    assert guided.logprob is not None
-    assert guided.logprob < guided.top_logprobs[-1].logprob, "as if it had been likely"
+    assert constrained.logprob is not None
+    assert constrained.logprob < constrained.top_logprobs[-1].logprob, "as if it had been likely"
 
 
 def test_guided_streams_leave_their_neighbours_alone(model: Model) -> None:
     prompts = [f"A short text about the number {number}:" for number in range(8)]
     free = [model.generate_stream(prompt, max_tokens=20) for prompt in prompts]
-    guided = [
+    constrained = [
         model.chat_stream(ASK, json_schema=PERSON, seed=seed, temperature=HOT, max_tokens=200) for seed in range(8)
     ]
-    for stream in guided:
+    for stream in constrained:
         jsonschema.validate(stream.result(PATIENCE).parsed, PERSON)
     generated = [[token.id for token in stream] for stream in free]
     for prompt, ids in zip(prompts, generated, strict=True):
@@ -415,9 +415,9 @@ def test_the_partial_of_a_guided_stream_that_stalls(model: Model) -> None:
 
 def test_several_choices_share_the_prompt_and_the_grammar(model: Model) -> None:
     model._core.engine.clear_cache()
-    lane = model._lane
-    job = lane.chat_job(ASK, None, {"json_schema": PERSON, "temperature": HOT, "seed": 5, "max_tokens": 200})
-    streams = [lane.start(choice) for choice in job.times(3)]
+    caller = model._caller
+    job = caller.chat_job(ASK, None, {"json_schema": PERSON, "temperature": HOT, "seed": 5, "max_tokens": 200})
+    streams = [caller.start(choice) for choice in job.times(3)]
     results = [stream.result(PATIENCE) for stream in streams]
     for result in results:
         jsonschema.validate(result.parsed, PERSON)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from headrace.values.results import Kind, Part, ToolCall
 
-__all__ = ["Gathered"]
+__all__ = ["Accumulator"]
 
 
-class Gathered:
+class Accumulator:
     """Text, thought and tool calls, part by part.
 
     Args:

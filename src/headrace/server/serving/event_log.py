@@ -10,13 +10,13 @@ from headrace.server.http.errors import ApiError
 from headrace.server.http.sse import Source
 from headrace.server.serving.settings import Settings
 
-__all__ = ["Log", "Shelf"]
+__all__ = ["EventLog", "EventLogs"]
 
 # Ids of dropped logs that are remembered, to tell "gone" from "never heard of".
 _MOST_GONE = 10_000
 
 
-class Log:
+class EventLog:
     """The numbered events of one stream; any number may follow it, each from where it likes.
 
     Events are numbered from 1. The oldest ones may be dropped, never any in the middle.
@@ -95,7 +95,7 @@ class Log:
                 waiter.set_result(None)
 
 
-class Shelf:
+class EventLogs:
     """All logs: those of running streams, and for a while those of ended ones.
 
     Args:
@@ -105,8 +105,8 @@ class Shelf:
     def __init__(self, settings: Settings) -> None:
         self._window = settings.resume_window
         self._limit = int(settings.resume_mb * 1_000_000)
-        self._logs: dict[str, Log] = {}
-        self._ended: deque[Log] = deque()  # oldest first
+        self._logs: dict[str, EventLog] = {}
+        self._ended: deque[EventLog] = deque()  # oldest first
         self._gone: dict[str, None] = {}
         self._tasks: set[asyncio.Future[None]] = set()
         self._size = 0
@@ -115,7 +115,7 @@ class Shelf:
         """Whether there is a log of this name."""
         return id in self._logs
 
-    def find(self, id: str) -> Log | None:
+    def find(self, id: str) -> EventLog | None:
         """The log of this name.
 
         Raises:
@@ -125,16 +125,16 @@ class Shelf:
             raise ApiError(410, f"the log of the stream {id!r} is gone", param="id", code="stream_gone")
         return self._logs.get(id)
 
-    def record(self, id: str, source: Source) -> Log:
+    def record(self, id: str, source: Source) -> EventLog:
         """Read a stream to its end, whoever follows, and keep what it brings."""
-        log = self._logs[id] = Log(id)
+        log = self._logs[id] = EventLog(id)
         self._gone.pop(id, None)
         task = asyncio.ensure_future(self._record(log, source))
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
         return log
 
-    async def _record(self, log: Log, source: Source) -> None:
+    async def _record(self, log: EventLog, source: Source) -> None:
         try:
             async for events in source:  # which raises nothing: how a stream ends is one of its events
                 before = log.size
@@ -146,7 +146,7 @@ class Shelf:
             self._ended.append(log)
             asyncio.get_running_loop().call_later(self._window, self._drop, log)
 
-    def _make_room(self, growing: Log) -> None:
+    def _make_room(self, growing: EventLog) -> None:
         while self._size > self._limit:
             if self._ended:
                 self._drop(self._ended[0])
@@ -157,7 +157,7 @@ class Shelf:
             else:
                 return
 
-    def _drop(self, log: Log) -> None:
+    def _drop(self, log: EventLog) -> None:
         if self._logs.get(log.id) is not log:
             return
         del self._logs[log.id]

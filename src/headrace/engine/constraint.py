@@ -1,4 +1,4 @@
-"""Keeps a stream to its outline: which tokens may come next, and which must."""
+"""Keeps a stream to its output_format: which tokens may come next, and which must."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.engine.output import Output
-from headrace.values.outline import Matcher, Outline
+from headrace.values.output_format import Matcher, OutputFormat
 
-__all__ = ["Guide"]
+__all__ = ["Constraint"]
 
 _BANNED = -np.inf
 
@@ -37,7 +37,7 @@ class _Mode(Enum):
     DONE = "done"
 
 
-class Guide:
+class Constraint:
     """Says what may be sampled next, from what was sampled.
 
     Before each token `restrict` bans what may not come, and `refuses` looks at what was chosen all the same; afterwards
@@ -51,35 +51,37 @@ class Guide:
     could make it elsewhere would take a core from the decode of the next step.
 
     Args:
-        outline: what to keep it to.
+        output_format: what to keep it to.
         output: what reads the stream.
         piece: the bytes of a token.
         eog_tokens: the tokens that end a generation.
     """
 
     def __init__(
-        self, outline: Outline, output: Output, piece: Callable[[int], bytes], eog_tokens: frozenset[int]
+        self, output_format: OutputFormat, output: Output, piece: Callable[[int], bytes], eog_tokens: frozenset[int]
     ) -> None:
-        self._outline = outline
+        self._output_format = output_format
         self._output = output
         self._piece = piece
         self._eog = np.array(sorted(eog_tokens), np.intp)
-        ends = outline.finishing[:1] or sorted(eog_tokens)
-        self._behind_call = np.array([*ends, *outline.going_on[:1]], np.intp)
+        ends = output_format.finishing[:1] or sorted(eog_tokens)
+        self._behind_call = np.array([*ends, *output_format.going_on[:1]], np.intp)
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
         self._is_in_call = False
         self._has_calls = False
-        self._num_thought = int(outline.is_thinking)  # tokens of the thought behind its opening tag, the next included
-        self._is_constrained = outline.answer is not None or outline.is_required
-        self._minds_tags = self._is_constrained or outline.call is not None
+        self._num_thought = int(
+            output_format.is_thinking
+        )  # tokens of the thought behind its opening tag, the next included
+        self._is_constrained = output_format.answer is not None or output_format.is_required
+        self._minds_tags = self._is_constrained or output_format.call is not None
         self._choices: tuple[tuple[int, ...], ...] = ()
         self._has_chosen = False  # whether the first token of one of them has come
         self._mode = _Mode.FREE
-        if self._is_constrained and not outline.is_thinking:
+        if self._is_constrained and not output_format.is_thinking:
             self._begin_answer(may_think=True)
-        elif outline.is_thinking and outline.budget == 0:
-            self._forced.extend(outline.closing)
+        elif output_format.is_thinking and output_format.budget == 0:
+            self._forced.extend(output_format.closing)
 
     @property
     def is_over(self) -> bool:
@@ -116,7 +118,7 @@ class Guide:
         """Whether a token cannot be taken, although it was not banned."""
         if self._mode is not _Mode.FREE or self._forced or not self._minds_tags:
             return False
-        piece = self._outline.texts.get(token) or self._piece(token)  # as the output will read it
+        piece = self._output_format.texts.get(token) or self._piece(token)  # as the output will read it
         return self._output.overshoots(piece)
 
     def accept(self, token: int) -> None:
@@ -134,13 +136,15 @@ class Guide:
 
     def _begin_answer(self, *, may_think: bool) -> None:
         """The answer may begin: with what it has to be, with a call, or with a thought."""
-        outline = self._outline
-        choices = [outline.opening] if may_think and outline.opening and outline.budget != 0 else []
-        if outline.tools is not None:
-            choices.append(outline.calling)
+        output_format = self._output_format
+        choices = [output_format.opening] if may_think and output_format.opening and output_format.budget != 0 else []
+        if output_format.tools is not None:
+            choices.append(output_format.calling)
         self._choices = tuple(choices)
         self._has_chosen = False
-        self._matcher = outline.answer.start() if outline.answer is not None and not outline.is_required else None
+        self._matcher = (
+            output_format.answer.start() if output_format.answer is not None and not output_format.is_required else None
+        )
         if self._matcher is None and len(choices) == 1:
             self._mode = _Mode.FREE
             self._forced.extend(choices[0])
@@ -180,31 +184,31 @@ class Guide:
             self._is_in_call = False
             self._has_calls = True
             self._mode = _Mode.BETWEEN
-            self._forced.extend(self._outline.after_call)
+            self._forced.extend(self._output_format.after_call)
         else:
             self._mode = _Mode.DONE
 
     def _go_on(self, token: int) -> None:
-        outline = self._outline
-        if outline.going_on and token == outline.going_on[0]:
-            self._forced.extend(outline.going_on[1:])
+        output_format = self._output_format
+        if output_format.going_on and token == output_format.going_on[0]:
+            self._forced.extend(output_format.going_on[1:])
             self._mode = _Mode.FREE
-        elif outline.finishing and token == outline.finishing[0]:
-            self._forced.extend(outline.finishing[1:])
+        elif output_format.finishing and token == output_format.finishing[0]:
+            self._forced.extend(output_format.finishing[1:])
             self._mode = _Mode.DONE
 
     def _look_at_output(self) -> None:
         """Change modes with what the output has read, the token that was just accepted included."""
         if self._mode is not _Mode.FREE:
             return
-        outline, output = self._outline, self._output
+        output_format, output = self._output_format, self._output
         if output.is_thinking:
             # A tag that the model has begun to write itself it may finish.
-            if outline.budget is not None and self._num_thought >= outline.budget and not output.is_closing:
-                self._forced.extend(outline.closing)
+            if output_format.budget is not None and self._num_thought >= output_format.budget and not output.is_closing:
+                self._forced.extend(output_format.closing)
             self._num_thought += 1
         elif output.is_calling:
-            grammar = outline.next_call if self._has_calls else outline.call
+            grammar = output_format.next_call if self._has_calls else output_format.call
             if grammar is not None:
                 self._is_in_call = True
                 self._matcher = grammar.start()

@@ -1,4 +1,4 @@
-"""KV of real models that was set aside: what goes on with it goes on as if it had never left."""
+"""KV of real models that was offloaded: what goes on with it goes on as if it had never left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_text_that_others_have_driven_out_goes_on(ref: str) -> None:
             for prompt in prompts
         ]
         metrics = model.metrics
-        assert metrics.kv_used + metrics.kv_cached < 5 * 200, "most of it is set aside"
+        assert metrics.kv_used + metrics.kv_cached < 5 * 200, "most of it is offloaded"
         model.check_integrity()
         generated = list[tuple[list[int], list[int]]]()
 
@@ -47,7 +47,7 @@ def test_a_text_that_others_have_driven_out_goes_on(ref: str) -> None:
 
 
 def test_a_text_longer_than_the_window_goes_on() -> None:
-    """What a model with sliding windows has left behind cannot be set aside; it stays, or is computed again."""
+    """What a model with sliding windows has left behind cannot be offloaded; it stays, or is computed again."""
     with Model.load("gemma3-270m", n_ctx=2048, n_threads=1, max_streams=4, config=GREEDY) as model:
         long = prompt_of(model, 900, "Es war einmal:")
         ids = [token.id for token in model.generate_stream(long, max_tokens=8, ignore_eos=True)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from headrace.engine.kv.radix import common_prefix
 
-__all__ = ["Piece", "SetAside"]
+__all__ = ["OffloadedKV", "Piece"]
 
 # A piece this long is copied in a millisecond or two.
 _LENGTH = 128
@@ -37,7 +37,7 @@ class Piece:
     data: bytearray
 
 
-class SetAside:
+class OffloadedKV:
     """Pieces of KV, the least recently used of which are thrown away. Belongs to the engine thread.
 
     Pieces begin at multiples of a length, so that the next one is found by the tokens before it.
@@ -45,7 +45,7 @@ class SetAside:
     Args:
         max_bytes: of all pieces together.
         most_saved: tokens in a piece at most.
-        after: a prefix is set aside when nobody has used it while so many tokens were computed: what these cost more
+        after: a prefix is offloaded when nobody has used it while so many tokens were computed: what these cost more
             because of it is then several times what it takes to copy it out and in.
     """
 
@@ -71,7 +71,7 @@ class SetAside:
         return position - position % self.length
 
     def is_worth(self, num_tokens: int, num_cells: int, *, is_needed: bool) -> bool:
-        """Whether to set so many tokens aside.
+        """Whether to set so many tokens offloaded.
 
         Args:
             num_tokens: how many, a piece at most.
