@@ -13,7 +13,7 @@ from headrace import StreamConfig
 from headrace.values.events import Sample
 from headrace.values.request import Request
 from server.harness import MODEL, Answer, events_of, running
-from server.responding import (
+from server.openai.responding import (
     BEGINNING,
     DELTA,
     ENDING,

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from harness import Gate, Scripted, echo, run_async, scripted, wait_until
 from server.harness import TEMPLATE, Socket
-from server.test_websocket import Peer
-from test_example_programs import imported
+from server.websocket.test_websocket import Peer
 
+from examples.test_programs import imported
 from headrace import AsyncModel, GenerationError, StreamTimeoutError
 
 ENDLESS = "x" * 100_000

@@ -19,7 +19,7 @@ from headrace.server.openai.responses_items import Items
 from headrace.values.output_format import OutputFormat, Tags
 from headrace.values.results import Part, Token
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running
-from server.responding import PATH, ask, checked, items_of, open_response, request, said
+from server.openai.responding import PATH, ask, checked, items_of, open_response, request, said
 
 THINKS = TEMPLATE + "{# <think></think> #}"
 THOUGHT, ANSWER = "hm, é 🌊", "So: 5 <b>!"

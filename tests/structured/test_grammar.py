@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from harness import BYTES, PATIENCE, ids, started, within
-from json_schema.walk import END, accepts, grammars
 
 from headrace.engine.scripted import ScriptedVocabulary
 from headrace.llama.model import LlamaModel
@@ -23,6 +22,7 @@ from headrace.structured.compiler import Grammars, Matcher, make_tokenizer
 from headrace.structured.json_schema import checked_schema
 from headrace.structured.pattern import PatternError, portable
 from headrace.values.errors import GenerationError, InvalidRequestError
+from structured.suite.walk import END, accepts, grammars
 
 GRAMMARS = grammars()
 
@@ -300,7 +300,7 @@ PROGRAM = """
 import sys, time
 from functools import reduce
 sys.path.insert(0, sys.argv[1])
-from json_schema.walk import grammars
+from structured.suite.walk import grammars
 from headrace.values.errors import GenerationError, InvalidRequestError
 made = grammars()
 made.regex("a")
@@ -324,7 +324,7 @@ print(outcome, time.thread_time() - begin)
 def test_what_is_hostile_is_soon_dealt_with(name: str) -> None:
     kind, source = HOSTILE[name]
     # In a process of its own: a stack that overflows ends it. The figure is the processor's time, not the clock's.
-    arguments = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), kind, source]
+    arguments = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[1]), kind, source]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr == ""

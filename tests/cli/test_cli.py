@@ -26,7 +26,7 @@ from headrace import StreamConfig
 from headrace.cli.terminal import Waiting, one_line
 
 COMMAND = [sys.executable, "-m", "headrace"]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # One thread, because two that wait for each other are slow where others compute as well.
 HELLO = ("run", "smollm2", "Say hello.", "--temperature", "0", "--threads", "1")
 # Greedy, this goes on for long.

@@ -18,15 +18,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from cli.test_cli import Terminal
 from harness import PATIENCE, Gate, ids, scripted, wait_until
 from rich.console import Console
 from server.harness import TEMPLATE
-from test_cli import Terminal
 from websockets.sync.client import connect
 
 from headrace import Model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 SLOW = 120  # seconds that a program with a real model may take

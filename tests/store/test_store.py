@@ -336,7 +336,7 @@ def test_a_folder_in_the_home_of_nobody(monkeypatch: pytest.MonkeyPatch, variabl
         assert "allowed: a path to a folder" in str(caught.value)
         assert caught.value.__cause__ is None
     command = [sys.executable, "-m", "headrace", "models"]
-    process = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
     assert process.returncode == 3
     assert process.stdout == ""
     assert process.stderr.startswith(f"headrace: {variable} is ~no-such-user/x")

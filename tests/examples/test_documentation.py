@@ -9,7 +9,7 @@ import pytest
 
 from headrace import EngineClosedError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LIKE_PYTHON = re.compile(r"^[ \t>]*(?:```+|~~~+)[ \t]*\{?\.?(?:py\w*).*$", re.MULTILINE | re.IGNORECASE)

@@ -16,9 +16,9 @@ from jsonschema import Draft202012Validator
 
 from headrace.structured.compiler import Grammar
 from headrace.values.errors import InvalidRequestError
-from json_schema.walk import accepts, grammars, sample
+from structured.suite.walk import accepts, grammars, sample
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # The set-up unpacks the suite there, out of the source package of the jsonschema that is installed.
 SUITE = ROOT / ".venv" / "json-schema" / "json" / "tests" / "draft2020-12"
 FILES = sorted(str(path.relative_to(SUITE)) for path in SUITE.rglob("*.json"))

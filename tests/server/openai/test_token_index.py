@@ -8,8 +8,8 @@ import pytest
 from harness import run_async
 
 from server.harness import MODEL, USER, Answer, checked, content_of, running
-from server.test_thinking import OUTPUT, THINKS, THOUGHT
-from server.test_tools import ARGUMENTS, CALL, TOOLS
+from server.openai.test_thinking import OUTPUT, THINKS, THOUGHT
+from server.openai.test_tools import ARGUMENTS, CALL, TOOLS
 
 
 def ask(script: str, path: str = "chat", *, template: str | None = None, **body: Any) -> Answer:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness import BYTES, Gate, echo, echoed, ids, scripted, texts, wait_until, within
 
-from engine.test_kv_cache import Cache, Windowed
+from engine.kv.test_cache import Cache, Windowed
 from headrace.engine.kv.cache import KVCache
 from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.kv.radix import common_prefix
