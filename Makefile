@@ -33,9 +33,11 @@ VENDOR_STAMP := $(WEB)/vendor/node_modules/.set-up
 # The JSON Schema Test Suite, of the version that is locked, is only in the source package of jsonschema.
 SUITE := .venv/json-schema
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
+# Two workers, each with models, servers and browsers of its own.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help run serve test test-clients $(CLIENTS_TESTS) bench bench-server bench-startup bench-page lint lock browser dist clean
+.PHONY: help run serve test test-long test-clients $(CLIENTS_TESTS) bench bench-server bench-startup bench-page lint lock browser dist clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -46,8 +48,11 @@ run: $(STAMP)  ## stream an answer of SmolLM2; make run PROMPT='Tell me a story.
 serve: $(STAMP) $(VENDOR_STAMP)  ## serve SmolLM2, with the chat page at http://127.0.0.1:8080
 	@$(BIN)/headrace serve smollm2
 
-test: lint browser  ## lint, types and all tests
-	$(BIN)/python -m pytest
+test: lint browser  ## lint, types and all tests; what is exhaustive is sampled
+	$(PYTEST)
+
+test-long: $(STAMP) $(JS_STAMP) $(VENDOR_STAMP) browser  ## what `make test` leaves out: every split, every combination
+	$(PYTEST) -m long
 
 browser:
 	@scripts/install-browser

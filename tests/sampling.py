@@ -1,0 +1,30 @@
+"""What is exhaustive is sampled in `make test`, and done in full by `make test` and `make test-long` together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+__all__ = ["sampled"]
+
+_PARAM = type(pytest.param())
+
+
+def sampled(cases: Iterable[Any], every: int, *, first: int = 0) -> list[Any]:
+    """Parameters of which `make test` runs every n-th, and `make test-long` the others.
+
+    Args:
+        cases: values, or `pytest.param`s.
+        every: one of how many is run by `make test`.
+        first: which is the first of those.
+    """
+    return [case if number % every == first % every else _long(case) for number, case in enumerate(cases)]
+
+
+def _long(case: Any) -> Any:
+    if isinstance(case, _PARAM):
+        return pytest.param(*case.values, marks=[*case.marks, pytest.mark.long], id=case.id)
+    values = case if isinstance(case, tuple) else (case,)
+    return pytest.param(*values, marks=pytest.mark.long)
