@@ -6,15 +6,17 @@ A room is a folder of the package. `docs/architecture.md` says what each is for,
 from __future__ import annotations
 
 import ast
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "headrace"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+from draw_rooms import PICTURE, drawing  # noqa: E402
+from read_imports import PACKAGE, floors, imports_of, modules_of, room_graph, room_of, top_room_of  # noqa: E402
 
 # The rooms at the top of the package, by layer; "" is the package itself, with what it exports and its `__main__`.
 LAYERS = {
@@ -43,33 +45,25 @@ POLICY = ("headrace.engine.kv", "headrace.engine.scheduler", "headrace.engine.tu
 MOST_FLOORS = 9
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported module."""
-
-    module: str
-    line: int
-
-
 def breaches(package: Path) -> list[str]:
     """What is wrong with the imports of the modules in a package folder; the folder's name is the package's."""
-    modules = {_module_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    modules = modules_of(package)
     found: list[str] = []
     imports: dict[str, set[str]] = {}
     rooms: dict[str, set[str]] = defaultdict(set)
-    for module, path in modules.items():
+    for module in modules:
         if _layer(module) is None:
             found.append(f"{module}: belongs to no layer")
             continue
-        ones = [one for one in _imports(path, module, modules) if one.module != module]
+        ones = [one for one in imports_of(module, modules) if one.module != module]
         found += [
             f"{module}:{one.line}: imports {one.module}: {why}"
             for one in ones
             if (why := _breach(module, one.module, package.name))
         ]
         imports[module] = {one.module for one in ones if one.module in modules}
-        here = _room(module, path)
-        rooms[here] |= {_room(other, modules[other]) for other in imports[module]} - {here}
+        here = room_of(module, modules)
+        rooms[here] |= {room_of(other, modules) for other in imports[module]} - {here}
     # The package itself is the door to all rooms, and none of them: what it imports makes no circle of rooms.
     rooms.pop(package.name, None)
     for what, graph in (("modules", imports), ("rooms", rooms)):
@@ -80,50 +74,15 @@ def breaches(package: Path) -> list[str]:
     return found
 
 
-def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
-    """The floor of each room: 1 for one that imports no other, one more than the highest that it imports else."""
-    heights: dict[str, int] = {}
-    for room in TopologicalSorter(graph).static_order():
-        heights[room] = 1 + max((heights[other] for other in graph.get(room, ())), default=0)
-    return heights
-
-
-def room_graph(package: Path) -> dict[str, set[str]]:
-    """Which rooms at the top of the package import which."""
-    modules = {_module_name(path, package): path for path in sorted(package.rglob("*.py"))}
-    graph: dict[str, set[str]] = defaultdict(set)
-    for module, path in modules.items():
-        for one in _imports(path, module, modules):
-            if one.module in modules and "" not in (_part(module), _part(one.module)):
-                graph[_part(module)] |= {_part(one.module)} - {_part(module)}
-    return graph
-
-
-def _module_name(path: Path, package: Path) -> str:
-    parts = path.relative_to(package.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def _room(module: str, path: Path) -> str:
-    """The package in which a module lies."""
-    return module if path.name == "__init__.py" else module.rpartition(".")[0]
-
-
-def _part(module: str) -> str:
-    """The room at the top in which a module lies."""
-    _, _, rest = module.partition(".")
-    return "" if rest == "__main__" else rest.split(".")[0]
-
-
 def _layer(module: str) -> int | None:
-    return LAYER_OF.get(_part(module))
+    return LAYER_OF.get(top_room_of(module))
 
 
 def _breach(module: str, imported: str, package: str) -> str | None:
     """Why this module may not import that one."""
     here = _layer(module)
     if imported.split(".")[0] == "llama_cpp":
-        return None if _part(module) == "llama" else "only llama/ may"
+        return None if top_room_of(module) == "llama" else "only llama/ may"
     if imported.split(".")[0] != package:
         return None
     there = _layer(imported)
@@ -131,29 +90,12 @@ def _breach(module: str, imported: str, package: str) -> str | None:
         return "it belongs to no layer"
     if there > here:
         return f"layer {there} is above layer {here}"
-    pair = (_part(module), _part(imported))
+    pair = (top_room_of(module), top_room_of(imported))
     if here == there and here in SEPARATE and pair[0] != pair[1]:
         return None if pair in BESIDE or (module, imported) in EXCEPTIONS else f"layer {here} is one of separate rooms"
     if module.startswith(POLICY) and pair[1] == "llama":
         return "policy knows no backend"
     return None
-
-
-def _imports(path: Path, module: str, modules: Mapping[str, Path]) -> Iterator[Import]:
-    """Every import in a file, wherever it stands: `from a import b` is of a.b where that is a module, and of a else."""
-    package = _room(module, path)
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(alias.name, node.lineno)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield Import(inner if inner in modules else base, node.lineno)
 
 
 def test_headrace_keeps_its_layers() -> None:
@@ -165,6 +107,10 @@ def test_headrace_has_few_floors() -> None:
     heights = floors(room_graph(PACKAGE))
     assert "cli" in heights
     assert max(heights.values()) <= MOST_FLOORS
+
+
+def test_the_picture_is_what_the_imports_give() -> None:
+    assert PICTURE.read_text("utf-8") == drawing(PACKAGE), "run: python scripts/draw_rooms.py"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: str(path.parent.name))
