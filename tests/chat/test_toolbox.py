@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import jsonschema
 import pytest
+from cases import named
 from pydantic import BaseModel, Field
 
 from headrace.chat.toolbox import Tool, ToolChoice, result_text, tool_choice_of, tools_of
@@ -243,7 +244,7 @@ counter = Counter()
         ),
         (Pair, "Pair", None, "left right", '{"left": 1}', Pair(1, 2)),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_may_be_a_tool(
     function: Any, name: str, description: str | None, properties: str, arguments: str, result: object
@@ -411,7 +412,7 @@ def dict_of(**fields: Any) -> dict[str, Any]:
         ({"type": "function", "name": "given"}, "tools[2].name", "no other tool"),
         (forecast, "tools[2]", "no other tool"),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_is_no_tool_is_refused_by_its_place(value: object, place: str, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message) as caught:
@@ -459,7 +460,7 @@ TOOLS = tools_of([auto, forecast, counted.up, Place, DICT, FLAT])
         ({"type": "function", "name": "auto"}, "required", "auto"),
         ({"type": "function", "name": "flat"}, "required", "flat"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_choice(value: object, mode: str, name: str | None) -> None:
     choice = tool_choice_of(value, TOOLS)
@@ -485,7 +486,7 @@ def test_a_choice(value: object, mode: str, name: str | None) -> None:
         ({"type": "function", "name": "later"}, "tool_choice.name", "later"),
         ({"type": "function", "name": "auto", "more": 1}, "tool_choice.more", "name"),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_chooses_no_tool_is_refused(value: object, place: str, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message) as caught:
@@ -528,7 +529,7 @@ class NoText(Exception):
         (ValueError(), '{"error": "ValueError"}'),
         (NoText(), '{"error": "NoText"}'),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_results_as_text(value: object, text: str) -> None:
     assert result_text(value) == text

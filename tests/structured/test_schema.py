@@ -14,6 +14,7 @@ from typing import Annotated, Any, ForwardRef, Literal
 
 import jsonschema
 import pytest
+from cases import named
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -134,7 +135,7 @@ def function(a: int) -> int:
         (Any, '{"a": [1.5]}', {"a": [1.5]}),
         (bool, "true", True),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_type_gives_a_schema_and_instances(value: Any, text: str, instance: object) -> None:
     for _ in range(2):  # the second time it is remembered
@@ -271,7 +272,7 @@ def circle() -> dict[str, Any]:
         (list[ForwardRef("Nowhere")], "json_schema", "Nowhere"),
         (type("Plain", (), {}), "json_schema", "Plain"),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_is_no_schema_is_refused_by_its_place(value: object, place: str, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message) as caught:
