@@ -39,7 +39,7 @@ var ConnectionLostError = class extends HeadraceError {
 };
 
 // src/invalid-request.js
-var SHOWN = 100;
+var MAX_SHOWN = 100;
 function invalidValue(name, value, allowed) {
   return invalidRequest(name, `${name} is ${describe(value)}; allowed: ${allowed}`, "invalid_value");
 }
@@ -51,7 +51,7 @@ function unknownName(name, reason, allowed) {
 }
 function describe(value) {
   try {
-    return String(typeof value === "object" ? JSON.stringify(value) : value).slice(0, SHOWN);
+    return String(typeof value === "object" ? JSON.stringify(value) : value).slice(0, MAX_SHOWN);
   } catch {
     return String(value);
   }
@@ -149,16 +149,16 @@ var Answer = class {
   timings = null;
   /** When the first token was complete. @type {number | null} */
   firstTime = null;
-  /** When the last token was complete. */
+  /** When the latest token was complete. */
   #lastTime = 0;
   #numTokens = 0;
-  /** Tokens per second, by the server's own measurement. @type {number | null} */
+  /** Tokens per second, as measured by the server. @type {number | null} */
   #speed = null;
-  /** The server's own counts. @type {Usage | null} */
+  /** Token counts from the server. @type {Usage | null} */
   #usage = null;
-  /** Parts of a token whose last chunk has not come yet. @type {TokenPart[]} */
+  /** Parts of the next token, whose last chunk is yet to come. @type {TokenPart[]} */
   #parts = [];
-  /** The server's counts; where they have not come, what the client has counted. @returns {Usage} */
+  /** The server's token counts, or the client's own until those have come. @returns {Usage} */
   get usage() {
     const unknown = { promptTokens: null, cachedTokens: null, totalTokens: null, cost: null, currency: null };
     return this.#usage ?? { ...unknown, completionTokens: this.#numTokens, thinkingTokens: 0 };
@@ -169,10 +169,10 @@ var Answer = class {
     return this.#numTokens > 1 && seconds > 0 ? (this.#numTokens - 1) / seconds : 0;
   }
   /**
-   * Adds a chunk.
+   * Add a chunk.
    *
    * @param {Chunk} chunk
-   * @returns {StreamToken | null} the token that is complete with the chunk
+   * @returns {StreamToken | null} the token that the chunk completes
    */
   take(chunk) {
     this.model ||= chunk.model ?? "";
@@ -188,7 +188,7 @@ var Answer = class {
     if (choice.finish_reason) this.#finish(choice.finish_reason);
     return choice.token_index === void 0 || choice.token_index === null ? null : this.#token(choice.token_index);
   }
-  /** Makes the extra token that follows the sampled ones. @returns {StreamToken} */
+  /** Make the extra token that follows the sampled ones. @returns {StreamToken} */
   lastToken() {
     const index = this.#numTokens;
     return { text: "", kind: "text", index, timestamp: Date.now(), isLast: true, toolCall: null, rest: [] };
@@ -201,7 +201,7 @@ var Answer = class {
     this.#addToToken(part);
   }
   /**
-   * Adds a part to the token that is not complete yet; to the token's last part, if both are of one kind and one call.
+   * Add a part to the next token: join it to the token's last part if both have the same kind and tool call.
    *
    * @param {TokenPart} part
    */
@@ -232,7 +232,7 @@ var Answer = class {
     const call = this.toolCalls.at(-1);
     if (call !== void 0) call.isComplete = reason === "tool_calls";
   }
-  /** Makes a token of the parts that have come. @param {number} index @returns {StreamToken} */
+  /** Make a token from the parts so far. @param {number} index @returns {StreamToken} */
   #token(index) {
     const [first, ...rest] = this.#parts;
     this.#parts = [];
@@ -250,24 +250,24 @@ var Answer = class {
 // src/sse-decoder.js
 var SseDecoder = class {
   #decoder = new TextDecoder();
-  /** The beginning of a line whose end has not come yet. */
+  /** The beginning of an incomplete line. */
   #rest = "";
-  /** Whether the text so far ends with a carriage return: a line feed that follows belongs to it, and ends no line. */
+  /** Whether the text so far ends with a carriage return: a line feed that follows belongs to the same line end. */
   #endsWithReturn = false;
-  /** The fields of an event whose end has not come yet. @type {string[]} */
+  /** The fields of the incomplete event. @type {string[]} */
   #data = [];
   #event = "";
   #id = "";
   /**
-   * Decodes the next bytes.
+   * Decode the next bytes.
    *
    * @param {Uint8Array} bytes
-   * @returns {SseEvent[]} the events that are complete with these bytes
+   * @returns {SseEvent[]} the events that these bytes complete
    */
   feed(bytes) {
     return this.#lines(this.#decoder.decode(bytes, { stream: true }));
   }
-  /** Drops the event that is incomplete, as the standard says for the end of a response. */
+  /** End the response. An incomplete event is dropped, as the standard demands. */
   flush() {
     this.#lines(this.#decoder.decode());
     this.#rest = "";
@@ -297,7 +297,7 @@ var SseDecoder = class {
     this.#rest += text.slice(start);
     return events;
   }
-  /** Takes in one line. @param {string} line @returns {SseEvent | null} the event that the line ends */
+  /** @param {string} line @returns {SseEvent | null} the event that the line completes */
   #onLine(line) {
     if (line === "") {
       const event = { data: this.#data.join("\n"), event: this.#event || "message", id: this.#id };
@@ -324,7 +324,7 @@ function nextLineEnd(text, from) {
 var LONGEST_TIMEOUT = 2 ** 31 - 1;
 var IDLE_TIMEOUT = 6e4;
 var RECONNECT_TIMEOUT = 3e4;
-var LAST_WORDS_TIMEOUT = 2e3;
+var CLOSING_TIMEOUT = 2e3;
 function silenceError(ms) {
   return new ConnectionLostError(`the server was silent for ${ms} ms`, { code: "silent" });
 }
@@ -336,10 +336,10 @@ var Connection = class {
   /** @type {ReadableStreamDefaultReader<Uint8Array> | null} */
   #reader = null;
   /**
-   * Waits for the response, for no longer than `limit` milliseconds; 0 stands for no limit.
+   * Send the request and wait for the response.
    *
    * @param {StreamRequest} request
-   * @param {number} limit
+   * @param {number} limit milliseconds; 0 for no limit
    */
   async open(request, limit) {
     const timer = limit > 0 ? setTimeout(() => this.#controller.abort(silenceError(limit)), limit) : void 0;
@@ -350,10 +350,10 @@ var Connection = class {
     }
   }
   /**
-   * Waits for what comes next.
+   * Wait for the next bytes.
    *
-   * @param {number} idleTimeout milliseconds of silence after which the connection counts as lost; 0: never
-   * @returns {Promise<SseEvent[] | null>} the events that are complete by now, often none; null: the connection is lost
+   * @param {number} idleTimeout milliseconds of silence after which the connection counts as lost; 0 for no limit
+   * @returns {Promise<SseEvent[] | null>} the events that these bytes complete, often none; null: connection lost
    */
   async next(idleTimeout) {
     const bytes = await this.#nextBytes(idleTimeout);
@@ -362,9 +362,9 @@ var Connection = class {
   abort() {
     this.#controller.abort();
   }
-  /** Waits for the response's own end, which is near, so that the browser can use its connection again. */
-  letGo() {
-    const timer = setTimeout(() => this.abort(), LAST_WORDS_TIMEOUT);
+  /** Read on to the response's end, which is near, so that the browser can reuse the TCP connection. */
+  drain() {
+    const timer = setTimeout(() => this.abort(), CLOSING_TIMEOUT);
     const read = this.#reader?.read().then(({ done }) => done || this.abort());
     read?.catch(() => {
     }).finally(() => clearTimeout(timer));
@@ -393,14 +393,14 @@ var Connection = class {
 
 // src/promises.js
 function withResolvers() {
-  const made = {};
-  made.promise = new Promise((resolve, reject) => {
-    made.resolve = resolve;
-    made.reject = reject;
+  const resolvers = {};
+  resolvers.promise = new Promise((resolve, reject) => {
+    resolvers.resolve = resolve;
+    resolvers.reject = reject;
   });
   return (
     /** @type {Resolvers<T>} */
-    made
+    resolvers
   );
 }
 function unlessAborted(promise, signal) {
@@ -418,8 +418,8 @@ var LazyPromise = class extends Promise {
     return Promise;
   }
   /**
-   * @param {Promise<T>} promise has the value
-   * @param {() => unknown} start called before each `then`
+   * @param {Promise<T>} promise settles this one
+   * @param {() => unknown} start called at each `then`
    */
   constructor(promise, start) {
     super(() => {
@@ -453,23 +453,23 @@ function streamPath(id) {
 }
 
 // src/event-stream.js
-var PAUSES = [0, 250, 500, 1e3, 2e3];
-var SETTLED = 1e3;
-var PASSING_STATUSES = [429, 502, 503, 504];
-var LOST = "the connection was lost in mid-answer";
+var RECONNECT_PAUSES = [0, 250, 500, 1e3, 2e3];
+var STABLE_AFTER = 1e3;
+var TEMPORARY_STATUSES = [429, 502, 503, 504];
+var LOST_MESSAGE = "the connection was lost in mid-answer";
 var EventStream = class {
   #server;
   #id;
   #options;
   #connection = new Connection();
-  /** When the last connection was opened. */
+  /** When the current connection was opened. */
   #openedAt = 0;
-  /** The number of the last event that came, of a resumable stream. */
+  /** The number of the last event received; only events of resumable streams have numbers. */
   #lastEvent = 0;
-  /** When the connection was lost; null again once an event has come since. @type {number | null} */
+  /** When the connection was lost; null after the next event. @type {number | null} */
   #lostAt = null;
-  /** How many times the client has tried to reach the server since then. */
-  #tries = 0;
+  /** Tries to reconnect since then. */
+  #numTries = 0;
   #isStopped = false;
   #isClosed = false;
   /** @type {Resolvers<void>} */
@@ -484,7 +484,7 @@ var EventStream = class {
     this.#id = id;
     this.#options = options;
   }
-  /** Settled when the stream was stopped or closed. */
+  /** Resolves when the stream is stopped or closed. */
   get stopped() {
     return this.#stopped.promise;
   }
@@ -492,10 +492,10 @@ var EventStream = class {
     return this.#options.idleTimeoutMs ?? IDLE_TIMEOUT;
   }
   /**
-   * Opens a connection.
+   * Open a connection.
    *
    * @param {StreamRequest} request
-   * @param {number} [limit] how many milliseconds that may take; 0 stands for no limit
+   * @param {number} [limit] milliseconds to wait for the response; 0 for no limit
    */
   async open(request, limit = this.#idleTimeout) {
     this.#connection = new Connection();
@@ -503,30 +503,31 @@ var EventStream = class {
     this.#openedAt = performance.now();
   }
   /**
-   * Waits for what comes next.
+   * Wait for the next bytes.
    *
-   * @returns {Promise<SseEvent[] | null>} new events, often none; null where the connection is lost
+   * @returns {Promise<SseEvent[] | null>} new events, often none; null if the connection is lost
    */
   async next() {
     const events = await this.#connection.next(this.#idleTimeout);
-    return events?.filter((event) => this.#isNew(event)) ?? null;
+    return events?.filter((event) => this.#register(event)) ?? null;
   }
   /**
-   * Opens another connection after one was lost: the server goes on after the last event that came. Returns as well
-   * where the stream was stopped meanwhile.
+   * Open another connection after one was lost. The server continues after the last event received. Also returns,
+   * without a connection, if the stream is stopped meanwhile.
    */
   async reconnect() {
-    if (!this.#options.resumable || this.#isStopped) throw new ConnectionLostError(LOST, { code: "connection_lost" });
+    if (!this.#options.resumable || this.#isStopped)
+      throw new ConnectionLostError(LOST_MESSAGE, { code: "connection_lost" });
     const now = performance.now();
-    if (this.#lostAt === null || now - this.#openedAt > SETTLED) {
+    if (this.#lostAt === null || now - this.#openedAt > STABLE_AFTER) {
       this.#lostAt = now;
-      this.#tries = 0;
+      this.#numTries = 0;
     }
     this.#options.onConnection?.("lost");
     const end = this.#lostAt + (this.#options.reconnectTimeoutMs ?? RECONNECT_TIMEOUT);
     let cause;
     for (let left = end - now; left > 0; left = end - performance.now()) {
-      const pause = PAUSES[Math.min(this.#tries++, PAUSES.length - 1)] ?? 0;
+      const pause = RECONNECT_PAUSES[Math.min(this.#numTries++, RECONNECT_PAUSES.length - 1)] ?? 0;
       await this.#pause(Math.min(pause, left));
       if (this.#isStopped) return;
       if (pause >= left) break;
@@ -535,34 +536,39 @@ var EventStream = class {
       } catch (error) {
         if (this.#isClosed) return;
         cause = error;
-        if (error instanceof ConnectionLostError || PASSING_STATUSES.includes(statusOf(error))) continue;
+        if (error instanceof ConnectionLostError || TEMPORARY_STATUSES.includes(statusOf(error))) continue;
         break;
       }
       this.#options.onConnection?.("resumed");
       return;
     }
     const reason = cause === void 0 ? "it breaks off again and again" : messageOf(cause);
-    const message = `${LOST}, and could not be taken up again: ${reason}`;
+    const message = `${LOST_MESSAGE}, and could not be taken up again: ${reason}`;
     throw new ConnectionLostError(message, { code: "connection_lost", cause });
   }
-  /** Ends pauses between two tries, and prevents further ones. Events that the connection brings can still be read. */
+  /** Stop reconnecting. The open connection can still be read. */
   stop() {
     this.#isStopped = true;
     this.#stopped.resolve();
   }
   /**
-   * Lets the connection go.
+   * Close the connection.
    *
    * @param {{ isOver: boolean }} state whether the server has sent its last event
    */
   close({ isOver }) {
     this.stop();
     this.#isClosed = true;
-    if (isOver) this.#connection.letGo();
+    if (isOver) this.#connection.drain();
     else this.#connection.abort();
   }
-  /** Whether an event was not seen before the connection dropped; notes that it is now. @param {SseEvent} event */
-  #isNew({ id }) {
+  /**
+   * Note an event's number. After a reconnect the server may repeat events.
+   *
+   * @param {SseEvent} event
+   * @returns {boolean} false if the event was received before
+   */
+  #register({ id }) {
     if (id === "") return true;
     const number = Number(id);
     if (number <= this.#lastEvent) return false;
@@ -592,15 +598,15 @@ function messageOf(error) {
 }
 
 // src/page-unload.js
-var leaving = false;
+var isUnloading = false;
 globalThis.addEventListener?.("pagehide", () => {
-  leaving = true;
+  isUnloading = true;
 });
 globalThis.addEventListener?.("pageshow", () => {
-  leaving = false;
+  isUnloading = false;
 });
-function isLeaving() {
-  return leaving;
+function isPageUnloading() {
+  return isUnloading;
 }
 
 // src/result.js
@@ -643,9 +649,9 @@ var Generation = class {
   #events;
   #answer = new Answer();
   #startedAt = performance.now();
-  /** Tokens that nobody has taken yet. @type {StreamToken[]} */
+  /** Tokens that the iterator has not yielded yet. @type {StreamToken[]} */
   #queue = [];
-  /** Whether there is an iterator already. */
+  /** Whether the iterator exists. */
   #isTaken = false;
   #isCancelled = false;
   /** Whether the server has sent its last event. */
@@ -653,11 +659,11 @@ var Generation = class {
   /** Whether the result is settled. */
   #isEnded = false;
   #isFailed = false;
-  /** What the stream has failed with. @type {unknown} */
+  /** The reason of a failed stream. @type {unknown} */
   #error = null;
   /** @type {Resolvers<LLMGenerationResult>} */
   #result = withResolvers();
-  /** The step that is under way. @type {Promise<void> | null} */
+  /** The step that is being executed. @type {Promise<void> | null} */
   #advancing = null;
   #onAbort = () => this.#abort();
   /**
@@ -677,10 +683,10 @@ var Generation = class {
     return this.#result.promise;
   }
   /**
-   * Opens the first connection.
+   * Open the first connection.
    *
    * @param {StreamRequest} request
-   * @param {{ isResumed?: boolean }} [state] whether the stream had begun before
+   * @param {{ isResumed?: boolean }} [state] whether the stream exists on the server already
    */
   async connect(request, { isResumed = false } = {}) {
     const { signal } = this.#options;
@@ -691,28 +697,28 @@ var Generation = class {
     } catch (error) {
       signal?.removeEventListener("abort", this.#onAbort);
       if (signal?.aborted) throw signal.reason;
-      if (error instanceof ConnectionLostError && !isResumed) this.#disown();
+      if (error instanceof ConnectionLostError && !isResumed) this.#abandon();
       throw error;
     }
   }
-  /** Gives the tokens to the only iterator. @returns {Tokens} */
+  /** Returns the only iterator. @returns {Tokens} */
   take() {
     if (this.#isTaken)
       throw new HeadraceError("this stream is already being read; it can be read once", { code: "taken" });
     this.#isTaken = true;
     return this.#tokens();
   }
-  /** Reads the stream to its end, for whoever waits for the result; tokens wait for whoever may take them later. */
+  /** Read the stream to its end for a caller that awaits the result. The tokens stay queued for a later iterator. */
   async collect() {
     while (!this.#isEnded) await this.#advance();
   }
-  /** Ends the stream quietly; does nothing after its end. */
+  /** End the stream without an error. Does nothing after the end. */
   cancel() {
     if (this.#isEnded || this.#isCancelled) return;
     this.#isCancelled = true;
     this.#queue = [];
     this.#events.stop();
-    const timer = setTimeout(() => this.#finish("cancelled"), LAST_WORDS_TIMEOUT);
+    const timer = setTimeout(() => this.#finish("cancelled"), CLOSING_TIMEOUT);
     this.#server.cancelStream(this.id).catch(() => this.#finish("cancelled"));
     this.collect().finally(() => clearTimeout(timer));
   }
@@ -736,7 +742,7 @@ var Generation = class {
       this.cancel();
     }
   }
-  /** Takes in what comes next; whoever asks meanwhile waits for the same step. */
+  /** Read the next events. Concurrent callers wait for the same step. */
   #advance() {
     this.#advancing ??= this.#step().finally(() => {
       this.#advancing = null;
@@ -750,11 +756,11 @@ var Generation = class {
       if (events === null) await this.#reconnect();
       else for (const event of events) this.#onEvent(event);
     } catch (error) {
-      if (!(error instanceof ConnectionLostError)) this.#disown();
+      if (!(error instanceof ConnectionLostError)) this.#abandon();
       this.#fail(error);
     }
   }
-  /** The connection is lost before the server has sent its last event. */
+  /** Called when the connection is lost before the server has sent its last event. */
   async #reconnect() {
     try {
       await this.#events.reconnect();
@@ -776,11 +782,11 @@ var Generation = class {
     if (chunk === null) throw this.#unreadable(data);
     if (chunk.error) return this.#onError(chunk.error);
     if (chunk.prompt_progress) this.#options.onProgress?.(progressOf(chunk.prompt_progress));
-    const token = this.#tokenOf(chunk, data);
+    const token = this.#addToAnswer(chunk, data);
     if (token !== null && !this.#isCancelled) this.#queue.push(token);
   }
-  /** @param {Chunk} chunk @param {string} data the chunk as it came */
-  #tokenOf(chunk, data) {
+  /** @param {Chunk} chunk @param {string} data the chunk's JSON text */
+  #addToAnswer(chunk, data) {
     try {
       return this.#answer.take(chunk);
     } catch {
@@ -792,28 +798,28 @@ var Generation = class {
     const message = `this is no event of a headrace server: ${data.slice(0, 100)}`;
     return new HeadraceError(message, { code: "protocol_error", partial: this.#resultOf(null) });
   }
-  /** @param {unknown} error the error as the server tells of it */
+  /** @param {unknown} error the `error` field of a chunk */
   #onError(error) {
     this.#isOver = true;
-    const told = (
+    const reported = (
       /** @type {{ message?: unknown, code?: unknown }} */
       typeof error === "object" ? error : {}
     );
-    const message = typeof told?.message === "string" ? told.message : `the stream failed: ${describe(error)}`;
-    const code = typeof told?.code === "string" ? told.code : null;
+    const message = typeof reported?.message === "string" ? reported.message : `the stream failed: ${describe(error)}`;
+    const code = typeof reported?.code === "string" ? reported.code : null;
     if (this.#isCancelled && code === "cancelled") return this.#finish("cancelled");
-    const kind = code === "timeout" ? StreamTimeoutError : GenerationError;
-    this.#fail(new kind(message, { code, partial: this.#resultOf(null) }));
+    const ErrorClass = code === "timeout" ? StreamTimeoutError : GenerationError;
+    this.#fail(new ErrorClass(message, { code, partial: this.#resultOf(null) }));
   }
   /** The caller's signal was aborted. */
   #abort() {
     if (this.#isEnded) return;
-    this.#disown();
+    this.#abandon();
     this.#fail(this.#options.signal?.reason);
   }
-  /** Has the server end a resumable stream, which would go on otherwise; other streams end with their connection. */
-  #disown() {
-    if (this.#options.resumable && !isLeaving()) this.#server.cancelStream(this.id).catch(() => {
+  /** Cancel a resumable stream on the server, where it would run on. Other streams end with their connection. */
+  #abandon() {
+    if (this.#options.resumable && !isPageUnloading()) this.#server.cancelStream(this.id).catch(() => {
     });
   }
   /** @param {FinishReason} reason */
@@ -851,12 +857,12 @@ async function modelsOf(server, signal) {
   return models.map((model) => ({ id: model.id, contextLength: model.context_length }));
 }
 var OnlyModel = class {
-  /** The model's id, or the request for it that is under way. @type {Promise<string> | null} */
+  /** Resolves to the model's id; pending during the request. @type {Promise<string> | null} */
   #id = null;
   /**
-   * The id of the server's only model; an error where it has none, or several.
+   * Returns the id of the server's only model. Rejects if the server has none or several.
    *
-   * @param {Server} server asked only where nothing is remembered
+   * @param {Server} server is asked only if no id is remembered
    * @returns {Promise<string>}
    */
   find(server) {
@@ -1012,20 +1018,20 @@ function objectOf(text) {
 async function httpError(response, signal) {
   const { status, headers } = response;
   const text = await textOf(response, signal).catch(() => "");
-  let told = {};
+  let reported = {};
   try {
-    told = JSON.parse(text).error ?? {};
+    reported = JSON.parse(text).error ?? {};
   } catch {
   }
   const seconds = Number(headers.get("Retry-After") ?? Number.NaN);
   const details = {
     status,
-    code: told.code ?? null,
-    type: told.type ?? null,
-    param: told.param ?? null,
+    code: reported.code ?? null,
+    type: reported.type ?? null,
+    param: reported.param ?? null,
     retryAfterMs: Number.isFinite(seconds) ? seconds * 1e3 : null
   };
-  const message = told.message ?? `HTTP ${status}: ${text.slice(0, 200) || "no details"}`;
+  const message = reported.message ?? `HTTP ${status}: ${text.slice(0, 200) || "no details"}`;
   if (status === 504) return new StreamTimeoutError(message, details);
   return new (HTTP_ERRORS[status] ?? HttpError)(message, details);
 }
@@ -1039,17 +1045,17 @@ var Server = class {
     this.fetch = fetch;
   }
   /**
-   * Cancels a stream, whoever reads it.
+   * Cancel a stream, whoever reads it.
    *
    * @param {string} id
-   * @returns {Promise<boolean>} false where the stream had ended already
+   * @returns {Promise<boolean>} false if the stream had ended already
    */
   async cancelStream(id) {
     const answer = await this.json("DELETE", streamPath(id), { keepalive: true });
     return answer.cancelled === true;
   }
   /**
-   * Makes a request whose answer is a JSON object.
+   * Send a request whose answer is a JSON object.
    *
    * @param {string} method
    * @param {string} path
@@ -1066,12 +1072,12 @@ var Server = class {
     }
   }
   /**
-   * Makes a request.
+   * Send a request.
    *
    * @param {string} method
    * @param {string} path
    * @param {RequestParts} parts
-   * @returns {Promise<Response>} a response that is no error; an error is thrown
+   * @returns {Promise<Response>} a response of status 2xx; others are thrown as errors
    */
   async request(method, path, { body, id, after, signal, keepalive }) {
     const headers = {};
@@ -1227,7 +1233,7 @@ function iterable(generation, view) {
 // src/client.js
 var TextGenerationClient = class {
   #server = new Server({ baseUrl: defaultBaseUrl(), apiKey: null, fetch: null });
-  /** The model that the caller has set. @type {string | null} */
+  /** The model that the caller has configured. @type {string | null} */
   #model = null;
   #onlyModel = new OnlyModel();
   /** @param {Configuration} [configuration] */
@@ -1235,8 +1241,7 @@ var TextGenerationClient = class {
     this.configure(configuration);
   }
   /**
-   * Says where the server is, and how to talk to it. Settings that are missing stay as they are; null takes the default
-   * back.
+   * Set the server's address and how to talk to it. Missing settings stay as they are; null restores a default.
    *
    * @param {Configuration} configuration
    */
@@ -1252,7 +1257,7 @@ var TextGenerationClient = class {
     if (model !== void 0) this.#model = model;
   }
   /**
-   * The models that the server has.
+   * Returns the models that the server has.
    *
    * @param {{ signal?: AbortSignal }} [options]
    * @returns {Promise<ModelInfo[]>}
@@ -1261,7 +1266,7 @@ var TextGenerationClient = class {
     return modelsOf(this.#server, signal);
   }
   /**
-   * Continues a prompt, and waits for all of the text.
+   * Continue a prompt, and wait for the whole text.
    *
    * @param {string} prompt
    * @param {LLMGenerationOptions} [options]
@@ -1270,7 +1275,7 @@ var TextGenerationClient = class {
     return (await this.generateStream(prompt, options)).result;
   }
   /**
-   * Continues a prompt; with `systemPrompt`, answers it.
+   * Continue a prompt or, with `systemPrompt`, answer it.
    *
    * @param {string} prompt
    * @param {LLMGenerationOptions} [options]
@@ -1282,18 +1287,18 @@ var TextGenerationClient = class {
     return this.#start("v1/completions", { ...bodyOf(options, false), prompt }, options);
   }
   /**
-   * Answers a conversation, and waits for all of the answer.
+   * Answer a conversation, and wait for the whole answer.
    *
-   * @param {string | readonly Message[]} messages a string stands for one message of the user
+   * @param {string | readonly Message[]} messages a string is the user's only message
    * @param {LLMGenerationOptions} [options]
    */
   async chat(messages, options) {
     return (await this.chatStream(messages, options)).result;
   }
   /**
-   * Answers a conversation.
+   * Answer a conversation.
    *
-   * @param {string | readonly Message[]} messages a string stands for one message of the user
+   * @param {string | readonly Message[]} messages a string is the user's only message
    * @param {LLMGenerationOptions} [options]
    * @returns {Promise<LLMStreamingResult>} once the server has accepted the messages
    */
@@ -1302,12 +1307,12 @@ var TextGenerationClient = class {
       throw invalidValue("messages", messages, "a string, or a list of messages");
     }
     const body = bodyOf(options, true);
-    const said = typeof messages === "string" ? [{ role: "user", content: messages }] : [...messages];
-    if (typeof options.systemPrompt === "string") said.unshift({ role: "system", content: options.systemPrompt });
-    return this.#start("v1/chat/completions", { ...body, messages: said }, options);
+    const chat = typeof messages === "string" ? [{ role: "user", content: messages }] : [...messages];
+    if (typeof options.systemPrompt === "string") chat.unshift({ role: "system", content: options.systemPrompt });
+    return this.#start("v1/chat/completions", { ...body, messages: chat }, options);
   }
   /**
-   * Comes back to a resumable stream, after the page was loaded anew, say. The stream is read from its first token on.
+   * Read a resumable stream again from its first token, for example after a reload of the page.
    *
    * @param {string} id
    * @param {ResumingOptions} [options]
@@ -1321,16 +1326,16 @@ var TextGenerationClient = class {
     return streamingResultOf(generation);
   }
   /**
-   * Cancels a stream by its id, whoever reads it.
+   * Cancel a stream by its id, whoever reads it.
    *
    * @param {string} id
-   * @returns {Promise<boolean>} false where the stream had ended already
+   * @returns {Promise<boolean>} false if the stream had ended already
    */
   async cancelStream(id) {
     return this.#server.cancelStream(id);
   }
   /**
-   * Begins a stream.
+   * Start a stream.
    *
    * @param {string} path
    * @param {Record<string, unknown>} body
@@ -1344,10 +1349,9 @@ var TextGenerationClient = class {
     for (let isLastTry = named !== null; ; isLastTry = true) {
       const model = named ?? await unlessAborted(this.#onlyModel.find(this.#server), options.signal);
       const generation = new Generation(server, id, options);
-      const whole = { ...body, model, stream: true, stream_options: { include_usage: true }, return_token_index: true };
-      if (options.onProgress) whole.return_progress = true;
+      const request = requestBody({ ...body, model }, options);
       try {
-        await generation.connect((signal) => server.request("POST", path, { body: whole, id, signal }));
+        await generation.connect((signal) => server.request("POST", path, { body: request, id, signal }));
         return streamingResultOf(generation);
       } catch (error) {
         if (isLastTry || !(error instanceof NotFoundError) || error.code !== "model_not_found") throw error;
@@ -1357,6 +1361,10 @@ var TextGenerationClient = class {
   }
 };
 var TextGeneration = new TextGenerationClient();
+function requestBody(body, { onProgress }) {
+  const streaming = { stream: true, stream_options: { include_usage: true }, return_token_index: true };
+  return { ...body, ...streaming, ...onProgress ? { return_progress: true } : {} };
+}
 
 // src/updater.js
 function createThrottledUpdater(element) {

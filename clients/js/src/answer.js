@@ -1,4 +1,4 @@
-/** An answer as it grows: adds up the chunks of a stream, and makes tokens of them. */
+/** `Answer`: accumulates the chunks of a stream into a result, and assembles tokens from them. */
 
 import { partsOf, usageOf } from "./chunk.js";
 
@@ -18,17 +18,17 @@ export class Answer {
   timings = null;
   /** When the first token was complete. @type {number | null} */
   firstTime = null;
-  /** When the last token was complete. */
+  /** When the latest token was complete. */
   #lastTime = 0;
   #numTokens = 0;
-  /** Tokens per second, by the server's own measurement. @type {number | null} */
+  /** Tokens per second, as measured by the server. @type {number | null} */
   #speed = null;
-  /** The server's own counts. @type {Usage | null} */
+  /** Token counts from the server. @type {Usage | null} */
   #usage = null;
-  /** Parts of a token whose last chunk has not come yet. @type {TokenPart[]} */
+  /** Parts of the next token, whose last chunk is yet to come. @type {TokenPart[]} */
   #parts = [];
 
-  /** The server's counts; where they have not come, what the client has counted. @returns {Usage} */
+  /** The server's token counts, or the client's own until those have come. @returns {Usage} */
   get usage() {
     const unknown = { promptTokens: null, cachedTokens: null, totalTokens: null, cost: null, currency: null };
     return this.#usage ?? { ...unknown, completionTokens: this.#numTokens, thinkingTokens: 0 };
@@ -41,10 +41,10 @@ export class Answer {
   }
 
   /**
-   * Adds a chunk.
+   * Add a chunk.
    *
    * @param {Chunk} chunk
-   * @returns {StreamToken | null} the token that is complete with the chunk
+   * @returns {StreamToken | null} the token that the chunk completes
    */
   take(chunk) {
     this.model ||= chunk.model ?? "";
@@ -61,7 +61,7 @@ export class Answer {
     return choice.token_index === undefined || choice.token_index === null ? null : this.#token(choice.token_index);
   }
 
-  /** Makes the extra token that follows the sampled ones. @returns {StreamToken} */
+  /** Make the extra token that follows the sampled ones. @returns {StreamToken} */
   lastToken() {
     const index = this.#numTokens;
     return { text: "", kind: "text", index, timestamp: Date.now(), isLast: true, toolCall: null, rest: [] };
@@ -76,7 +76,7 @@ export class Answer {
   }
 
   /**
-   * Adds a part to the token that is not complete yet; to the token's last part, if both are of one kind and one call.
+   * Add a part to the next token: join it to the token's last part if both have the same kind and tool call.
    *
    * @param {TokenPart} part
    */
@@ -110,7 +110,7 @@ export class Answer {
     if (call !== undefined) call.isComplete = reason === "tool_calls";
   }
 
-  /** Makes a token of the parts that have come. @param {number} index @returns {StreamToken} */
+  /** Make a token from the parts so far. @param {number} index @returns {StreamToken} */
   #token(index) {
     const [first, ...rest] = this.#parts;
     this.#parts = [];

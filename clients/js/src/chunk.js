@@ -1,4 +1,4 @@
-/** The chunks that the server sends as events: their form, and what they say in the client's own types. */
+/** `Chunk`: the JSON in the server's events, and its translation into the client's own types. */
 
 /** @import { FinishReason, PromptProgress, TokenPart, Usage } from "./types.js" */
 
@@ -6,10 +6,10 @@
  * @typedef {{ index: number, id?: string, function?: { name?: string, arguments?: string } }} CallDelta
  *
  * @typedef {object} Choice
- * @property {string} [text] of a completion
- * @property {{ content?: string | null, reasoning_content?: string | null, tool_calls?: CallDelta[] }} [delta] of a chat
+ * @property {string} [text] in completions
+ * @property {{ content?: string | null, reasoning_content?: string | null, tool_calls?: CallDelta[] }} [delta] in chats
  * @property {FinishReason | null} [finish_reason]
- * @property {number | null} [token_index] the number of the token that is complete with this chunk
+ * @property {number | null} [token_index] the number of the token that this chunk completes
  *
  * @typedef {object} WireUsage
  * @property {number} prompt_tokens
@@ -31,7 +31,7 @@
  * @property {{ queue_ms: number, prompt_ms: number, predicted_ms: number, predicted_per_second: number }} [timings]
  */
 
-/** Reads the chunk in an event; null where there is none. @param {string} data @returns {Chunk | null} */
+/** Parse the chunk in an event; null if there is none. @param {string} data @returns {Chunk | null} */
 export function chunkOf(data) {
   try {
     const value = JSON.parse(data);

@@ -1,12 +1,12 @@
-/** The client of one server: begins streams, comes back to them, cancels them, and lists models. */
+/** `TextGenerationClient`: starts, resumes and cancels streams on one server, and lists its models. */
 
 import { checkConfiguration, defaultBaseUrl } from "./configuration.js";
 import { NotFoundError } from "./errors.js";
 import { Generation } from "./generation.js";
+import { invalidValue } from "./invalid-request.js";
 import { modelsOf, OnlyModel } from "./models.js";
 import { bodyOf, checkResuming } from "./options.js";
 import { unlessAborted } from "./promises.js";
-import { invalidValue } from "./invalid-request.js";
 import { Server } from "./server.js";
 import { newId, streamPath } from "./stream-id.js";
 import { streamingResultOf } from "./streaming-result.js";
@@ -14,10 +14,10 @@ import { streamingResultOf } from "./streaming-result.js";
 /** @import { ResumingOptions } from "./options.js" */
 /** @import { Configuration, LLMGenerationOptions, LLMStreamingResult, Message, ModelInfo } from "./types.js" */
 
-/** A client of one server. `TextGeneration` is one that is there from the start. */
+/** A client of one server. `TextGeneration` is a ready-made one. */
 export class TextGenerationClient {
   #server = new Server({ baseUrl: defaultBaseUrl(), apiKey: null, fetch: null });
-  /** The model that the caller has set. @type {string | null} */
+  /** The model that the caller has configured. @type {string | null} */
   #model = null;
   #onlyModel = new OnlyModel();
 
@@ -27,8 +27,7 @@ export class TextGenerationClient {
   }
 
   /**
-   * Says where the server is, and how to talk to it. Settings that are missing stay as they are; null takes the default
-   * back.
+   * Set the server's address and how to talk to it. Missing settings stay as they are; null restores a default.
    *
    * @param {Configuration} configuration
    */
@@ -45,7 +44,7 @@ export class TextGenerationClient {
   }
 
   /**
-   * The models that the server has.
+   * Returns the models that the server has.
    *
    * @param {{ signal?: AbortSignal }} [options]
    * @returns {Promise<ModelInfo[]>}
@@ -55,7 +54,7 @@ export class TextGenerationClient {
   }
 
   /**
-   * Continues a prompt, and waits for all of the text.
+   * Continue a prompt, and wait for the whole text.
    *
    * @param {string} prompt
    * @param {LLMGenerationOptions} [options]
@@ -65,7 +64,7 @@ export class TextGenerationClient {
   }
 
   /**
-   * Continues a prompt; with `systemPrompt`, answers it.
+   * Continue a prompt or, with `systemPrompt`, answer it.
    *
    * @param {string} prompt
    * @param {LLMGenerationOptions} [options]
@@ -78,9 +77,9 @@ export class TextGenerationClient {
   }
 
   /**
-   * Answers a conversation, and waits for all of the answer.
+   * Answer a conversation, and wait for the whole answer.
    *
-   * @param {string | readonly Message[]} messages a string stands for one message of the user
+   * @param {string | readonly Message[]} messages a string is the user's only message
    * @param {LLMGenerationOptions} [options]
    */
   async chat(messages, options) {
@@ -88,9 +87,9 @@ export class TextGenerationClient {
   }
 
   /**
-   * Answers a conversation.
+   * Answer a conversation.
    *
-   * @param {string | readonly Message[]} messages a string stands for one message of the user
+   * @param {string | readonly Message[]} messages a string is the user's only message
    * @param {LLMGenerationOptions} [options]
    * @returns {Promise<LLMStreamingResult>} once the server has accepted the messages
    */
@@ -99,13 +98,13 @@ export class TextGenerationClient {
       throw invalidValue("messages", messages, "a string, or a list of messages");
     }
     const body = bodyOf(options, true);
-    const said = typeof messages === "string" ? [{ role: "user", content: messages }] : [...messages];
-    if (typeof options.systemPrompt === "string") said.unshift({ role: "system", content: options.systemPrompt });
-    return this.#start("v1/chat/completions", { ...body, messages: said }, options);
+    const chat = typeof messages === "string" ? [{ role: "user", content: messages }] : [...messages];
+    if (typeof options.systemPrompt === "string") chat.unshift({ role: "system", content: options.systemPrompt });
+    return this.#start("v1/chat/completions", { ...body, messages: chat }, options);
   }
 
   /**
-   * Comes back to a resumable stream, after the page was loaded anew, say. The stream is read from its first token on.
+   * Read a resumable stream again from its first token, for example after a reload of the page.
    *
    * @param {string} id
    * @param {ResumingOptions} [options]
@@ -120,17 +119,17 @@ export class TextGenerationClient {
   }
 
   /**
-   * Cancels a stream by its id, whoever reads it.
+   * Cancel a stream by its id, whoever reads it.
    *
    * @param {string} id
-   * @returns {Promise<boolean>} false where the stream had ended already
+   * @returns {Promise<boolean>} false if the stream had ended already
    */
   async cancelStream(id) {
     return this.#server.cancelStream(id);
   }
 
   /**
-   * Begins a stream.
+   * Start a stream.
    *
    * @param {string} path
    * @param {Record<string, unknown>} body
@@ -144,19 +143,29 @@ export class TextGenerationClient {
     for (let isLastTry = named !== null; ; isLastTry = true) {
       const model = named ?? (await unlessAborted(this.#onlyModel.find(this.#server), options.signal));
       const generation = new Generation(server, id, options);
-      /** @type {Record<string, unknown>} */
-      const whole = { ...body, model, stream: true, stream_options: { include_usage: true }, return_token_index: true };
-      if (options.onProgress) whole.return_progress = true;
+      const request = requestBody({ ...body, model }, options);
       try {
-        await generation.connect((signal) => server.request("POST", path, { body: whole, id, signal }));
+        await generation.connect((signal) => server.request("POST", path, { body: request, id, signal }));
         return streamingResultOf(generation);
       } catch (error) {
         if (isLastTry || !(error instanceof NotFoundError) || error.code !== "model_not_found") throw error;
-        this.#onlyModel.forget(); // the server has another model by now
+        this.#onlyModel.forget(); // the server has changed its model
       }
     }
   }
 }
 
-/** The client that there is from the start. */
+/** The ready-made client. */
 export const TextGeneration = new TextGenerationClient();
+
+/**
+ * Returns the body of a request for a stream.
+ *
+ * @param {Record<string, unknown>} body
+ * @param {LLMGenerationOptions} options
+ * @returns {Record<string, unknown>}
+ */
+function requestBody(body, { onProgress }) {
+  const streaming = { stream: true, stream_options: { include_usage: true }, return_token_index: true };
+  return { ...body, ...streaming, ...(onProgress ? { return_progress: true } : {}) };
+}

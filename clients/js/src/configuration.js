@@ -1,16 +1,16 @@
-/** The settings of a client: what they are by default, and the check of those that a caller gives. */
+/** The settings of a client: the default address of the server, and checks of the values that a caller gives. */
 
-import { invalidValue, invalidSecret, unknownName } from "./invalid-request.js";
+import { invalidSecret, invalidValue, unknownName } from "./invalid-request.js";
 
 /** @import { Configuration } from "./types.js" */
 
-/** The server's address by default: the folder that headrace.js came from, if it came over HTTP; else a local server. */
+/** The default address: the folder that headrace.js was loaded from over HTTP, otherwise a server on this machine. */
 export function defaultBaseUrl() {
   return /^https?:/.test(import.meta.url) ? new URL("./", import.meta.url).href : "http://127.0.0.1:8080/";
 }
 
 /**
- * Checks the settings that a caller gives; those that are missing stay undefined.
+ * Check the settings that a caller gives. Missing ones stay undefined.
  *
  * @param {Configuration} configuration
  */
@@ -31,12 +31,12 @@ export function checkConfiguration(configuration) {
   return { baseUrl: baseUrl === undefined ? undefined : folderOf(baseUrl ?? defaultBaseUrl()), apiKey, model, fetch };
 }
 
-/** Whether a value can be sent in a header. @param {unknown} value */
+/** Whether a value can be sent in an HTTP header. @param {unknown} value */
 function fitsHeader(value) {
   return typeof value === "string" && /^[ -~]+$/.test(value);
 }
 
-/** The address of a server with a slash at its end, so that paths can be appended. @param {string | URL} url */
+/** Returns a server's address with a trailing slash, so that paths can be appended. @param {string | URL} url */
 function folderOf(url) {
   const text = String(url);
   const location = /** @type {{ location?: { href: string } }} */ (globalThis).location;

@@ -1,12 +1,12 @@
-/** One connection of a stream: a response, and the events that come with it. */
+/** `Connection`: one HTTP response, read as server-sent events. A resumable stream may need several. */
 
 import { HeadraceError } from "./errors.js";
 import { SseDecoder } from "./sse-decoder.js";
-import { LAST_WORDS_TIMEOUT, silenceError } from "./timeouts.js";
+import { CLOSING_TIMEOUT, silenceError } from "./timeouts.js";
 
 /** @import { SseEvent } from "./types.js" */
 
-/** Makes the request for a stream's events. @typedef {(signal: AbortSignal) => Promise<Response>} StreamRequest */
+/** Sends the request for a stream. @typedef {(signal: AbortSignal) => Promise<Response>} StreamRequest */
 
 export class Connection {
   #controller = new AbortController();
@@ -15,10 +15,10 @@ export class Connection {
   #reader = null;
 
   /**
-   * Waits for the response, for no longer than `limit` milliseconds; 0 stands for no limit.
+   * Send the request and wait for the response.
    *
    * @param {StreamRequest} request
-   * @param {number} limit
+   * @param {number} limit milliseconds; 0 for no limit
    */
   async open(request, limit) {
     const timer = limit > 0 ? setTimeout(() => this.#controller.abort(silenceError(limit)), limit) : undefined;
@@ -30,10 +30,10 @@ export class Connection {
   }
 
   /**
-   * Waits for what comes next.
+   * Wait for the next bytes.
    *
-   * @param {number} idleTimeout milliseconds of silence after which the connection counts as lost; 0: never
-   * @returns {Promise<SseEvent[] | null>} the events that are complete by now, often none; null: the connection is lost
+   * @param {number} idleTimeout milliseconds of silence after which the connection counts as lost; 0 for no limit
+   * @returns {Promise<SseEvent[] | null>} the events that these bytes complete, often none; null: connection lost
    */
   async next(idleTimeout) {
     const bytes = await this.#nextBytes(idleTimeout);
@@ -44,9 +44,9 @@ export class Connection {
     this.#controller.abort();
   }
 
-  /** Waits for the response's own end, which is near, so that the browser can use its connection again. */
-  letGo() {
-    const timer = setTimeout(() => this.abort(), LAST_WORDS_TIMEOUT);
+  /** Read on to the response's end, which is near, so that the browser can reuse the TCP connection. */
+  drain() {
+    const timer = setTimeout(() => this.abort(), CLOSING_TIMEOUT);
     const read = this.#reader?.read().then(({ done }) => done || this.abort());
     read?.catch(() => {}).finally(() => clearTimeout(timer));
   }

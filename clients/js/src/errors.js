@@ -1,16 +1,16 @@
-/** The classes of the errors that the client throws. */
+/** The errors that the client throws. */
 
 // Error
 // └── HeadraceError
 //     ├── HttpError                the server answered with an error: .status, .type, .param
-//     │   ├── InvalidRequestError  400, 413, 415, 422, 431, and options that the client refused itself (status 0)
+//     │   ├── InvalidRequestError  400, 413, 415, 422, 431, and options that the client itself refuses (status 0)
 //     │   ├── AuthenticationError  401, 403
 //     │   ├── NotFoundError        404, 410
 //     │   ├── QueueFullError       429: .retryAfterMs
 //     │   └── UnavailableError     503
 //     ├── GenerationError          the stream failed after it had begun: .partial
 //     │   └── StreamTimeoutError
-//     └── ConnectionLostError      the server is out of reach, or its answer broke off: .partial
+//     └── ConnectionLostError      the server is unreachable, or its answer broke off: .partial
 
 /** @import { ErrorDetails } from "./types.js" */
 
@@ -22,32 +22,32 @@ export class HeadraceError extends Error {
     this.name = new.target.name;
     /** The kind of error, for programs. */
     this.code = details.code ?? null;
-    /** The result so far, of a stream that failed after it had begun. */
+    /** The result so far, if the stream had begun. */
     this.partial = details.partial ?? null;
   }
 }
 
-/** The server's answer is an error. */
+/** The server answered with an error. */
 export class HttpError extends HeadraceError {
   /** @param {string} message @param {ErrorDetails} [details] */
   constructor(message, details = {}) {
     super(message, details);
     this.status = details.status ?? 0;
     this.type = details.type ?? null;
-    /** The parameter to blame. */
+    /** The parameter that is wrong. */
     this.param = details.param ?? null;
-    /** After how many milliseconds another try makes sense. */
+    /** How many milliseconds to wait before another try. */
     this.retryAfterMs = details.retryAfterMs ?? null;
   }
 }
 
-/** Something in the request is wrong; the message says what. */
+/** The request is wrong; the message says how. */
 export class InvalidRequestError extends HttpError {}
 /** The API key is missing or wrong. */
 export class AuthenticationError extends HttpError {}
-/** The server has no such model, or no such stream any more. */
+/** The server has no such model, or no longer has the stream. */
 export class NotFoundError extends HttpError {}
-/** Too many streams wait. */
+/** The server's queue is full. */
 export class QueueFullError extends HttpError {}
 /** The server is loading its model, or shutting down. */
 export class UnavailableError extends HttpError {}

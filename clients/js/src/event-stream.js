@@ -1,4 +1,4 @@
-/** The events of one stream, over one connection after another where the stream is resumable. */
+/** `EventStream`: the server-sent events of one stream. Reconnects where the stream is resumable. */
 
 import { Connection } from "./connection.js";
 import { ConnectionLostError, HttpError, StreamTimeoutError } from "./errors.js";
@@ -11,28 +11,28 @@ import { IDLE_TIMEOUT, RECONNECT_TIMEOUT } from "./timeouts.js";
 /** @import { Server } from "./server.js" */
 /** @import { LLMGenerationOptions, SseEvent } from "./types.js" */
 
-/** Milliseconds before the first try to reach the server again, the second, and so on; the last one is repeated. */
-const PAUSES = [0, 250, 500, 1000, 2000];
-/** A connection that was there for so many milliseconds was a good one: when it is lost, all tries begin anew. */
-const SETTLED = 1000;
-/** Statuses that may be over soon: proxies without a server, servers that start. */
-const PASSING_STATUSES = [429, 502, 503, 504];
+/** Milliseconds before the first try to reconnect, before the second, and so on; the last pause is repeated. */
+const RECONNECT_PAUSES = [0, 250, 500, 1000, 2000];
+/** Milliseconds after which a connection counts as stable: when it is lost, the reconnect timeout starts anew. */
+const STABLE_AFTER = 1000;
+/** Statuses worth another try: from a proxy without a server, or a server that is starting. */
+const TEMPORARY_STATUSES = [429, 502, 503, 504];
 
-const LOST = "the connection was lost in mid-answer";
+const LOST_MESSAGE = "the connection was lost in mid-answer";
 
 export class EventStream {
   #server;
   #id;
   #options;
   #connection = new Connection();
-  /** When the last connection was opened. */
+  /** When the current connection was opened. */
   #openedAt = 0;
-  /** The number of the last event that came, of a resumable stream. */
+  /** The number of the last event received; only events of resumable streams have numbers. */
   #lastEvent = 0;
-  /** When the connection was lost; null again once an event has come since. @type {number | null} */
+  /** When the connection was lost; null after the next event. @type {number | null} */
   #lostAt = null;
-  /** How many times the client has tried to reach the server since then. */
-  #tries = 0;
+  /** Tries to reconnect since then. */
+  #numTries = 0;
   #isStopped = false;
   #isClosed = false;
   /** @type {Resolvers<void>} */
@@ -49,7 +49,7 @@ export class EventStream {
     this.#options = options;
   }
 
-  /** Settled when the stream was stopped or closed. */
+  /** Resolves when the stream is stopped or closed. */
   get stopped() {
     return this.#stopped.promise;
   }
@@ -59,10 +59,10 @@ export class EventStream {
   }
 
   /**
-   * Opens a connection.
+   * Open a connection.
    *
    * @param {StreamRequest} request
-   * @param {number} [limit] how many milliseconds that may take; 0 stands for no limit
+   * @param {number} [limit] milliseconds to wait for the response; 0 for no limit
    */
   async open(request, limit = this.#idleTimeout) {
     this.#connection = new Connection();
@@ -71,33 +71,34 @@ export class EventStream {
   }
 
   /**
-   * Waits for what comes next.
+   * Wait for the next bytes.
    *
-   * @returns {Promise<SseEvent[] | null>} new events, often none; null where the connection is lost
+   * @returns {Promise<SseEvent[] | null>} new events, often none; null if the connection is lost
    */
   async next() {
     const events = await this.#connection.next(this.#idleTimeout);
-    return events?.filter((event) => this.#isNew(event)) ?? null;
+    return events?.filter((event) => this.#register(event)) ?? null;
   }
 
   /**
-   * Opens another connection after one was lost: the server goes on after the last event that came. Returns as well
-   * where the stream was stopped meanwhile.
+   * Open another connection after one was lost. The server continues after the last event received. Also returns,
+   * without a connection, if the stream is stopped meanwhile.
    */
   async reconnect() {
-    if (!this.#options.resumable || this.#isStopped) throw new ConnectionLostError(LOST, { code: "connection_lost" });
+    if (!this.#options.resumable || this.#isStopped)
+      throw new ConnectionLostError(LOST_MESSAGE, { code: "connection_lost" });
     const now = performance.now();
-    // A connection that breaks at once, and brings nothing, does not extend the time for tries.
-    if (this.#lostAt === null || now - this.#openedAt > SETTLED) {
+    // A connection that breaks at once, without an event, does not restart the timeout.
+    if (this.#lostAt === null || now - this.#openedAt > STABLE_AFTER) {
       this.#lostAt = now;
-      this.#tries = 0;
+      this.#numTries = 0;
     }
     this.#options.onConnection?.("lost");
     const end = this.#lostAt + (this.#options.reconnectTimeoutMs ?? RECONNECT_TIMEOUT);
     /** @type {unknown} */
     let cause;
     for (let left = end - now; left > 0; left = end - performance.now()) {
-      const pause = PAUSES[Math.min(this.#tries++, PAUSES.length - 1)] ?? 0;
+      const pause = RECONNECT_PAUSES[Math.min(this.#numTries++, RECONNECT_PAUSES.length - 1)] ?? 0;
       await this.#pause(Math.min(pause, left));
       if (this.#isStopped) return;
       if (pause >= left) break;
@@ -106,38 +107,43 @@ export class EventStream {
       } catch (error) {
         if (this.#isClosed) return;
         cause = error;
-        if (error instanceof ConnectionLostError || PASSING_STATUSES.includes(statusOf(error))) continue;
+        if (error instanceof ConnectionLostError || TEMPORARY_STATUSES.includes(statusOf(error))) continue;
         break;
       }
       this.#options.onConnection?.("resumed");
       return;
     }
     const reason = cause === undefined ? "it breaks off again and again" : messageOf(cause);
-    const message = `${LOST}, and could not be taken up again: ${reason}`;
+    const message = `${LOST_MESSAGE}, and could not be taken up again: ${reason}`;
     throw new ConnectionLostError(message, { code: "connection_lost", cause });
   }
 
-  /** Ends pauses between two tries, and prevents further ones. Events that the connection brings can still be read. */
+  /** Stop reconnecting. The open connection can still be read. */
   stop() {
     this.#isStopped = true;
     this.#stopped.resolve();
   }
 
   /**
-   * Lets the connection go.
+   * Close the connection.
    *
    * @param {{ isOver: boolean }} state whether the server has sent its last event
    */
   close({ isOver }) {
     this.stop();
     this.#isClosed = true;
-    if (isOver) this.#connection.letGo();
+    if (isOver) this.#connection.drain();
     else this.#connection.abort();
   }
 
-  /** Whether an event was not seen before the connection dropped; notes that it is now. @param {SseEvent} event */
-  #isNew({ id }) {
-    if (id === "") return true; // of a stream that is not resumable
+  /**
+   * Note an event's number. After a reconnect the server may repeat events.
+   *
+   * @param {SseEvent} event
+   * @returns {boolean} false if the event was received before
+   */
+  #register({ id }) {
+    if (id === "") return true; // the stream is not resumable
     const number = Number(id);
     if (number <= this.#lastEvent) return false;
     this.#lastEvent = number;

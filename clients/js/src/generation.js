@@ -1,25 +1,25 @@
-/** One stream, from the request to its end: who reads it, what has come of it, and how it ends. */
+/** `Generation`: one stream on the client's side, from the request to its result, error or cancellation. */
 
 import { Answer } from "./answer.js";
 import { chunkOf, progressOf } from "./chunk.js";
 import { ConnectionLostError, GenerationError, HeadraceError, StreamTimeoutError } from "./errors.js";
 import { EventStream } from "./event-stream.js";
-import { isLeaving } from "./page-unload.js";
-import { withResolvers } from "./promises.js";
 import { describe } from "./invalid-request.js";
+import { isPageUnloading } from "./page-unload.js";
+import { withResolvers } from "./promises.js";
 import { resultOf } from "./result.js";
-import { LAST_WORDS_TIMEOUT } from "./timeouts.js";
+import { CLOSING_TIMEOUT } from "./timeouts.js";
 
 /** @import { Chunk } from "./chunk.js" */
 /** @import { StreamRequest } from "./connection.js" */
 /** @import { Resolvers } from "./promises.js" */
 /** @import { Server } from "./server.js" */
-/** @import { FinishReason, LLMGenerationOptions, LLMGenerationResult, SseEvent, StreamToken } from "./types.js" */
 /** @import { Tokens } from "./token-views.js" */
+/** @import { FinishReason, LLMGenerationOptions, LLMGenerationResult, SseEvent, StreamToken } from "./types.js" */
 
 /**
- * The stream is read only when somebody asks for more of it: an iterator, or whoever waits for the result. So a caller
- * that does not keep up holds the server back.
+ * Reads the response only on demand: for the iterator, or for a caller that awaits the result. So a slow reader slows
+ * down the server (backpressure).
  */
 export class Generation {
   #server;
@@ -27,9 +27,9 @@ export class Generation {
   #events;
   #answer = new Answer();
   #startedAt = performance.now();
-  /** Tokens that nobody has taken yet. @type {StreamToken[]} */
+  /** Tokens that the iterator has not yielded yet. @type {StreamToken[]} */
   #queue = [];
-  /** Whether there is an iterator already. */
+  /** Whether the iterator exists. */
   #isTaken = false;
   #isCancelled = false;
   /** Whether the server has sent its last event. */
@@ -37,11 +37,11 @@ export class Generation {
   /** Whether the result is settled. */
   #isEnded = false;
   #isFailed = false;
-  /** What the stream has failed with. @type {unknown} */
+  /** The reason of a failed stream. @type {unknown} */
   #error = null;
   /** @type {Resolvers<LLMGenerationResult>} */
   #result = withResolvers();
-  /** The step that is under way. @type {Promise<void> | null} */
+  /** The step that is being executed. @type {Promise<void> | null} */
   #advancing = null;
   #onAbort = () => this.#abort();
 
@@ -56,7 +56,7 @@ export class Generation {
     this.#server = server;
     this.#options = options;
     this.#events = new EventStream(server, id, options);
-    this.#result.promise.catch(() => {}); // an error that nobody asks for is not reported as an unhandled rejection
+    this.#result.promise.catch(() => {}); // no unhandled rejection where nobody awaits the result
   }
 
   get result() {
@@ -64,10 +64,10 @@ export class Generation {
   }
 
   /**
-   * Opens the first connection.
+   * Open the first connection.
    *
    * @param {StreamRequest} request
-   * @param {{ isResumed?: boolean }} [state] whether the stream had begun before
+   * @param {{ isResumed?: boolean }} [state] whether the stream exists on the server already
    */
   async connect(request, { isResumed = false } = {}) {
     const { signal } = this.#options;
@@ -78,13 +78,13 @@ export class Generation {
     } catch (error) {
       signal?.removeEventListener("abort", this.#onAbort);
       if (signal?.aborted) throw signal.reason;
-      // The server may have begun the stream before the connection broke.
-      if (error instanceof ConnectionLostError && !isResumed) this.#disown();
+      // The server may have started the stream before the connection broke.
+      if (error instanceof ConnectionLostError && !isResumed) this.#abandon();
       throw error;
     }
   }
 
-  /** Gives the tokens to the only iterator. @returns {Tokens} */
+  /** Returns the only iterator. @returns {Tokens} */
   take() {
     if (this.#isTaken)
       throw new HeadraceError("this stream is already being read; it can be read once", { code: "taken" });
@@ -92,20 +92,20 @@ export class Generation {
     return this.#tokens();
   }
 
-  /** Reads the stream to its end, for whoever waits for the result; tokens wait for whoever may take them later. */
+  /** Read the stream to its end for a caller that awaits the result. The tokens stay queued for a later iterator. */
   async collect() {
     while (!this.#isEnded) await this.#advance();
   }
 
-  /** Ends the stream quietly; does nothing after its end. */
+  /** End the stream without an error. Does nothing after the end. */
   cancel() {
     if (this.#isEnded || this.#isCancelled) return;
     this.#isCancelled = true;
     this.#queue = [];
     this.#events.stop();
-    // A request to the server cancels the stream, and the connection stays open, so that the server can still send the
-    // counts over it. The client waits for them for a short time only.
-    const timer = setTimeout(() => this.#finish("cancelled"), LAST_WORDS_TIMEOUT);
+    // A request of its own cancels the stream. The stream's connection stays open for a short time, so that the server
+    // can still send the token counts.
+    const timer = setTimeout(() => this.#finish("cancelled"), CLOSING_TIMEOUT);
     this.#server.cancelStream(this.id).catch(() => this.#finish("cancelled"));
     this.collect().finally(() => clearTimeout(timer));
   }
@@ -131,7 +131,7 @@ export class Generation {
     }
   }
 
-  /** Takes in what comes next; whoever asks meanwhile waits for the same step. */
+  /** Read the next events. Concurrent callers wait for the same step. */
   #advance() {
     this.#advancing ??= this.#step().finally(() => {
       this.#advancing = null;
@@ -146,18 +146,18 @@ export class Generation {
       if (events === null) await this.#reconnect();
       else for (const event of events) this.#onEvent(event);
     } catch (error) {
-      if (!(error instanceof ConnectionLostError)) this.#disown();
+      if (!(error instanceof ConnectionLostError)) this.#abandon();
       this.#fail(error);
     }
   }
 
-  /** The connection is lost before the server has sent its last event. */
+  /** Called when the connection is lost before the server has sent its last event. */
   async #reconnect() {
     try {
       await this.#events.reconnect();
     } catch (error) {
       if (!(error instanceof ConnectionLostError)) throw error;
-      // All of the answer is here, and only the counts are missing: no reason to fail.
+      // The answer is complete, and only the token counts are missing: not a failure.
       if (this.#answer.finishReason !== null) return this.#finish(this.#answer.finishReason);
       error.partial = this.#resultOf(null);
       throw error;
@@ -175,12 +175,12 @@ export class Generation {
     if (chunk === null) throw this.#unreadable(data);
     if (chunk.error) return this.#onError(chunk.error);
     if (chunk.prompt_progress) this.#options.onProgress?.(progressOf(chunk.prompt_progress));
-    const token = this.#tokenOf(chunk, data);
+    const token = this.#addToAnswer(chunk, data);
     if (token !== null && !this.#isCancelled) this.#queue.push(token);
   }
 
-  /** @param {Chunk} chunk @param {string} data the chunk as it came */
-  #tokenOf(chunk, data) {
+  /** @param {Chunk} chunk @param {string} data the chunk's JSON text */
+  #addToAnswer(chunk, data) {
     try {
       return this.#answer.take(chunk);
     } catch {
@@ -194,27 +194,27 @@ export class Generation {
     return new HeadraceError(message, { code: "protocol_error", partial: this.#resultOf(null) });
   }
 
-  /** @param {unknown} error the error as the server tells of it */
+  /** @param {unknown} error the `error` field of a chunk */
   #onError(error) {
     this.#isOver = true;
-    const told = /** @type {{ message?: unknown, code?: unknown }} */ (typeof error === "object" ? error : {});
-    const message = typeof told?.message === "string" ? told.message : `the stream failed: ${describe(error)}`;
-    const code = typeof told?.code === "string" ? told.code : null;
+    const reported = /** @type {{ message?: unknown, code?: unknown }} */ (typeof error === "object" ? error : {});
+    const message = typeof reported?.message === "string" ? reported.message : `the stream failed: ${describe(error)}`;
+    const code = typeof reported?.code === "string" ? reported.code : null;
     if (this.#isCancelled && code === "cancelled") return this.#finish("cancelled");
-    const kind = code === "timeout" ? StreamTimeoutError : GenerationError;
-    this.#fail(new kind(message, { code, partial: this.#resultOf(null) }));
+    const ErrorClass = code === "timeout" ? StreamTimeoutError : GenerationError;
+    this.#fail(new ErrorClass(message, { code, partial: this.#resultOf(null) }));
   }
 
   /** The caller's signal was aborted. */
   #abort() {
     if (this.#isEnded) return;
-    this.#disown();
+    this.#abandon();
     this.#fail(this.#options.signal?.reason);
   }
 
-  /** Has the server end a resumable stream, which would go on otherwise; other streams end with their connection. */
-  #disown() {
-    if (this.#options.resumable && !isLeaving()) this.#server.cancelStream(this.id).catch(() => {});
+  /** Cancel a resumable stream on the server, where it would run on. Other streams end with their connection. */
+  #abandon() {
+    if (this.#options.resumable && !isPageUnloading()) this.#server.cancelStream(this.id).catch(() => {});
   }
 
   /** @param {FinishReason} reason */

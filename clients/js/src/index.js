@@ -1,4 +1,4 @@
-/** The public names of the package, and no others: what esbuild makes headrace.js of. */
+/** The public names of the package. esbuild bundles headrace.js from this module and its imports. */
 
 export { TextGeneration, TextGenerationClient } from "./client.js";
 export {

@@ -1,4 +1,4 @@
-/** The models that a server has, and the one to use where the caller names none. */
+/** Lists the models of a server, and finds the one to use where the caller names none. */
 
 import { InvalidRequestError } from "./errors.js";
 
@@ -17,15 +17,15 @@ export async function modelsOf(server, signal) {
   return models.map((model) => ({ id: model.id, contextLength: model.context_length }));
 }
 
-/** Asks a server for its only model, and remembers the answer. */
+/** The id of a server's only model, requested once and remembered. */
 export class OnlyModel {
-  /** The model's id, or the request for it that is under way. @type {Promise<string> | null} */
+  /** Resolves to the model's id; pending during the request. @type {Promise<string> | null} */
   #id = null;
 
   /**
-   * The id of the server's only model; an error where it has none, or several.
+   * Returns the id of the server's only model. Rejects if the server has none or several.
    *
-   * @param {Server} server asked only where nothing is remembered
+   * @param {Server} server is asked only if no id is remembered
    * @returns {Promise<string>}
    */
   find(server) {

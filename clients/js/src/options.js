@@ -1,11 +1,11 @@
-/** The options of a stream: their names in requests, and the check of their values. */
+/** The options of a stream: checks their values, and translates their names for requests. */
 
 import { invalidValue, unknownName } from "./invalid-request.js";
 import { LONGEST_TIMEOUT } from "./timeouts.js";
 
 /** @import { LLMGenerationOptions } from "./types.js" */
 
-/** The names that options have in a request. @type {Record<string, string>} */
+/** Options of completions and chats, with their names in a request. @type {Record<string, string>} */
 const SAMPLING = {
   maxTokens: "max_tokens",
   temperature: "temperature",
@@ -27,7 +27,7 @@ const SAMPLING = {
   thinkingTags: "thinking_tags",
   resumable: "resumable",
 };
-/** The names that options have in a request for a chat only. @type {Record<string, string>} */
+/** Options of chats only, with their names in a request. @type {Record<string, string>} */
 const CHAT_ONLY = {
   reasoningEffort: "reasoning_effort",
   tools: "tools",
@@ -36,7 +36,7 @@ const CHAT_ONLY = {
   chatTemplateKwargs: "chat_template_kwargs",
   continueFinalMessage: "continue_final_message",
 };
-/** The types of the options that the client keeps to itself. @type {Record<string, string>} */
+/** Options that are not sent, with their types. @type {Record<string, string>} */
 const LOCAL = {
   systemPrompt: "string",
   model: "string",
@@ -47,7 +47,7 @@ const LOCAL = {
   onProgress: "function",
   onConnection: "function",
 };
-/** The options that make sense for a stream that has begun already. */
+/** Options of `resumeStream`. */
 const RESUMING = /** @type {const} */ ([
   "idleTimeoutMs",
   "jsonSchema",
@@ -60,10 +60,11 @@ const RESUMING = /** @type {const} */ ([
 /** @typedef {Pick<LLMGenerationOptions, (typeof RESUMING)[number]>} ResumingOptions */
 
 /**
- * Checks the options of a new stream, and gives those that are sent, by their names in a request.
+ * Check the options of a new stream.
  *
  * @param {LLMGenerationOptions} options
  * @param {boolean} isChat
+ * @returns the options that are sent, by their names in a request
  */
 export function bodyOf(options, isChat) {
   const names = isChat ? { ...SAMPLING, ...CHAT_ONLY } : SAMPLING;
@@ -75,7 +76,7 @@ export function bodyOf(options, isChat) {
 }
 
 /**
- * Checks the options of a stream that has begun already.
+ * Check the options of `resumeStream`.
  *
  * @param {ResumingOptions} options
  */
@@ -85,10 +86,10 @@ export function checkResuming(options) {
 
 /**
  * @param {LLMGenerationOptions} options
- * @param {Record<string, string>} names of the options that are sent
- * @param {readonly string[]} allowed the names of all options
- * @param {(name: string) => string} whyNot says why another name is refused
- * @returns {Record<string, unknown>} what is sent
+ * @param {Record<string, string>} names of options that are sent, to their names in a request
+ * @param {readonly string[]} allowed the names of all options that are allowed
+ * @param {(name: string) => string} whyNot gives the reason why a name is not allowed
+ * @returns {Record<string, unknown>} the options that are sent, by their names in a request
  */
 function checked(options, names, allowed, whyNot) {
   if (typeof options !== "object" || options === null) throw invalidValue("options", options, "an object");
@@ -109,7 +110,7 @@ function checked(options, names, allowed, whyNot) {
 }
 
 /**
- * Checks the value of an option that is not sent.
+ * Check the value of an option that is not sent.
  *
  * @param {string} name
  * @param {unknown} value
@@ -126,7 +127,7 @@ function checkLocal(name, value) {
 }
 
 /**
- * Refuses what JSON has no form for: `JSON.stringify` would leave it out, or write null instead, and not say so.
+ * Refuse a value that JSON cannot represent: `JSON.stringify` would silently drop it or write null.
  *
  * @param {string} name
  * @param {unknown} value

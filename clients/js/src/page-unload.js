@@ -1,13 +1,13 @@
-/** Whether the user is leaving the page: requests that fail then have not failed, but were cut off by the browser. */
+/** Knows whether the page is being unloaded: the browser then aborts requests, which is not an error of theirs. */
 
-let leaving = false;
+let isUnloading = false;
 globalThis.addEventListener?.("pagehide", () => {
-  leaving = true;
+  isUnloading = true;
 });
 globalThis.addEventListener?.("pageshow", () => {
-  leaving = false;
+  isUnloading = false;
 });
 
-export function isLeaving() {
-  return leaving;
+export function isPageUnloading() {
+  return isUnloading;
 }

@@ -1,11 +1,11 @@
-/** Parses JSON that is still growing. */
+/** `parsePartialJson`: parses JSON that is still growing. */
 
 /**
- * Parses a JSON text that may end anywhere. An incomplete string is cut off where the text ends; everything else that is
+ * Parse a JSON text that may end anywhere. An incomplete string is kept up to the text's end; everything else that is
  * incomplete is left out.
  *
  * @param {string} text
- * @returns {unknown} the value; undefined where there is none yet
+ * @returns {unknown} the value; undefined if there is none yet
  */
 export function parsePartialJson(text) {
   try {
@@ -20,11 +20,11 @@ export function parsePartialJson(text) {
   }
 }
 
-/** Cuts a JSON text after the last value that is complete, and closes what is open there. @param {string} text */
+/** Cut a JSON text after its last complete value, and close its open objects and arrays. @param {string} text */
 function completed(text) {
-  /** The brackets that close the objects and lists that are open, the innermost last. @type {string[]} */
+  /** The closing brackets of the open objects and arrays, the innermost last. @type {string[]} */
   const open = [];
-  // The text is cut here, after the last value that is complete. The same objects and lists are open here as at the end.
+  // Where to cut: after the last complete value. The same objects and arrays are open here as at the text's end.
   let cut = 0;
   // Whether the next string is a key of an object.
   let isKey = false;
@@ -62,16 +62,16 @@ function completed(text) {
   return text.slice(0, cut) + closing(open);
 }
 
-/** The brackets that close all that is open. @param {string[]} open */
+/** Returns the closing brackets in order. @param {string[]} open */
 function closing(open) {
   return open.toReversed().join("");
 }
 
 /**
- * Finds where a string ends; where its end has not come yet, finds how much of it is there, without half an escape.
+ * Find the end of a string; of an incomplete string, the end of its last complete character or escape.
  *
  * @param {string} text
- * @param {number} start where the string's first quotation mark is
+ * @param {number} start the index of the opening quotation mark
  */
 function endOfString(text, start) {
   let usable = start + 1;
@@ -86,7 +86,7 @@ function endOfString(text, start) {
 }
 
 /**
- * Whether there is the first of two escapes that make a character only together.
+ * Whether an escape is the first half of a surrogate pair, which only makes a character with the second half.
  *
  * @param {string} text
  * @param {number} at

@@ -1,4 +1,4 @@
-/** Promises that are settled from elsewhere, given up with a signal, or set going when they are first awaited. */
+/** Helpers for promises: resolvers, abort by a signal, and `LazyPromise`, which starts its work when first awaited. */
 
 /**
  * @template T
@@ -6,23 +6,23 @@
  */
 
 /**
- * Makes a promise with the functions that settle it. (`Promise.withResolvers` needs Node 22.)
+ * Make a promise with the functions that settle it. (`Promise.withResolvers` needs Node 22.)
  *
  * @template T
  * @returns {Resolvers<T>}
  */
 export function withResolvers() {
   /** @type {Partial<Resolvers<T>>} */
-  const made = {};
-  made.promise = new Promise((resolve, reject) => {
-    made.resolve = resolve;
-    made.reject = reject;
+  const resolvers = {};
+  resolvers.promise = new Promise((resolve, reject) => {
+    resolvers.resolve = resolve;
+    resolvers.reject = reject;
   });
-  return /** @type {Resolvers<T>} */ (made);
+  return /** @type {Resolvers<T>} */ (resolvers);
 }
 
 /**
- * Gives what the promise gives, or rejects with the signal's reason as soon as the signal is aborted.
+ * Settle as the promise does, or reject with the signal's reason as soon as the signal is aborted.
  *
  * @template T
  * @param {Promise<T>} promise
@@ -39,7 +39,7 @@ export function unlessAborted(promise, signal) {
 }
 
 /**
- * A promise that calls a function when it is first asked for its value.
+ * A promise that calls a function when somebody awaits it.
  *
  * @template T
  * @extends {Promise<T>}
@@ -54,12 +54,11 @@ export class LazyPromise extends Promise {
   }
 
   /**
-   * @param {Promise<T>} promise has the value
-   * @param {() => unknown} start called before each `then`
+   * @param {Promise<T>} promise settles this one
+   * @param {() => unknown} start called at each `then`
    */
   constructor(promise, start) {
-    // The promise that this object itself is stays pending: `then`, which `await`, `catch` and `finally` call as well,
-    // asks the other promise.
+    // This object itself stays pending: `await`, `catch` and `finally` all call `then`, which uses the other promise.
     super(() => {});
     this.#promise = promise;
     this.#start = start;

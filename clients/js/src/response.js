@@ -1,4 +1,4 @@
-/** Reads the server's responses: their text, their JSON, and the errors that they tell of. */
+/** Reads HTTP responses: their text, their JSON, and the error that a failed one describes. */
 
 import {
   AuthenticationError,
@@ -12,7 +12,7 @@ import {
   UnavailableError,
 } from "./errors.js";
 
-/** The class of error for each HTTP status. @type {Record<number, typeof HttpError>} */
+/** Error classes by HTTP status. @type {Record<number, typeof HttpError>} */
 const HTTP_ERRORS = {
   400: InvalidRequestError,
   401: AuthenticationError,
@@ -28,7 +28,7 @@ const HTTP_ERRORS = {
 };
 
 /**
- * Reads a response to its end.
+ * Read a response to its end.
  *
  * @param {Response} response
  * @param {AbortSignal} [signal] of the request
@@ -43,7 +43,7 @@ export async function textOf(response, signal) {
 }
 
 /**
- * Parses a text that has to be a JSON object.
+ * Parse a text that must be a JSON object.
  *
  * @param {string} text
  * @returns {Record<string, unknown>}
@@ -59,7 +59,7 @@ export function objectOf(text) {
 }
 
 /**
- * Makes the error that a response with an error's status tells of.
+ * Make the error for a response whose status is not 2xx.
  *
  * @param {Response} response
  * @param {AbortSignal} [signal] of the request
@@ -68,21 +68,21 @@ export async function httpError(response, signal) {
   const { status, headers } = response;
   const text = await textOf(response, signal).catch(() => "");
   /** @type {Record<string, string | null>} */
-  let told = {};
+  let reported = {};
   try {
-    told = JSON.parse(text).error ?? {};
+    reported = JSON.parse(text).error ?? {};
   } catch {
-    // The text is not JSON: a proxy's own page, perhaps.
+    // The text is not JSON: perhaps a proxy's error page.
   }
   const seconds = Number(headers.get("Retry-After") ?? Number.NaN);
   const details = {
     status,
-    code: told.code ?? null,
-    type: told.type ?? null,
-    param: told.param ?? null,
+    code: reported.code ?? null,
+    type: reported.type ?? null,
+    param: reported.param ?? null,
     retryAfterMs: Number.isFinite(seconds) ? seconds * 1000 : null,
   };
-  const message = told.message ?? `HTTP ${status}: ${text.slice(0, 200) || "no details"}`;
+  const message = reported.message ?? `HTTP ${status}: ${text.slice(0, 200) || "no details"}`;
   if (status === 504) return new StreamTimeoutError(message, details);
   return new (HTTP_ERRORS[status] ?? HttpError)(message, details);
 }

@@ -1,11 +1,11 @@
-/** The result of a stream: the answer, why it ended, and how long it took. */
+/** Makes the result of a stream: the answer, its finish reason, token counts and times. */
 
 /** @import { Answer } from "./answer.js" */
 /** @import { FinishReason, LLMGenerationResult } from "./types.js" */
 
 /**
  * @param {Answer} answer
- * @param {FinishReason | null} finishReason null where the stream has not come to its end
+ * @param {FinishReason | null} finishReason null if the stream has not ended
  * @param {{ id: string, startedAt: number, hasSchema: boolean }} stream
  * @returns {LLMGenerationResult}
  */
@@ -28,7 +28,7 @@ export function resultOf(answer, finishReason, { id, startedAt, hasSchema }) {
   };
 }
 
-/** The value of a JSON text; null where the text is cut off, as by a stop sequence. @param {string} text */
+/** Parse JSON; null if the text is cut off, for example by a stop sequence. @param {string} text */
 function parsedOf(text) {
   try {
     return /** @type {unknown} */ (JSON.parse(text));
@@ -37,7 +37,7 @@ function parsedOf(text) {
   }
 }
 
-/** Rounds to tenths of a millisecond: browsers' clocks are no finer than that. @param {number} ms */
+/** Round to 0.1 ms, the resolution of browsers' clocks. @param {number} ms */
 function rounded(ms) {
   return Math.round(ms * 10) / 10;
 }

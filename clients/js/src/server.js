@@ -1,4 +1,4 @@
-/** A headrace server as the client sees it: its address, the key for it, and requests to it. */
+/** `Server`: the address of a headrace server and its API key; sends requests to it. */
 
 import { ConnectionLostError } from "./errors.js";
 import { httpError, objectOf, textOf } from "./response.js";
@@ -8,13 +8,13 @@ import { IDLE_TIMEOUT, silenceError } from "./timeouts.js";
 /**
  * @typedef {object} RequestParts
  * @property {unknown} [body] sent as JSON
- * @property {string} [id] the name for a new stream
- * @property {number} [after] the number of the last event that came, of a stream that is resumed
+ * @property {string} [id] the id of a new stream
+ * @property {number} [after] resume a stream after the event of this number
  * @property {AbortSignal | undefined} [signal]
- * @property {boolean} [keepalive] the request outlives the page
+ * @property {boolean} [keepalive] finish the request even if the page is closed
  */
 
-/** Its properties never change, so that a stream goes on with the server and the key that it began with. */
+/** Immutable, so that a stream keeps the address and the key that it began with. */
 export class Server {
   /** @param {{ baseUrl: string, apiKey: string | null, fetch: typeof globalThis.fetch | null }} settings */
   constructor({ baseUrl, apiKey, fetch }) {
@@ -22,15 +22,15 @@ export class Server {
     this.baseUrl = baseUrl;
     /** @readonly */
     this.apiKey = apiKey;
-    /** The function to make requests with; null stands for the global one. @readonly */
+    /** Replaces the global `fetch`, unless null. @readonly */
     this.fetch = fetch;
   }
 
   /**
-   * Cancels a stream, whoever reads it.
+   * Cancel a stream, whoever reads it.
    *
    * @param {string} id
-   * @returns {Promise<boolean>} false where the stream had ended already
+   * @returns {Promise<boolean>} false if the stream had ended already
    */
   async cancelStream(id) {
     const answer = await this.json("DELETE", streamPath(id), { keepalive: true });
@@ -38,7 +38,7 @@ export class Server {
   }
 
   /**
-   * Makes a request whose answer is a JSON object.
+   * Send a request whose answer is a JSON object.
    *
    * @param {string} method
    * @param {string} path
@@ -56,12 +56,12 @@ export class Server {
   }
 
   /**
-   * Makes a request.
+   * Send a request.
    *
    * @param {string} method
    * @param {string} path
    * @param {RequestParts} parts
-   * @returns {Promise<Response>} a response that is no error; an error is thrown
+   * @returns {Promise<Response>} a response of status 2xx; others are thrown as errors
    */
   async request(method, path, { body, id, after, signal, keepalive }) {
     /** @type {Record<string, string>} */
@@ -75,7 +75,7 @@ export class Server {
     if (body !== undefined) request.body = JSON.stringify(body);
     if (signal) request.signal = signal;
     if (keepalive) request.keepalive = true;
-    // `fetch` has to be called on its own: a browser's refuses to be a method of another object.
+    // Not called as a method: a browser's `fetch` throws if its `this` is another object.
     const fetch = this.fetch ?? globalThis.fetch;
     /** @type {Response} */
     let response;

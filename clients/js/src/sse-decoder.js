@@ -1,30 +1,30 @@
-/** Reads server-sent events out of bytes that may be cut anywhere. */
+/** `SseDecoder`: decodes server-sent events from bytes that may be split anywhere. */
 
 /** @import { SseEvent } from "./types.js" */
 
-/** A decoder of one response, by the rules of the HTML standard for server-sent events. */
+/** Decodes one response, by the HTML standard's rules for server-sent events. The bytes may be split anywhere. */
 export class SseDecoder {
   #decoder = new TextDecoder();
-  /** The beginning of a line whose end has not come yet. */
+  /** The beginning of an incomplete line. */
   #rest = "";
-  /** Whether the text so far ends with a carriage return: a line feed that follows belongs to it, and ends no line. */
+  /** Whether the text so far ends with a carriage return: a line feed that follows belongs to the same line end. */
   #endsWithReturn = false;
-  /** The fields of an event whose end has not come yet. @type {string[]} */
+  /** The fields of the incomplete event. @type {string[]} */
   #data = [];
   #event = "";
   #id = "";
 
   /**
-   * Decodes the next bytes.
+   * Decode the next bytes.
    *
    * @param {Uint8Array} bytes
-   * @returns {SseEvent[]} the events that are complete with these bytes
+   * @returns {SseEvent[]} the events that these bytes complete
    */
   feed(bytes) {
     return this.#lines(this.#decoder.decode(bytes, { stream: true }));
   }
 
-  /** Drops the event that is incomplete, as the standard says for the end of a response. */
+  /** End the response. An incomplete event is dropped, as the standard demands. */
   flush() {
     this.#lines(this.#decoder.decode());
     this.#rest = "";
@@ -57,7 +57,7 @@ export class SseDecoder {
     return events;
   }
 
-  /** Takes in one line. @param {string} line @returns {SseEvent | null} the event that the line ends */
+  /** @param {string} line @returns {SseEvent | null} the event that the line completes */
   #onLine(line) {
     if (line === "") {
       const event = { data: this.#data.join("\n"), event: this.#event || "message", id: this.#id };
@@ -76,7 +76,7 @@ export class SseDecoder {
   }
 }
 
-/** Where the next line ends; -1 where it goes on. @param {string} text @param {number} from */
+/** Returns the index of the next line end; -1 if there is none. @param {string} text @param {number} from */
 function nextLineEnd(text, from) {
   for (let at = from; at < text.length; at++) if (text[at] === "\n" || text[at] === "\r") return at;
   return -1;

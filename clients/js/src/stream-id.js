@@ -1,8 +1,8 @@
-/** The ids of streams, and the path that a stream has on its server. */
+/** The ids of streams, and their paths on the server. */
 
 import { invalidValue } from "./invalid-request.js";
 
-/** Makes an id for a new stream, without `crypto.randomUUID`: pages that came over plain HTTP do not have that. */
+/** Make a random id, without `crypto.randomUUID`: pages loaded over plain HTTP do not have that function. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(12));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

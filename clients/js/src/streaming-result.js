@@ -1,11 +1,11 @@
-/** What a caller gets of a stream: three ways to read it, its result, and a way to cancel it. */
+/** Makes the object that callers get for a stream: three iterables to read it by, its result, and `cancel()`. */
 
 import { LazyPromise } from "./promises.js";
 import { objects, texts } from "./token-views.js";
 
 /** @import { Generation } from "./generation.js" */
-/** @import { LLMStreamingResult } from "./types.js" */
 /** @import { Tokens } from "./token-views.js" */
+/** @import { LLMStreamingResult } from "./types.js" */
 
 /** @param {Generation} generation @returns {LLMStreamingResult} */
 export function streamingResultOf(generation) {
@@ -29,7 +29,7 @@ function iterable(generation, view) {
   return {
     [Symbol.asyncIterator]: () => {
       const iterator = view(generation.take());
-      // A generator that is left before it was asked for anything does not even reach its `finally`.
+      // Leaving a generator before its first `next()` does not run its `finally`, so cancel here.
       for (const name of /** @type {const} */ (["return", "throw"])) {
         const leave = iterator[name].bind(iterator);
         iterator[name] = (/** @type {any} */ value) => {

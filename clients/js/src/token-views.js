@@ -1,10 +1,10 @@
-/** What can be read of a stream of tokens: the text of the answer, or the value of an answer in JSON as it grows. */
+/** Generators over a stream's tokens: `texts` yields its text, `objects` the value of a growing JSON answer. */
 
 import { parsePartialJson } from "./partial-json.js";
 
 /** @import { StreamToken } from "./types.js" */
 
-/** Milliseconds that parsing a growing answer may take; one that takes longer is parsed less often. */
+/** Milliseconds of parsing above which a growing answer is parsed less often. */
 const SLOW_PARSE = 2;
 
 /** @typedef {AsyncGenerator<StreamToken, void, undefined>} Tokens */
@@ -17,7 +17,7 @@ export async function* texts(tokens) {
 }
 
 /**
- * Gives the value of the text so far whenever that has changed.
+ * Yield the value of the text so far whenever it has changed.
  *
  * @param {Tokens} tokens
  * @returns {AsyncGenerator<unknown, void, undefined>}
@@ -31,7 +31,7 @@ export async function* objects(tokens) {
     const parsed = parsePartialJson(text);
     const json = JSON.stringify(parsed);
     const spent = performance.now() - started;
-    // Parsing a long answer takes no more than a tenth of the time.
+    // Slow parsing takes at most a tenth of the time.
     nextTime = spent > SLOW_PARSE ? started + 10 * spent : 0;
     if (json === undefined || json === before) return undefined;
     before = json;

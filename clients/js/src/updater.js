@@ -1,11 +1,11 @@
-/** Shows growing text in an element of a page, with one write per frame however many tokens come. */
+/** `createThrottledUpdater`: shows growing text in an element, with at most one write per animation frame. */
 
 /**
- * Makes an updater for an element.
+ * Show growing text in an element, with at most one write per animation frame, however many tokens come.
  *
  * @param {{ textContent: string | null }} element
  * @returns {{ append: (text: string) => void, reset: () => void, flush: () => void }} `reset` empties the element at
- *   once; `flush` writes at once what waits for the next frame
+ *   once; `flush` writes the text so far at once
  */
 export function createThrottledUpdater(element) {
   let text = "";
