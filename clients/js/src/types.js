@@ -30,7 +30,7 @@
  *
  * @typedef {object} Usage Exact counts, in tokens; null where the stream ended before the server could send them.
  * @property {number | null} promptTokens
- * @property {number | null} cachedTokens prompt tokens that came from the prefix cache
+ * @property {number | null} cachedTokens prompt tokens that were not computed, because their KV was cached
  * @property {number} completionTokens tokens of the answer, thoughts included
  * @property {number} thinkingTokens
  * @property {number | null} totalTokens
@@ -38,7 +38,7 @@
  * @property {string | null} currency
  *
  * @typedef {object} Timings Times in milliseconds, measured by the server.
- * @property {number} queueMs from the request's arrival until it was scheduled
+ * @property {number} queueMs waiting for a slot
  * @property {number} prefillMs computing the prompt
  * @property {number} decodeMs generating the answer
  *
@@ -59,7 +59,7 @@
  *
  * @typedef {object} PromptProgress How far the prefill of the prompt has come.
  * @property {number} total tokens of the prompt
- * @property {number} cached of these, tokens that came from the prefix cache
+ * @property {number} cached of these, tokens that were not computed, because their KV was cached
  * @property {number} processed of these, tokens that are in the KV cache by now, the cached ones included
  * @property {number} timeMs how long the prefill has taken so far
  *
