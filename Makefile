@@ -37,7 +37,7 @@ LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help run serve test test-long test-clients $(CLIENTS_TESTS) bench bench-server bench-startup bench-page lint lock browser dist clean
+.PHONY: help run serve test test-long test-clients $(CLIENTS_TESTS) bench bench-server bench-startup bench-page lint client client-check lock browser dist clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -80,7 +80,15 @@ bench-startup: $(STAMP)  ## how long a start takes until the first token
 bench-page: $(STAMP) $(VENDOR_STAMP) browser  ## how long the chat page keeps the browser busy at 300 tokens a second
 	$(BIN)/python bench/page.py
 
-lint: $(STAMP) $(JS_STAMP) $(VENDOR_STAMP)  ## ruff and pyright; biome and tsc
+client: $(JS_STAMP)  ## bundle clients/js/src/ into clients/js/headrace.js, which is committed
+	cd $(JS) && ../../scripts/with-node npm run --silent build
+
+client-check: $(JS_STAMP)
+	@cd $(JS) && ../../scripts/with-node npm run --silent build -- --outfile=../../build/headrace.js
+	@cmp -s build/headrace.js $(JS)/headrace.js || \
+		{ echo '$(JS)/headrace.js is not what its modules in $(JS)/src/ make; bundle them with: make client' >&2; exit 1; }
+
+lint: $(STAMP) $(JS_STAMP) $(VENDOR_STAMP) client-check  ## ruff and pyright; biome and tsc; is headrace.js up to date?
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright

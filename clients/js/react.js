@@ -1,4 +1,5 @@
-// A React hook that streams an answer into a component.
+/** `useStreamingGenerate`: a React hook that streams an answer into a component. */
+
 import { useCallback, useEffect, useRef, useState } from "react";
 
 import { TextGeneration } from "./headrace.js";
@@ -6,22 +7,22 @@ import { TextGeneration } from "./headrace.js";
 /** @import { LLMGenerationOptions, LLMGenerationResult, LLMStreamingResult, TextGenerationClient } from "./headrace.js" */
 
 /**
- * What a component shows of a stream.
+ * The state of a component's stream.
  *
  * @typedef {object} StreamingState
  * @property {string} text the answer so far
- * @property {boolean} isStreaming whether more of it may come
- * @property {Error | null} error what the last stream failed with; its text stays
+ * @property {boolean} isStreaming whether more text may come
+ * @property {Error | null} error the error of the last stream, if it failed; `text` keeps what had come
  * @property {LLMGenerationResult | null} metrics the result of the last stream, once it has ended
  */
 
 /**
- * The state, and what changes it; both functions stay the same from render to render.
+ * The functions that start and end a stream. They stay the same from render to render.
  *
  * @typedef {object} StreamingActions
- * @property {(prompt: string, options?: LLMGenerationOptions) => Promise<LLMGenerationResult>} generate begins a stream,
- *   and cancels the one before it; gives the result, or rejects with what is then in `error`
- * @property {() => void} cancel ends the stream; its `generate` gives a result with the finishReason "cancelled"
+ * @property {(prompt: string, options?: LLMGenerationOptions) => Promise<LLMGenerationResult>} generate starts a stream,
+ *   and cancels the one before it; resolves to the result, or rejects with the error that is also in `error`
+ * @property {() => void} cancel ends the stream; its `generate` resolves to a result with the finishReason "cancelled"
  */
 
 /** @type {StreamingState} */
@@ -31,7 +32,7 @@ const IDLE = { text: "", isStreaming: false, error: null, metrics: null };
  *
  * @type {LLMGenerationResult}
  */
-const NEVER_BEGUN = {
+const NEVER_STARTED = {
   text: "",
   thinking: null,
   toolCalls: [],
@@ -54,13 +55,13 @@ const NEVER_BEGUN = {
   model: "",
   id: "",
 };
-const FRAME_MS = 16; // where there are no animation frames
+const FRAME_MS = 16; // between renders where animation frames do not exist
 
 /**
  * Streams answers to prompts. The component renders at most once per animation frame, however fast the tokens come.
  * Unmounting it cancels its stream.
  *
- * @param {TextGenerationClient} [client] who asks the server; `TextGeneration` where it is not given
+ * @param {TextGenerationClient} [client] by default `TextGeneration`
  * @returns {StreamingState & StreamingActions}
  */
 export function useStreamingGenerate(client = TextGeneration) {
@@ -78,7 +79,7 @@ export function useStreamingGenerate(client = TextGeneration) {
       let text = "";
       /** @param {Partial<StreamingState>} change */
       const show = (change) => {
-        // The state belongs to the newest run, and to nobody once the component is gone.
+        // Only the newest run may change the state, and none after the component is unmounted.
         if (current.current === run) setState((before) => ({ ...before, ...change }));
       };
       const frame = new Frame(() => show({ text }));
@@ -114,14 +115,15 @@ export function useStreamingGenerate(client = TextGeneration) {
   return { ...state, generate, cancel };
 }
 
-/** One call of `generate`: it can be cancelled quietly before there is a stream, too. */
+/** One call of `generate`. Can be cancelled without an error, even before the server has accepted the stream. */
 class Run {
-  #before = new AbortController();
+  /** Aborts the request until the server has accepted it. */
+  #request = new AbortController();
   /** @type {LLMStreamingResult | null} */
   #answer = null;
 
   cancel() {
-    if (this.#answer === null) this.#before.abort();
+    if (this.#answer === null) this.#request.abort();
     else this.#answer.cancel();
   }
 
@@ -133,20 +135,20 @@ class Run {
    * @returns {Promise<LLMGenerationResult>}
    */
   async read(client, prompt, options, onText) {
-    const own = this.#before.signal;
+    const own = this.#request.signal;
     const signal = options.signal ? AbortSignal.any([options.signal, own]) : own;
     try {
       this.#answer = await client.generateStream(prompt, { ...options, signal });
       for await (const piece of this.#answer.stream) onText(piece);
       return await this.#answer.result;
     } catch (error) {
-      if (own.aborted && error === own.reason) return NEVER_BEGUN;
+      if (own.aborted && error === own.reason) return NEVER_STARTED;
       throw error;
     }
   }
 }
 
-/** Runs something in the next animation frame, however often it is asked to before that. */
+/** Runs a function once in the next animation frame, however often it is requested before that. */
 class Frame {
   /** @type {number | ReturnType<typeof setTimeout> | null} */
   #id = null;

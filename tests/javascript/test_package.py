@@ -63,10 +63,11 @@ def compile_in(project: Path) -> None:
 def test_what_is_in_it(packed: Path) -> None:
     with tarfile.open(packed) as archive:
         names = {name.removeprefix("package/") for name in archive.getnames()}
-        types = archive.extractfile("package/types/headrace.d.ts")
+        types = archive.extractfile("package/types/src/client.d.ts")
         assert types is not None
         assert "declare const TextGeneration" in types.read().decode()
     modules = {"headrace.js", "react.js", "types/headrace.d.ts", "types/react.d.ts"}
+    modules |= {f"types/src/{path.stem}.d.ts" for path in (PACKAGE / "src").iterdir()}
     assert names == {"LICENSE", "README.md", "package.json", *modules}
 
 
