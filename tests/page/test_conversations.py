@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from cases import sampled
 from harness import wait_until
 from playwright.sync_api import Page, expect
 
@@ -275,15 +276,18 @@ def test_an_answer_that_is_gone_from_the_server_is_shown_as_far_as_it_came(page:
 
 @pytest.mark.parametrize(
     "how",
-    [
-        "Object.defineProperty(window, 'indexedDB', {value: undefined})",
-        "IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError') }",
-        "IDBFactory.prototype.open = () => { const r = new EventTarget(); r.error = new DOMException('no');"
-        " setTimeout(() => { const e = new Event('error'); r.onerror?.(e); r.dispatchEvent(e) }); return r }",
-        "for (const k of ['getItem', 'setItem', 'removeItem', 'key'])"
-        " Storage.prototype[k] = () => { throw new DOMException('no', 'SecurityError') }",
-        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError') }})",
-    ],
+    sampled(
+        [
+            "Object.defineProperty(window, 'indexedDB', {value: undefined})",
+            "IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError') }",
+            "IDBFactory.prototype.open = () => { const r = new EventTarget(); r.error = new DOMException('no');"
+            " setTimeout(() => { const e = new Event('error'); r.onerror?.(e); r.dispatchEvent(e) }); return r }",
+            "for (const k of ['getItem', 'setItem', 'removeItem', 'key'])"
+            " Storage.prototype[k] = () => { throw new DOMException('no', 'SecurityError') }",
+            "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError') }})",
+        ],
+        2,
+    ),
 )
 def test_nothing_can_be_kept(page: Page, how: str) -> None:
     page.add_init_script(how)
@@ -304,15 +308,18 @@ def test_nothing_can_be_kept(page: Page, how: str) -> None:
 
 @pytest.mark.parametrize(
     "rubbish",
-    [
-        "{",
-        None,
-        [],
-        {},
-        {"messages": None, "title": None, "updated": "x"},
-        {"messages": [None, 1, {}, {"role": "alien"}, {"role": "assistant", "toolCalls": 3, "content": {"a": 1}}]},
-        {"version": 999, "title": {}, "messages": {"length": -1}},
-    ],
+    sampled(
+        [
+            "{",
+            None,
+            [],
+            {},
+            {"messages": None, "title": None, "updated": "x"},
+            {"messages": [None, 1, {}, {"role": "alien"}, {"role": "assistant", "toolCalls": 3, "content": {"a": 1}}]},
+            {"version": 999, "title": {}, "messages": {"length": -1}},
+        ],
+        3,
+    ),
 )
 def test_rubbish_in_the_browsers_store(page: Page, rubbish: object) -> None:
     with site(page, ANSWERS, is_held=False) as server:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from cases import sampled
 from playwright.sync_api import Page, expect
 
 from page.chat import Chat
@@ -112,7 +113,7 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("name", sampled(ENDLESS, 3))
 def test_the_page_answers_while_a_hundred_thousand_characters_come(page: Page, name: str) -> None:
     with site(page, {"Go": ENDLESS[name]}, rate=500) as server:
         chat = Chat(page, server.url)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import sampled
 from playwright.sync_api import Locator, Page, expect
 
 import headrace
@@ -133,6 +134,10 @@ def drawer(chat: Chat, server: Site) -> None:
 
 
 STATES = (empty, full, calling, writing, editing, failed, settings, comparing, drawer)
+SIZES = {"wide": WIDE, "narrow": NARROW}
+STATES_IN_SIZES = [
+    pytest.param(state, size, id=f"{state.__name__}-{name}") for state in STATES for name, size in SIZES.items()
+]
 
 
 @contextmanager
@@ -157,8 +162,7 @@ def axe(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+@pytest.mark.parametrize(("state", "size"), sampled(STATES_IN_SIZES, 3))
 def test_a_state(page: Page, quiet: object, state: Callable[[Chat, Site], None], size: dict[str, int]) -> None:
     with in_state(page, state, size):
         assert page.evaluate(STICKS_OUT) == []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import sampled
 from playwright.sync_api import Page
 
 from page.conftest import Problems
@@ -78,17 +79,17 @@ def given(page: Page, *texts: str, options: dict[str, Any] | None = None) -> dic
     return shown
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", sampled(DOCUMENTS, 2))
 def test_each_moment_is_what_marked_makes_of_the_text_so_far(views: Page, name: str) -> None:
     assert views.evaluate("(text) => moments(text)", DOCUMENTS[name]) == []
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTS, *LATE])
+@pytest.mark.parametrize("name", sampled([*LATE, *DOCUMENTS], 2))
 def test_every_cut(views: Page, name: str) -> None:
     assert views.evaluate("(text) => cuts(text)", (DOCUMENTS | LATE)[name]) == []
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", sampled([1, 2, 3], 3))
 def test_texts_put_together_at_random(views: Page, seed: int) -> None:
     fuzz = "async (seed) => (await import('./harness/fuzz.js')).fuzz(seed, 300)"
     assert views.evaluate(fuzz, seed) == []
@@ -103,8 +104,7 @@ def test_real_documents(views: Page, path: str) -> None:
     assert given(views, *steps, text)["shown"] == wanted
 
 
-@pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("step", [37, 1913, 33333])
+@pytest.mark.parametrize(("step", "name"), sampled(product([37, 1913, 33333], LONG), 4))
 def test_a_long_text_is_the_same_however_it_came(views: Page, name: str, step: int) -> None:
     text = LONG[name] + "\n\nThe *end*."
     # The steps are small in one place, so that it does not take long.
@@ -230,7 +230,7 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("name", sampled(ENDLESS, 3))
 def test_a_hundred_thousand_characters(views: Page, name: str) -> None:
     """All of it is there, and what comes after is Markdown again. That no frame is long, bench/page.py says."""
     text = ENDLESS[name]
@@ -241,7 +241,7 @@ def test_a_hundred_thousand_characters(views: Page, name: str) -> None:
     assert shown["work"]["lexed"] <= shown["work"]["jobs"] * 20_000
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("name", sampled(LONG, 2))
 def test_what_one_update_costs_does_not_grow(views: Page, name: str) -> None:
     """A token more is lexed with the block that it belongs to, and only its item, row or line is drawn again."""
     most = views.evaluate("([text, step]) => costs(text, step)", [LONG[name][:18_000], 120])
