@@ -172,7 +172,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="the model to serve: a name or a path")
     parser.add_argument("--url", help="a headrace server that runs already; by default one is started")
     parser.add_argument("--threads", type=int, help="threads that headrace computes with; by default it chooses")
-    parser.add_argument("--peers-folder", type=Path, default=peers_folder(), help="the folder in which the peers are built")
+    parser.add_argument("--peers-folder", type=Path, default=peers_folder(), help="folder in which the peers are built")
     parser.add_argument("--speculation", action="store_true", help="let headrace guess tokens")
     parser.add_argument("--slots", type=int, default=8, help="how many streams `tuned` runs at once")
     parser.add_argument("--rounds", type=int, default=3)
