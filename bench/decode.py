@@ -2,10 +2,9 @@
 
     python bench/decode.py [--models smollm2 gemma3-270m] [--streams 1 4 8 16] [--tokens 96] [--rounds 5]
 
-The bare loop is the least that any Python program over llama.cpp can do: fill the batch, decode, take numpy's argmax of
-the rows. It has the same weights, the same context settings and the same number of threads, in a process of its own.
-Machines drift, so the two take turns, and the ratios are what counts: for each round the two neighbours in time are
-compared, and the median of those ratios is printed.
+The bare loop does the least that any Python program over llama.cpp must do: it fills the batch, decodes, and takes
+numpy's argmax of the rows. It runs in a process of its own, with the same weights, context settings and number of
+threads. Machines drift, so the two take turns. The ratio that is printed is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -29,14 +28,15 @@ from headrace.store import resolve
 
 N_CTX = 8192
 PROMPT_TOKENS = 16
-# Prompts are read one after another, so the first streams run for a while before the last: they are asked for more.
+# Prompts are read one after another, so the first streams start earlier than the last. This many further tokens keep
+# all of them running while they are measured.
 HEAD_START = 32
 
 
 def run_bare(ref: str, most: int, threads: int, pipe: Connection) -> None:
-    """The bare loop, a process of its own: answers each (prompts, tokens) with its tokens per second, until None.
+    """Run the bare loop as a process: answer each (prompts, tokens) with the tokens per second, until None comes.
 
-    Two in one process would slow each other down: see `LlamaRunner.warm_up`.
+    Two engines in one process would slow each other down: see `LlamaRunner.warm_up`.
     """
     model = LlamaModel.load(resolve(ref).path)
     context = LlamaContext(model, n_ctx=N_CTX, n_batch=512, n_seq_max=2 * most + 16, n_threads=threads)
@@ -46,7 +46,7 @@ def run_bare(ref: str, most: int, threads: int, pipe: Connection) -> None:
 
 
 def decode_bare(context: LlamaContext, prompts: list[list[int]], tokens: int) -> float:
-    """Greedy decoding of n sequences, with nothing around it: tokens per second of all together, without prefill."""
+    """Decode n sequences greedily; return the tokens per second of all together, without prefill."""
     n = len(prompts)
     context.clear()
     last = [prefill_bare(context, row, prompt) for row, prompt in enumerate(prompts)]
@@ -72,8 +72,8 @@ def prefill_bare(context: LlamaContext, row: int, prompt: list[int]) -> int:
 
 
 def run_headrace(model: Model, prompts: list[list[int]], tokens: int) -> float:
-    """Tokens per second that the readers saw, one thread each, while all of the streams were running."""
-    model._core.engine.clear_cache()  # the bare loop starts with an empty memory, too
+    """Return the tokens per second that the readers, a thread for each, saw while all streams were running."""
+    model._core.engine.clear_cache()  # the bare loop starts with an empty cache, too
     arrivals: list[list[float]] = [[] for _ in prompts]
 
     def read(prompt: list[int], times: list[float]) -> None:
@@ -127,7 +127,7 @@ def main() -> None:
                 bares: list[float] = []
                 ours: list[float] = []
                 for _ in range(options.rounds):
-                    # New prompts each time: what the prefix cache would save is not what is measured here.
+                    # New prompts each time, so that the prefix cache saves nothing.
                     prompts = random.integers(1000, 40000, (n, PROMPT_TOKENS)).tolist()
                     bare.send((prompts, options.tokens))
                     bares.append(bare.recv())

@@ -1,11 +1,11 @@
-"""How long a constrained stream waits for what may come next: one mask a token, for each model and kind of constraint.
+"""How long a constrained stream waits for its token mask at each token, by model and kind of constraint.
 
     python bench/grammar.py [--models smollm2 gemma3-270m] [--rounds 20]
 
-The text of each case is walked through token by token, as a model would write it, in rounds of its own; the first mask
-of the first round, in which the lexer is still to be built, and the compilation stand apart. The rest of the first
-round is counted in "first round", all others in the mean, the 99th percentile and the longest. Times are those
-of the processor, so that neighbours count for little, in microseconds; of the tokenizer and compiling in milliseconds.
+For each case, the matcher walks through a text token by token, as a model would write it, in several rounds. "compile"
+is the time to compile the grammar. "first round" is the longest mask of the first round, in which the lexer is still
+being built. The mean, the 99th percentile and the longest mask are taken over all later rounds. All times are processor
+times, which other processes hardly change: in microseconds, those of the tokenizer and of compiling in milliseconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Case = tuple[Callable[[Grammars], Grammar], str]
 
 
 def schema_case(schema: object, value: object) -> Case:
-    """A schema, and a value that is written in it."""
+    """Return a case of a schema and a value that fits it."""
     return lambda grammars: grammars.json_schema(schema), json.dumps(value, ensure_ascii=False)
 
 
@@ -65,7 +65,7 @@ CASES: dict[str, Case] = {
 
 
 def main() -> None:
-    """Measure, and print a table for each model."""
+    """Measure each model, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=["smollm2", "gemma3-270m"])
     parser.add_argument("--rounds", type=int, default=20)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(model: LlamaModel, rounds: int) -> None:
-    """One table."""
+    """Measure a model, and print its table."""
     grammars = Grammars.of(model)
     begin = time.thread_time()
     grammars.regex("a")
@@ -99,7 +99,7 @@ def measure(model: LlamaModel, rounds: int) -> None:
 
 
 def walk(grammar: Grammar, tokens: list[int]) -> tuple[list[float], list[float]]:
-    """Write the tokens: the time of each mask and of each acceptance, in microseconds."""
+    """Accept the tokens one by one; return the time of each mask and of each acceptance, in microseconds."""
     matcher = grammar.start()
     masks: list[float] = []
     accepts: list[float] = []

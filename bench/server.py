@@ -1,11 +1,11 @@
-"""`headrace serve` and other servers over HTTP, workload by workload, in one interleaved run.
+"""Compares `headrace serve` with other servers over HTTP, workload by workload, in one interleaved run.
 
     python bench/server.py [all | NAME | NAME=URL ...] [--model smollm2] [--rounds 3] [--only one eight ...] [--json]
 
-Streamed, greedy `/v1/completions`. The servers take turns, and each round has fresh prompts, the same for all. The
-table has medians, with the least and the most in brackets; its last column compares headrace with the best of the
-others: for each round the two neighbours in time are compared, and the median of those ratios is what counts.
-`in-process` compares the server with the same engine without one. README.md says what the peers are.
+All requests are streamed, greedy `/v1/completions`. The servers take turns. Each round has fresh prompts, the same for
+all servers. The table has medians, with the least and the most in brackets. Its last column compares headrace with the
+best of the others: the median of the rounds' ratios, each of two measurements that are neighbours in time.
+`in-process` compares the server with the same engine without a server. README.md describes the peers.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from server_workloads import ALONE, SWEEP, WORKLOADS, Metric, Prompts, Workload,
 OURS = "headrace"
 IN_PROCESS = "in-process"
 SWEEP_NAME = "sweep"
-# Cores that may be at work while all servers are idle, before it is said that the figures will be poor.
+# If more cores than this are busy while all servers are idle, a note says that the figures will be poor.
 QUIET = 0.1
 
-# For each metric of a workload, the values of each server, one a round.
+# For each metric of a workload and each server, the values of all rounds.
 Series = dict[Metric, dict[str, list[float | None]]]
 
 
 @contextmanager
 def serving(model: str, threads: int | None, *, speculation: bool) -> Iterator[str]:
-    """`headrace serve` as a process of its own; gives its URL."""
+    """Run `headrace serve` as a process; yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "headrace", "serve", model, "--host", "127.0.0.1", "--port", str(port)]
-    # The workloads' greedy texts go round in circles, which are easier to guess than what anybody asks for.
+    # The workloads' greedy texts go round in circles, which are easier to guess than real texts.
     command += [] if speculation else ["--no-speculation"]
     if threads is not None:
         command += ["--threads", str(threads)]
@@ -55,7 +55,7 @@ def serving(model: str, threads: int | None, *, speculation: bool) -> Iterator[s
 
 
 async def meet(target: Target) -> None:
-    """Learn a server's name for the model and which extras it takes, and warm it up."""
+    """Find out a server's name for the model and which extras it accepts, and warm it up."""
     url = target.place._replace(path=f"{target.place.path}/v1/models").geturl()
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
@@ -80,28 +80,28 @@ async def meet(target: Target) -> None:
 async def measure(
     workload: Workload, targets: Sequence[Any], seed: str, rounds: int, patience: float = PATIENCE
 ) -> Series:
-    """Run a workload on all servers in turn, several times."""
+    """Run a workload on all servers in turn, once a round."""
     series: Series = {}
     for number in range(rounds):
-        # Back and forth, so that nobody always comes after the same neighbour.
+        # Back and forth, so that no server always follows the same neighbour.
         for target in targets if number % 2 == 0 else reversed(targets):
             async with asyncio.timeout(patience):
                 values = await workload.run(target, Prompts(f"{seed} {workload.title} {number}"))
             for metric, value in values.items():
                 series.setdefault(metric, {}).setdefault(target.name, []).append(value)
-            await asyncio.sleep(0.1)  # its threads spin for a moment after their work
+            await asyncio.sleep(0.1)  # the server's threads spin for a moment after their work
     return series
 
 
 def ratio(series: dict[str, list[float | None]], name: str, other: str) -> float | None:
-    """How one compares with another, neighbour by neighbour in time."""
+    """Return the median of the rounds' ratios of one server to another."""
     pairs = zip(series[name], series[other], strict=True)
     ratios = [a / b for a, b in pairs if a is not None and b is not None]
     return statistics.median(ratios) if ratios else None
 
 
 def best(series: dict[str, list[float | None]], metric: Metric) -> str | None:
-    """Who of the others has the best median."""
+    """Return the server with the best median, headrace aside; None if nothing was measured."""
     medians = {
         name: statistics.median(found)
         for name, values in series.items()
@@ -113,7 +113,7 @@ def best(series: dict[str, list[float | None]], metric: Metric) -> str | None:
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """Median, least and most."""
+    """Format median, least and most."""
     found = [value for value in values if value is not None]
     if not found:
         return "-"
@@ -123,7 +123,7 @@ def cell(values: Sequence[float | None]) -> str:
 
 
 def show(workload: Workload, series: Series) -> None:
-    """A workload's part of the table."""
+    """Print a workload's part of the table."""
     names = list(next(iter(series.values())))
     rows = [["", *names, "to the best"]]
     for metric, values in series.items():
@@ -139,7 +139,7 @@ def show(workload: Workload, series: Series) -> None:
 
 
 def as_json(workload: Workload, series: Series) -> dict[str, Any]:
-    """The same for machines."""
+    """Return a workload's part of the JSON report."""
     metrics: dict[str, Any] = {}
     for metric, values in series.items():
         servers = {name: {"values": some, "median": _median(some)} for name, some in values.items()}
@@ -160,7 +160,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     allowed = [*WORKLOADS, SWEEP_NAME, *ALONE, IN_PROCESS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -169,12 +169,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="PEER",
         help=f"{', '.join(PEERS)} or all, to be built and started; or NAME=URL, which serves the same model",
     )
-    parser.add_argument("--model", default="smollm2", help="what `headrace serve` is started with")
-    parser.add_argument("--url", help="of a headrace that runs already; otherwise one is started")
-    parser.add_argument("--threads", type=int, help="that headrace computes with; otherwise, what it takes by itself")
-    parser.add_argument("--peers-folder", type=Path, default=peers_folder(), help="where the peers are built")
+    parser.add_argument("--model", default="smollm2", help="the model to serve: a name or a path")
+    parser.add_argument("--url", help="a headrace server that runs already; by default one is started")
+    parser.add_argument("--threads", type=int, help="threads that headrace computes with; by default it chooses")
+    parser.add_argument("--peers-folder", type=Path, default=peers_folder(), help="folder in which the peers are built")
     parser.add_argument("--speculation", action="store_true", help="let headrace guess tokens")
-    parser.add_argument("--slots", type=int, default=8, help="streams that `tuned` runs at once")
+    parser.add_argument("--slots", type=int, default=8, help="how many streams `tuned` runs at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only",
@@ -183,9 +183,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help=", ".join(allowed),
     )
-    parser.add_argument("--no-sweep", action="store_true", help="leave the sweep out")
+    parser.add_argument("--no-sweep", action="store_true", help="skip the sweep")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument("--svg", type=Path, help="where to draw the sweep")
+    parser.add_argument("--svg", type=Path, help="the file into which the sweep is drawn")
     options = parser.parse_args(arguments)
     options.only = [name for name in options.only or allowed if name != SWEEP_NAME or not options.no_sweep]
     unknown = set(options.only) - set(allowed)
@@ -209,10 +209,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def run(options: argparse.Namespace, url: str, peers: dict[str, str]) -> None:
-    """Measure, and print."""
+    """Run the workloads, and print the table or the report."""
     wanted = options.only
     targets = [Target(OURS, url), *(Target(*peer) for peer in peers.items())]
-    seed = secrets.token_hex(8)  # others may remember the prompts of the last run
+    seed = secrets.token_hex(8)  # fresh in each run, since a server may have cached the prompts of the last one
     for target in targets:
         await meet(target)
     async with AsyncExitStack() as stack:
@@ -259,7 +259,7 @@ async def run(options: argparse.Namespace, url: str, peers: dict[str, str]) -> N
 
 def main() -> None:
     options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped on SIGTERM as well
     with ExitStack() as stack:
         url = options.url or stack.enter_context(
             serving(options.model, options.threads, speculation=options.speculation)

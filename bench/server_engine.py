@@ -1,4 +1,4 @@
-"""The engine without a server: a process of its own that runs the streams of a workload, with a reader for each."""
+"""`InProcess`: the engine without a server, in a process that runs a workload's streams with a thread for each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["InProcess"]
 
 
 class InProcess:
-    """Takes the place of a `Target` where streams are run to their ends.
+    """Stands in for a `Target` in workloads that run streams to their ends.
 
     Args:
-        pipe: leads to the process with the engine.
+        pipe: the connection to the process with the engine.
     """
 
     name = "in-process"
@@ -30,7 +30,7 @@ class InProcess:
     @classmethod
     @asynccontextmanager
     async def started(cls, ref: str, threads: int | None) -> AsyncIterator[InProcess]:
-        """Load the model in a process, and end that afterwards."""
+        """Load the model in a new process, and end the process afterwards."""
         spawn = multiprocessing.get_context("spawn")
         pipe, far_end = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(ref, threads, far_end), daemon=True)
@@ -44,13 +44,13 @@ class InProcess:
             await asyncio.to_thread(process.join)
 
     async def read_all(self, prompts: Sequence[str], max_tokens: int) -> list[Reading]:
-        """Run all of them at once, and wait for their ends."""
+        """Run a stream for each prompt, all at once, and wait for their ends."""
         self._pipe.send((prompts, max_tokens))
         return await asyncio.to_thread(self._pipe.recv)
 
 
 def _serve(ref: str, threads: int | None, pipe: Connection) -> None:
-    from headrace import Model  # the load generator, which imports this module, has no need of it
+    from headrace import Model  # imported here, since the load generator also imports this module
 
     with Model.load(ref, n_threads=threads) as model:
 

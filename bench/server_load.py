@@ -1,6 +1,6 @@
-"""The load generator: streamed completions over bare sockets, timed as bytes arrive and parsed when all is over.
+"""The load generator: `Target` sends streamed completions over bare sockets, `Answer` times and later parses the bytes.
 
-It shares the cores with the servers that it measures, so while one runs it does nothing but note what came when.
+It shares the cores with the measured servers. So while a stream runs, it only records which bytes arrived when.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, cast
 
 __all__ = ["Answer", "Reading", "Target", "decode_speed", "speed", "ttft", "worst_gap"]
 
-# Asked of every server that takes it: otherwise a stream may end before it was measured, or its tokens be guessed.
+# Sent to every server that accepts them. Without these, a stream may end early, and its tokens are only estimated.
 EXTRAS = {"ignore_eos": True, "stream_options": {"include_usage": True}}
 
 
@@ -30,10 +30,10 @@ class Target:
     """A server.
 
     Args:
-        name: what it is called in the table.
-        url: where it listens, with or without a final /v1.
+        name: its name in the table.
+        url: its address, with or without a final /v1.
         model: its name for the model.
-        extras: what of EXTRAS it takes.
+        extras: the fields of EXTRAS that it accepts.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Target:
 
     @cached_property
     def place(self) -> urllib.parse.SplitResult:
-        """The URL without /v1, in parts."""
+        """The parts of the URL without /v1."""
         place = urllib.parse.urlsplit(self.url.rstrip("/").removesuffix("/v1"))
         if place.scheme != "http" or place.hostname is None:
             raise SystemExit(f"{self.name} is {self.url!r}; allowed: http://HOST:PORT")
         return place
 
     async def ask(self, prompt: str, max_tokens: int, *, is_read: bool = True) -> Answer:
-        """Send a greedy, streamed completion, on a connection of its own.
+        """Send a greedy, streamed completion on a new connection.
 
         Args:
-            prompt: what to continue.
-            max_tokens: how far.
-            is_read: whether what comes is read; otherwise next to nothing of it is even taken from the network.
+            prompt: the text to continue.
+            max_tokens: how many tokens to generate.
+            is_read: whether to read the answer. If not, a tiny receive buffer makes the server's socket fill up.
         """
         fields = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         body = json.dumps({**fields, **self.extras}).encode()
@@ -78,7 +78,7 @@ class Target:
         return answer
 
     async def metrics(self) -> dict[str, float]:
-        """What /metrics says, as headrace names it, all models together."""
+        """Return headrace's /metrics by name, added up over all models."""
         url = self.place._replace(path=f"{self.place.path}/metrics").geturl()
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
         values: dict[str, float] = {}
@@ -90,23 +90,23 @@ class Target:
         return values
 
     async def ask_all(self, prompts: Sequence[str], max_tokens: int) -> list[Answer]:
-        """Send all of them at once."""
+        """Send all prompts at once."""
         return list(await asyncio.gather(*(self.ask(prompt, max_tokens) for prompt in prompts)))
 
     async def read_all(self, prompts: Sequence[str], max_tokens: int) -> list[Reading]:
-        """Send all of them at once, and wait for their ends."""
+        """Send all prompts at once, and wait for the ends of the answers."""
         return [await answer.reading() for answer in await self.ask_all(prompts, max_tokens)]
 
 
 @dataclass
 class Reading:
-    """What a reader saw of a stream.
+    """The times, tokens and text of a stream, as its reader saw them.
 
     Args:
-        sent: when it was asked for.
-        times: when each chunk with text came.
-        num_tokens: how many tokens it had.
-        text: all of it.
+        sent: when the request was sent.
+        times: when each chunk with text arrived.
+        num_tokens: how many tokens the stream had.
+        text: the whole text.
     """
 
     sent: float
@@ -116,17 +116,17 @@ class Reading:
 
 
 class Answer(asyncio.Protocol):
-    """A request on its way, and what came back so far.
+    """A request that is running, and the bytes that came back so far.
 
     Args:
-        name: the server's, for errors.
+        name: the server's name, for errors.
         request: the bytes to send.
-        max_tokens: what it asks for.
+        max_tokens: the request's `max_tokens`.
     """
 
     def __init__(self, name: str, request: bytes, max_tokens: int) -> None:
         self.sent = time.perf_counter()
-        self.num_events = 0  # about: a text may say "data:", too
+        self.num_events = 0  # approximate, since a text may contain "data:", too
         self._name = name
         self._request = request
         self._max_tokens = max_tokens
@@ -134,10 +134,10 @@ class Answer(asyncio.Protocol):
         self._is_over = asyncio.Event()
         self._transport: asyncio.Transport | None = None
 
-    # What the event loop calls.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is not a subclass
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
@@ -147,20 +147,20 @@ class Answer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over.set()
 
-    # What the workloads call.
+    # Called by the workloads.
 
     @property
     def is_over(self) -> bool:
-        """Whether its connection is closed."""
+        """Whether the connection is closed."""
         return self._is_over.is_set()
 
     def leave(self) -> None:
-        """Close the connection, whatever was to come."""
+        """Close the connection at once."""
         assert self._transport is not None
         self._transport.abort()
 
     async def reading(self) -> Reading:
-        """Wait for the end, and read it all.
+        """Wait for the end, and parse the whole answer.
 
         Raises:
             RuntimeError: the server did not answer with a stream of tokens.
@@ -183,14 +183,14 @@ class Answer(asyncio.Protocol):
                     texts.append(choice["text"])
         if not reading.times:
             raise RuntimeError(f"{self._name} sent no text")
-        if num_tokens is None:  # a chunk may hold several
+        if num_tokens is None:  # no usage; the number of chunks is a lower bound, since a chunk may hold several tokens
             num_tokens = self._max_tokens if finish_reason == "length" else len(texts)
         reading.num_tokens = num_tokens
         reading.text = "".join(texts)
         return reading
 
     def _data(self) -> Iterator[tuple[float, bytes]]:
-        """The data of each event, and when it had come."""
+        """Yield the data of each event with the time at which it was complete."""
         rest = b""
         for at, piece in self._body():
             *lines, rest = (rest + piece).split(b"\n")
@@ -222,13 +222,13 @@ class Answer(asyncio.Protocol):
 
 
 def speed(readings: Sequence[Reading]) -> float:
-    """Tokens per second of all together, from the first request to the last token."""
+    """Return the tokens per second of all streams together, from the first request to the last token."""
     seconds = max(one.times[-1] for one in readings) - min(one.sent for one in readings)
     return sum(one.num_tokens for one in readings) / seconds
 
 
 def decode_speed(readings: Sequence[Reading]) -> float | None:
-    """Tokens per second of all together while all were running; None where they never were."""
+    """Return the tokens per second of all streams together while all ran; None if they never all ran."""
     begin = max(one.times[0] for one in readings)
     end = min(one.times[-1] for one in readings)
     if end <= begin:
@@ -237,11 +237,11 @@ def decode_speed(readings: Sequence[Reading]) -> float | None:
 
 
 def worst_gap(readings: Sequence[Reading]) -> float | None:
-    """The longest time that one of them waited for a token after its first one; None where none had two."""
+    """Return the longest time between two tokens of a stream; None if no stream had two tokens."""
     gaps = [after - before for one in readings for before, after in itertools.pairwise(one.times)]
     return max(gaps, default=None)
 
 
 def ttft(readings: Sequence[Reading]) -> float:
-    """The median of the times to the first token, in seconds."""
+    """Return the median of the times to the first token, in seconds."""
     return statistics.median(one.times[0] - one.sent for one in readings)

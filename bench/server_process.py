@@ -16,12 +16,12 @@ __all__ = ["PATIENCE", "free_port", "started"]
 
 # Seconds that a server has for loading its model, and for a workload.
 PATIENCE = 120
-# Seconds that it has for its end before it is killed.
+# Seconds that a server has to end before it is killed.
 _LAST_WORDS = 10
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -29,10 +29,10 @@ def free_port() -> int:
 
 @contextmanager
 def started(name: str, command: Sequence[str | Path], port: int, ready: str) -> Iterator[str]:
-    """A server that answers a GET of the path `ready` with 200; gives its URL, and stops it in the end.
+    """Start a server, wait until a GET of the path `ready` answers 200, yield its URL, and stop it in the end.
 
     Raises:
-        SystemExit: it ended, or did not answer in time; with the end of what it wrote.
+        SystemExit: the server ended or did not answer in time; the message has the end of its log.
     """
     url = f"http://127.0.0.1:{port}"
     with (

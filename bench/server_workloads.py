@@ -1,4 +1,4 @@
-"""The workloads of the server bench: each asks one server for something, and says what its user felt."""
+"""The workloads of the server bench: each sends requests to one server, and returns metrics as its user sees them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
     "note",
 ]
 
-# Each is one token with a space before it, for SmolLM2 and Gemma, and greedy decoding goes on with more of them: no
-# stream comes to an end of its own, not even where a server cannot be told to ignore it.
+# With a space before it, each word is one token of SmolLM2 and Gemma. Greedy decoding goes on with more such words, so
+# no stream ends by itself, not even on a server without `ignore_eos`.
 _WORDS = (
     "time year people way day man thing woman life child world school state family student group country problem hand "
     "part place case week company system program question work government number night point home water room mother "
@@ -39,18 +39,18 @@ _WORDS = (
     "interest death experience effect road"
 )
 
-# Tokens that a stream of a workload about speed gets.
+# Tokens of each stream in the workloads about speed.
 TOKENS = 96
-# Words of the prompts of streams of which no more is said.
+# Words of a short, a long and a shared prompt.
 SHORT = 100
 LONG = 1800
 SHARED = 900
-# A stream that runs while a long prompt arrives must not end before that has its first token.
+# Tokens of a stream that runs while a long prompt arrives: enough to outlast the long prompt's first token.
 TOKENS_BESIDE_LONG = 256
 TURNS = 6
-# Tokens of a stream that nobody reads: more than all the buffers on its way hold.
+# Tokens of a stream that nobody reads: more than all buffers between engine and client hold.
 TOKENS_UNREAD = 1500
-# Streams that are opened and abandoned, how many at once, and how many before the first look at the memory.
+# Streams that are opened and abandoned, how many at once, and how many before memory is first measured.
 ABANDONED = 1000
 ABANDONED_AT_ONCE = 16
 ABANDONED_BEFORE = 200
@@ -65,18 +65,18 @@ class Metric(NamedTuple):
 
 
 class Prompts:
-    """Fresh prompts; the same seed gives the same ones, to each server of a round."""
+    """Makes random prompts. The same seed makes the same prompts, for each server of a round."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
         self._words = _WORDS.split()
 
     def words(self, count: int) -> str:
-        """So many words."""
+        """Return a prompt of `count` words."""
         return " ".join(self._random.choices(self._words, k=count))
 
     def several(self, num_prompts: int, count: int) -> list[str]:
-        """So many prompts of so many words."""
+        """Return `num_prompts` prompts of `count` words each."""
         return [self.words(count) for _ in range(num_prompts)]
 
 
@@ -85,11 +85,11 @@ Values = dict[Metric, float | None]
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to measure.
+    """Requests to send, and metrics to measure.
 
     Args:
-        title: what is done.
-        run: does it once and gives a value for each metric; None where there is none.
+        title: what the workload does, for the table.
+        run: runs the workload once, and returns a value for each metric; None if there is none.
     """
 
     title: str
@@ -102,7 +102,7 @@ _TTFT = Metric("p50 TTFT", "s", False)
 
 
 def note(text: str) -> None:
-    """Say something beside the table."""
+    """Print a note to standard error."""
     print(f"note: {text}", file=sys.stderr)
 
 
@@ -114,7 +114,7 @@ def _speeds(target: Target, readings: list[Reading]) -> Values:
 
 
 def at_once(num_streams: int) -> Workload:
-    """So many streams at once."""
+    """Return the workload of `num_streams` streams at once."""
 
     async def run(target: Target, prompts: Prompts) -> Values:
         readings = await target.read_all(prompts.several(num_streams, SHORT), TOKENS)
@@ -140,7 +140,7 @@ async def _long_prompt(target: Target, prompts: Prompts) -> Values:
     ]
     if min(one.times[-1] for one in readings) < end:
         note(f"{target.name}: a stream ended before the long prompt had its first token")
-    if num_running < len(running):  # the long prompt waits, too, and disturbs nobody
+    if num_running < len(running):  # the long prompt waited for a free slot, and disturbed nobody
         note(f"{target.name}: ran {num_running} streams at once, so it has no gap to compare")
         gaps = []
     worst, late_ttft = Metric("worst gap of a running stream", "s", False), Metric("TTFT of the long one", "s", False)
@@ -148,7 +148,7 @@ async def _long_prompt(target: Target, prompts: Prompts) -> Values:
 
 
 async def _until_running(answers: list[Answer]) -> int:
-    """Wait until all run, or, where a server runs fewer at once, until one of them is far ahead: how many run."""
+    """Wait until all streams run, or one is far ahead because the server runs fewer; return how many run."""
     num_running = ahead = 0
     while num_running < len(answers):
         before, num_running = num_running, sum(answer.num_events >= 4 for answer in answers)
@@ -174,7 +174,7 @@ async def _abandoned(target: Target, prompts: Prompts) -> Values:
         note(f"{target.name}: {LONG} words were read within 0.4 s, so there was nothing to abandon")
     abandoned.leave()
     reading = await (await target.ask(prompts.words(12), 16)).reading()
-    await _settle()  # some go on with what nobody waits for
+    await _settle()  # some servers go on with the abandoned prompt
     return {Metric("TTFT of the next", "s", False): ttft([reading])}
 
 
@@ -201,7 +201,7 @@ async def _beside_busy(target: Target, prompts: Prompts) -> Values:
 
 
 async def _slow_reader(target: Target, prompts: Prompts) -> Values:
-    """The others' speed beside a stream that is not read, and beside one that is."""
+    """Measure the speed of 7 streams beside an eighth that is read, and beside one that is not read."""
     speeds: list[float | None] = []
     for is_read in (True, False):
         eighth = await target.ask(prompts.words(SHORT), TOKENS if is_read else TOKENS_UNREAD, is_read=is_read)
@@ -222,7 +222,7 @@ async def _slow_reader(target: Target, prompts: Prompts) -> Values:
 
 
 async def _abandoned_often(target: Target, prompts: Prompts) -> Values:
-    """What is left of streams that were opened and abandoned, half of them before their first token."""
+    """Measure the memory left by streams that were abandoned, half of them before their first token."""
 
     async def abandon(count: int) -> None:
         for begin in range(0, count, ABANDONED_AT_ONCE):
@@ -258,7 +258,7 @@ async def _abandoned_often(target: Target, prompts: Prompts) -> Values:
 
 
 def _sweep_of(num_streams: int) -> Workload:
-    """A point of each line of the sweep."""
+    """Return the workload for one number of streams of the sweep."""
 
     async def run(target: Target, prompts: Prompts) -> Values:
         readings = await target.read_all(prompts.several(num_streams, SHORT), TOKENS)
@@ -272,21 +272,21 @@ def _sweep_of(num_streams: int) -> Workload:
 
 
 async def _settle(limit: float = 5.0) -> None:
-    """Wait until the machine does nothing, for so many seconds at most."""
+    """Wait until the machine is idle, for at most `limit` seconds."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline and await busy_cores(0.25) > 0.2:
         pass
 
 
 async def busy_cores(seconds: float) -> float:
-    """How many cores of the machine were at work, on the average of so many seconds."""
+    """Return how many cores of the machine were busy, on average over `seconds`."""
     before, begin = _worked(), time.monotonic()
     await asyncio.sleep(seconds)
     return (_worked() - before) / (time.monotonic() - begin)
 
 
 def _worked() -> float:
-    """Seconds that all cores of the machine have worked since it was started."""
+    """Return the seconds for which the machine's cores were busy since its start."""
     with open("/proc/stat") as stat:
         user, nice, system, _idle, _iowait, irq, softirq, *_ = (int(value) for value in stat.readline().split()[1:])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
@@ -304,10 +304,10 @@ WORKLOADS: dict[str, Workload] = {
     "slow-reader": Workload("7 streams beside an eighth that is read, and beside one that is not", _slow_reader),
 }
 
-# The numbers of streams of the sweep, which is measured one after another and shown as one.
+# The parts of the sweep, measured one after another and shown as one workload.
 SWEEP = [_sweep_of(num_streams) for num_streams in (1, 2, 4, 8, 16)]
 
-# What only headrace is asked, once: others do not tell what they have left.
+# Run on headrace only, once: the other servers do not report their memory and KV use.
 ALONE: dict[str, Workload] = {
     "abandoned-often": Workload(f"{ABANDONED:,} streams opened and abandoned", _abandoned_often),
 }

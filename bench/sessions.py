@@ -1,10 +1,10 @@
-"""Time to the first token of a prompt whose history comes from a session file, against computing the history.
+"""Time to the first token after loading a history from a session file, against computing the history.
 
     python bench/sessions.py [--models gemma3-270m] [--tokens 4000] [--rounds 3] [--json]
 
-Three ways to go on with a history of so many tokens: `compute` it; `load` a file that was saved before, and then ask;
-and ask where it is `cached` still. The time of `load` is from the call of `Context.load` to the first token; `put` is
-its share before the question. The ways take turns; the median of the rounds is printed, with the least and the most.
+There are three ways to continue a history of `--tokens` tokens: `compute` it; `load` it from a session file; or find it
+`cached` in the prefix cache. The time of `load` is from the call of `Context.load` to the first token; `put` is that of
+`Context.load` alone. The ways take turns. Printed are the median of the rounds, the least and the most.
 """
 
 from __future__ import annotations

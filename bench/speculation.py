@@ -2,11 +2,9 @@
 
     python bench/speculation.py [--models gemma3-270m smollm2] [--rounds 5] [--tokens 160] [--json]
 
-The tasks are texts to copy, code to edit and lists to go on with, where earlier text says much of what comes, and
-chats and stories, where it says little. Decoding is greedy. For each round the two neighbours in time are compared; the
-median of their ratios is printed, with the lowest and the highest, and what share of the guesses came true.
-
-Times are those between the first and the last token.
+The tasks are of two kinds. Copying texts, editing code and continuing lists repeat earlier text; chats and stories do
+not. Decoding is greedy. The two ways take turns. Printed are the median of the rounds' ratios, the lowest and the
+highest, and the share of the guesses that were right. Times are from the first to the last token.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ OBJECTS = "\n".join(
     json.dumps(dict(zip(("name", "city", "born"), person.split(", "), strict=True))) for person in PEOPLE
 )
 
-# Name of the task, whether it copies, and its prompt; a base model goes on with it, a chat model answers it.
+# The task's name, whether it copies, and its prompt. A base model continues the prompt, a chat model answers it.
 COMPLETIONS = (
     ("copy a text", True, f"{STORY}\n\n{STORY}\n\n"),
     (
@@ -72,7 +70,7 @@ CHATS = (
 
 @dataclass
 class Row:
-    """What came of one task: speeds in tokens per second."""
+    """The figures of one task. Speeds are in tokens per second."""
 
     model: str
     task: str
@@ -87,7 +85,7 @@ class Row:
 
 
 def main() -> None:
-    """Measure, and print a table, or JSON."""
+    """Measure all models, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["gemma3-270m", "smollm2"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -118,7 +116,7 @@ def main() -> None:
 
 
 def measure(model: Model, ref: str, task: str, copies: bool, text: str, options: argparse.Namespace) -> Row:
-    """One task: rounds of the two in turn."""
+    """Measure one task: rounds without and with speculation, in turn."""
     speeds: dict[str, list[float]] = {"off": [], "auto": []}
     before = model.metrics
     for _ in range(options.rounds):
@@ -135,7 +133,7 @@ def measure(model: Model, ref: str, task: str, copies: bool, text: str, options:
 
 
 def decode(model: Model, text: str, speculation: str, tokens: int) -> float:
-    """Tokens per second from the first token on; the prompt is cached after the first round."""
+    """Return the tokens per second from the first token on. The prompt is cached after the first round."""
     settings = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "timeout_ms": 0, "buffer_size": 10_000}
     if model.name.startswith("gemma"):
         stream = model.generate_stream(text, speculation=speculation, **settings)
@@ -145,7 +143,7 @@ def decode(model: Model, text: str, speculation: str, tokens: int) -> float:
 
 
 def teach(model: Model) -> None:
-    """Let the engine see what a step with more rows costs; it makes no guess before it has."""
+    """Let the engine measure the cost of steps with more rows. It makes no guesses before it knows them."""
     for n in (1, 2, 3, 4, 6, 8, 12, 16):
         settings = {"max_tokens": 40, "ignore_eos": True, "timeout_ms": 0, "speculation": "off", "buffer_size": 10_000}
         streams = [model.generate_stream(f"{number} and", **settings) for number in range(n)]

@@ -2,10 +2,10 @@
 
     python bench/startup.py [--models smollm2 gemma3-270m] [--rounds 20] [--threads N] [--json]
 
-Each is a process of its own, and all take turns. `to the first byte` is from the start of the process until its first
-byte of text came through a pipe; `processor` is what the process has used of the processor when it ended, which a busy
-machine changes less. What `python -c pass` takes is in every line but stands apart, too. The bytecode is compiled in a
-first round, which does not count.
+Each command is a process, and the commands take turns. `to the first byte` is the time from the start of the process
+until its first byte of text came through a pipe. `processor` is the processor time of the whole process, which a busy
+machine changes less. Every line includes the time of `python -c pass`, which also has a line of its own. A first round,
+which does not count, compiles the bytecode.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Values = dict[str, list[float]]
 
 
 def start(arguments: Sequence[str]) -> dict[str, float]:
-    """Run a command of this Python to its end: the seconds until its first byte, or its end, and of the processor."""
-    # Where no bytecode is kept, half of what is measured would be the compiler.
+    """Run Python with the arguments; return the seconds until its first byte or its end, and its processor time."""
+    # Without stored bytecode, half of the measured time would be compiling.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, env=environment) as process:
@@ -41,7 +41,7 @@ def start(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def measure(cases: dict[str, list[str]], rounds: int) -> dict[str, Values]:
-    """The cases in turn, so many times, after a first time that does not count."""
+    """Run the cases in turn, for `rounds` rounds, after a first round that does not count."""
     values: dict[str, Values] = {name: {} for name in cases}
     for number in range(rounds + 1):
         for name, arguments in cases.items():
@@ -55,14 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["smollm2", "gemma3-270m"])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, help="that compute; otherwise what headrace takes by itself")
+    parser.add_argument("--threads", type=int, help="threads that compute; by default headrace chooses")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; allowed: at least 1")
     cases = {"python -c pass": ["-c", "pass"], "import headrace": ["-c", "import headrace"]}
     for model in options.models:
-        # Greedy, so that the first token is never the last; a base model has no chat template.
+        # Greedy, so that the first token is never the end. A base model has no chat template, so it gets --raw.
         command = ["run", model, "hi", "--max-tokens", "1", "--temperature", "0"]
         command += [] if options.threads is None else ["--threads", str(options.threads)]
         command += ["--raw"] if "gemma" in model else []
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def report(values: dict[str, Values]) -> dict[str, Any]:
-    """The same for machines, in seconds."""
+    """Return the JSON report, in seconds."""
     return {
         name: {what: {"median": statistics.median(times), "values": times} for what, times in series.items()}
         for name, series in values.items()

@@ -1,4 +1,4 @@
-"""Early stopping: four ways to end a generation before `max_tokens`. Each takes effect within a step of the model.
+"""Early stopping: four ways to end a generation before `max_tokens`. Each takes effect within one step of the model.
 
 Run it: `python examples/early_stopping.py [model]`
 """
@@ -10,23 +10,23 @@ import sys
 
 from headrace import Model, StreamConfig, Token
 
-# A plain prompt is continued, where a chat would be answered.
+# `generate_stream` continues a prompt; `chat_stream` would answer it.
 PROMPT = "Rivers of Europe:\n- the Rhine\n- the Danube\n"
 
 
 def after_three_items(model: Model) -> str:
-    """Leave the loop: that ends the generation, and frees its memory."""
+    """Leave the loop, which ends the generation and frees its memory."""
     text = ""
     for token in model.generate_stream(PROMPT):
         text += token.text
-        # Look at all of the text and not at the token: what you wait for may lie across two of them.
+        # Search the whole text and not the last token: the pattern may span two tokens.
         if len(re.findall(r"^- .*\n", text, re.MULTILINE)) == 3:
             break
     return text
 
 
 def after_the_first_sentence(model: Model) -> str:
-    """Return False from the callback of `generate_streaming`, which gives a result with counts and times as well."""
+    """Return False from the callback of `generate_streaming`. The call returns a result with counts and times."""
     text = ""
 
     def goes_on(token: Token) -> bool:
@@ -40,7 +40,7 @@ def after_the_first_sentence(model: Model) -> str:
 
 
 def before_a_string(model: Model) -> str:
-    """Where it is only a string to stop at, the engine looks for it, and emits no character of it."""
+    """Give the engine strings to stop at. It emits no character of them."""
     prompt = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
     result = model.generate(prompt, stop_sequences=["\n", "Q:"])
     print(f"[{result.finish_reason}: {result.stop_sequence!r}]")
@@ -48,7 +48,7 @@ def before_a_string(model: Model) -> str:
 
 
 def when_told_to(model: Model) -> str:
-    """Call `cancel()`, from any thread. The loop still gets what was generated until then; it ends without an error."""
+    """Call `cancel()` from any thread. The loop still gets the tokens generated so far, and ends without an error."""
     text = ""
     stream = model.generate_stream("Once upon a time", buffer_size=4)
     for token in stream:

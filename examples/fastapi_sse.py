@@ -1,10 +1,10 @@
-"""Server-sent events with FastAPI: an answer arrives piece by piece, and whoever hangs up ends it.
+"""Server-sent events with FastAPI: the answer arrives piece by piece, and a client that hangs up ends the generation.
 
     pip install 'headrace[server]'
     python examples/fastapi_sse.py [model]
     curl -N http://127.0.0.1:8000/generate --json '{"prompt": "Why is the sky blue?"}'
 
-`headrace serve` is the finished server, with OpenAI's endpoints. This is what it takes to build one of your own.
+`headrace serve` is a complete server with OpenAI's endpoints. This example shows how to build your own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from headrace import (
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any], None]:
-    """One model for all requests: loaded before the first, closed after the last. Its streams decode together."""
+    """Load one model before the first request, and close it after the last. Its streams decode together."""
     async with await AsyncModel.load(app.state.model) as model:
         yield {"model": model}  # every request finds it in request.state
 
@@ -47,7 +47,7 @@ app.state.model = "smollm2"
 
 
 class Question(BaseModel):
-    """The body of a request. What is out of range, the engine itself refuses: see `refused`."""
+    """The body of a request. The engine refuses values that are out of range: see `refused`."""
 
     prompt: str
     max_tokens: int = 200
@@ -55,18 +55,18 @@ class Question(BaseModel):
 
 
 async def generation(question: Question, request: Request) -> AsyncGenerator[AsyncTokenStream, None]:
-    """A stream that lives as long as its request: what is behind the `yield` runs when the response is over."""
+    """Yield a stream that lives as long as its request. The code after `yield` runs when the response is over."""
     model: AsyncModel = request.state.model
     async with model.generate_stream(
         question.prompt,
-        system_prompt="You are a helpful assistant.",  # makes the prompt a chat's first message
+        system_prompt="You are a helpful assistant.",  # makes the prompt the first message of a chat
         max_tokens=question.max_tokens,
         temperature=question.temperature,
-        buffer_size=32,  # tokens that may wait for a slow client; then its generation pauses, and no other
+        buffer_size=32,  # when this many tokens wait for a slow client, its generation pauses
         timeout_ms=60_000,
     ) as stream:
-        # The body has been read, so the next thing to receive is that the client has left. It may do so at any time,
-        # also while its request is still queued, or its prompt is being read.
+        # The body has been read, so the next message can only say that the client has left. The client may leave at
+        # any time, also while its request is queued or its prompt is being read.
         leaving = asyncio.ensure_future(request.receive())
         leaving.add_done_callback(lambda _: stream.cancel())
         try:
@@ -77,37 +77,37 @@ async def generation(question: Question, request: Request) -> AsyncGenerator[Asy
 
 @app.post("/generate")
 async def generate(stream: Annotated[AsyncTokenStream, Depends(generation)]) -> StreamingResponse:
-    """Streams the answer."""
-    # What cannot be generated fails with the first token. Waiting for it here, errors still become HTTP statuses.
+    """Stream the answer."""
+    # Wait for the first tokens here: errors before them can still become HTTP statuses.
     tokens = await stream.read()
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is for nginx
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second header is for nginx
     return StreamingResponse(events(stream, tokens), media_type="text/event-stream", headers=headers)
 
 
 async def events(stream: AsyncTokenStream, tokens: list[Token]) -> AsyncIterator[str]:
-    """The tokens, then how it ended. Each step of the engine is one write."""
+    """Yield the tokens, then the end. Each step of the engine is one write."""
     try:
         while tokens:
-            # Here Starlette waits until the client's socket takes more; nothing is read meanwhile.
+            # Starlette resumes this generator when the client's socket takes more. Until then nothing is read.
             yield "".join(event({"text": token.text}) for token in tokens if token.text)
             tokens = await stream.read()
         result = await stream.result()
         yield event({"finish_reason": result.finish_reason, "tokens": result.tokens_used}, name="done")
-    except HeadraceError as error:  # too late for a status
+    except HeadraceError as error:  # too late for an HTTP status
         yield event({"message": str(error)}, name="error")
 
 
 def event(data: dict[str, object], name: str = "message") -> str:
-    """One event. JSON has no line breaks, which would end an event early."""
+    """Format one event. A line break would end it early; JSON contains none."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
 @app.exception_handler(HeadraceError)
 async def refused(_request: Request, error: HeadraceError) -> JSONResponse:
-    """What went wrong before the first token, as a status."""
+    """Turn an error before the first token into an HTTP status."""
     headers: dict[str, str] = {}
     match error:
-        case InvalidRequestError():  # also a prompt that is too long
+        case InvalidRequestError():  # includes a prompt that is too long
             status = 400
         case QueueFullError():
             status, headers["Retry-After"] = 429, str(math.ceil(error.retry_after))

@@ -1,4 +1,4 @@
-"""A WebSocket with FastAPI: several answers at once on one socket, each of which can be cancelled.
+"""A WebSocket with FastAPI: several answers at once on one socket, and each can be cancelled.
 
     pip install 'headrace[server]'
     python examples/fastapi_websocket.py [model]
@@ -10,7 +10,7 @@
     > {"type": "cancel", "id": "a"}
     < {"type": "error", "id": "a", "message": "..."}
 
-`headrace serve --websocket` is the finished server. This is what it takes to build one of your own.
+`headrace serve --websocket` is a complete server. This example shows how to build your own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headrace import AsyncModel, AsyncTokenStream, Context, HeadraceError
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any], None]:
-    """One model for all sockets: loaded before the first, closed after the last. Its streams decode together."""
+    """Load one model before the first socket, and close it after the last. Its streams decode together."""
     async with await AsyncModel.load(app.state.model) as model:
         yield {"model": model}  # every socket finds it in websocket.state
 
@@ -42,7 +42,7 @@ app.state.model = "smollm2"
 
 
 class Generate(BaseModel):
-    """Asks for an answer, under a name of the client's choice."""
+    """A frame that asks for an answer, with an id that the client chooses."""
 
     type: Literal["generate"]
     id: str
@@ -51,7 +51,7 @@ class Generate(BaseModel):
 
 
 class Cancel(BaseModel):
-    """Ends one."""
+    """A frame that ends an answer."""
 
     type: Literal["cancel"]
     id: str
@@ -62,24 +62,24 @@ FRAME: TypeAdapter[Generate | Cancel] = TypeAdapter(Annotated[Generate | Cancel,
 
 @app.websocket("/ws")
 async def talk(websocket: WebSocket) -> None:
-    """One socket, until the client leaves."""
+    """Serve one socket until the client leaves."""
     await websocket.accept()
     await Session(websocket, websocket.state.model).run()
 
 
 class Session:
-    """What belongs to one socket. One task receives frames; each answer is sent by a task of its own."""
+    """The state of one socket. One task receives the frames; each answer is sent by a task of its own."""
 
     def __init__(self, websocket: WebSocket, model: AsyncModel) -> None:
         self._websocket = websocket
-        self._context = Context(model, buffer_size=32)  # its own streams to cancel, and its own turn in the queue
+        self._context = Context(model, buffer_size=32)  # a context per socket: closing it cancels only its own streams
         self._streams: dict[str, AsyncTokenStream] = {}
         self._sending = asyncio.Lock()
 
     async def run(self) -> None:
-        """Does what the frames say, until the client leaves."""
-        # Leaving this block closes the context first, which cancels all that it has started, running or queued. With
-        # that the answers come to their ends, and the group waits for them.
+        """Handle the frames until the client leaves."""
+        # Leaving this block first closes the context, which cancels all its streams, running or queued. So the answers
+        # end, and the task group waits for them.
         async with asyncio.TaskGroup() as answers, self._context:
             while (message := await self._websocket.receive())["type"] == "websocket.receive":
                 try:
@@ -101,28 +101,28 @@ class Session:
             stream = self._context.generate_stream(
                 frame.prompt, system_prompt="You are a helpful assistant.", max_tokens=frame.max_tokens
             )
-        except HeadraceError as error:  # a value out of its range
+        except HeadraceError as error:  # a value out of range
             await self._send(type="error", id=frame.id, message=str(error))
         else:
             self._streams[frame.id] = stream
             answers.create_task(self._answer(frame.id, stream))
 
     async def _answer(self, id: str, stream: AsyncTokenStream) -> None:
-        """Sends the tokens as they come, then how it ended."""
+        """Send the tokens as they come, then the end."""
         try:
             async with stream:
                 async for token in stream:
-                    # This waits until the socket takes more. Meanwhile no more than `buffer_size` tokens are generated.
+                    # This waits until the socket takes more. Meanwhile at most `buffer_size` tokens are generated.
                     await self._send(type="token", id=id, text=token.text)
                 result = await stream.result()
             await self._send(type="done", id=id, finish_reason=result.finish_reason, tokens=result.tokens_used)
-        except HeadraceError as error:  # a full queue, a deadline, a prompt that is too long; the socket lives on
+        except HeadraceError as error:  # a full queue, a deadline, a prompt that is too long; the socket stays open
             await self._send(type="error", id=id, message=str(error))
         finally:
             del self._streams[id]
 
     async def _send(self, **frame: object) -> None:
-        """Sends a frame, unless the client has left; `run` hears of that as well, and cleans up."""
+        """Send a frame, unless the client has left; then `run` notices it, too, and cleans up."""
         async with self._sending:
             if self._websocket.application_state is WebSocketState.CONNECTED:
                 with suppress(WebSocketDisconnect):

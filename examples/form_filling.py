@@ -1,9 +1,9 @@
-"""Structured output: a form that fills while the model writes, from a text and a Pydantic model.
+"""Structured output: a form of a Pydantic model's fields, filled in from a text while the language model writes.
 
 Run it: `python examples/form_filling.py [model]`
 
-The model can write nothing but JSON that fits the form. `stream.objects()` gives what is there of it so far: strings
-and lists grow, fields are added, and what is there stays. The last value is the whole form, validated: a `Person`.
+The model can write only JSON that fits the form. `stream.objects()` yields the form as far as it is written: strings
+and lists grow, fields are added, nothing is taken back. The last value is the complete, validated `Person`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headrace import Model
 
 TEXT = "Maria Lopez is 34 years old. She is an engineer in Bilbao, and likes sailing, chess and old maps."
 
-# Limits and patterns hold while it is written, so that no model runs on for ever.
+# Limits and patterns apply while the model writes, so that it cannot go on for ever.
 Word = Annotated[str, Field(pattern=r"^[a-z]+( [a-z]+)?$", max_length=20)]
 
 
@@ -34,7 +34,7 @@ class Person(BaseModel):
 
 
 def form(fields: dict[str, Any]) -> Table:
-    """The form as far as it is filled."""
+    """Return the form as far as it is filled in."""
     table = Table("field", "value", title="Person", width=60)
     for name in Person.model_fields:
         table.add_row(name, str(fields.get(name, "")))
@@ -49,7 +49,7 @@ def main(ref: str = "smollm2") -> None:
             live.update(form(value.model_dump() if isinstance(value, Person) else value))
         result = stream.result()
 
-    # What was cut off, by max_tokens or by a cancel, is no person: then `parsed` is None.
+    # If max_tokens or a cancel cuts the output off, `parsed` is None.
     print()
     print(repr(result.parsed) if result.parsed is not None else f"incomplete: {result.finish_reason}")
 

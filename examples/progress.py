@@ -1,4 +1,4 @@
-"""Progress: how far the prompt has been read, how much is written, and how fast, drawn by rich while it happens.
+"""Progress: bars for reading the prompt and writing the answer, and the speed, drawn with rich.
 
 Run it: `python examples/progress.py [model]`
 """
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from headrace import Model, TokenStream
 
-# A prompt that is long enough to watch it being read.
+# Long enough to watch the prompt being read.
 ARTICLE = """
 A lighthouse is a tower with a strong lamp at its top. It warns ships of rocks and shallow water, and tells sailors
 where they are. The oldest that is known stood at Alexandria; it was built about 280 BC, was more than 100 metres high,
@@ -27,7 +27,7 @@ MAX_TOKENS = 60
 
 
 def view(stream: TokenStream, text: str) -> Group:
-    """Two bars and the text so far, made of the stream's live figures: any thread may ask for them, at any time."""
+    """Return two bars and the text so far. Any thread may read the stream's figures at any time."""
     usage = stream.usage
     first = stream.time_to_first_token_ms
     speed = "" if first is None else f"{stream.tokens_per_second():.1f} tokens/s, the first after {first:.0f} ms"
@@ -42,7 +42,7 @@ def main(ref: str = "smollm2") -> None:
         question = f"Summarize this text in one sentence.\n{ARTICLE}"
         stream = model.chat_stream([{"role": "user", "content": question}], max_tokens=MAX_TOKENS)
         text = ""
-        # rich draws the view from a thread of its own, also while the loop waits for the first token.
+        # rich draws the view in a thread of its own, also while the loop waits for the first token.
         with Live(get_renderable=lambda: view(stream, text), refresh_per_second=10):
             for token in stream:
                 text += token.text

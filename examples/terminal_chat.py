@@ -1,4 +1,4 @@
-"""A chat in the terminal, in asyncio: it remembers, and Ctrl-C stops the answer but not the program.
+"""A chat in the terminal, in asyncio: it has a memory, and Ctrl-C stops the answer but not the program.
 
 Run it: `python examples/terminal_chat.py [model]`
 """
@@ -15,12 +15,12 @@ HELP = "Ctrl-C stops an answer, Ctrl-D leaves; /new starts anew, /stats says wha
 
 
 async def chat(model: AsyncModel) -> None:
-    """Asks and answers until the input ends."""
+    """Read questions and answer them until the input ends."""
     conversation = ConversationManager(model, max_context_tokens=2048, system_prompt="You are a helpful assistant.")
     print(HELP)
     while True:
         try:
-            question = (await asyncio.to_thread(input, "> ")).strip()  # a thread waits for it, and not the event loop
+            question = (await asyncio.to_thread(input, "> ")).strip()  # in a thread: the event loop goes on
         except EOFError:
             return
         if question == "/new":
@@ -32,19 +32,19 @@ async def chat(model: AsyncModel) -> None:
 
 
 async def answer(conversation: ConversationManager, question: str) -> None:
-    """Shows an answer while it is written. The conversation remembers what was shown, be it half an answer."""
+    """Show an answer while it is written. The conversation remembers the part that was shown."""
     try:
         stream = conversation.asend(question, max_tokens=300)
         async for token in stream:
             print(token.text, end="", flush=True)
         print(" [stopped]" if stream.finish_reason == "cancelled" else "")
-    except HeadraceError as error:  # a question that is too long, a deadline: the next one may do better
+    except HeadraceError as error:  # a question that is too long, or a deadline; the chat goes on
         print(f"[{error}]")
 
 
 async def main(ref: str = "smollm2") -> None:
     async with await AsyncModel.load(ref) as model:
-        # In place of Python's own handler, which would end the program. Cancelling is no error: the stream just ends.
+        # Python's own handler would end the program. Cancelling is not an error: the stream just ends.
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, model.cancel_generation)
         await chat(model)
 

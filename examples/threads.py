@@ -1,7 +1,7 @@
-"""Threads and queues: workers take questions from one queue and put the answers, piece by piece, into another.
+"""Threads and queues: workers take questions from one queue, and put pieces of the answers into another.
 
-All workers share one loaded model. Their streams decode together, so that four answers take much less than four times
-as long as one. Run it: `python examples/threads.py [model]`
+All workers share one loaded model. Their streams decode together, so four answers take much less than four times as
+long as one. Run it: `python examples/threads.py [model]`
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from headrace import HeadraceError, Model
 QUESTIONS = ["What is a river?", "What is the moon?", "What is bread?", "What is a violin?"]
 NUM_WORKERS = 4
 
-# What a worker puts out: the number of the question, and a piece of its answer; None when it is complete.
+# The number of a question, and a piece of its answer, or None when the answer is complete.
 Piece = tuple[int, str | None]
 
 
 def work(model: Model, questions: Queue[tuple[int, str] | None], pieces: Queue[Piece]) -> None:
-    """Answers questions until there are no more."""
+    """Answer questions until there are no more."""
     while (question := questions.get()) is not None:
         number, text = question
         try:
             for token in model.generate_stream(text, system_prompt="Answer in one sentence.", max_tokens=30):
-                # Where the queue is full this thread waits. Then its stream pauses, and only its own.
+                # If the queue is full, this thread waits. Then its stream pauses, and no other.
                 pieces.put((number, token.text))
         except HeadraceError as error:
             pieces.put((number, f"[{error}]"))
@@ -38,7 +38,7 @@ def main(ref: str = "smollm2") -> None:
     pieces: Queue[Piece] = Queue(maxsize=64)
     with Model.load(ref) as model:
         for _ in range(NUM_WORKERS):
-            # Daemons, so that a worker that waits at a full queue does not keep the program from ending.
+            # Daemon threads, so that a worker that waits for a full queue does not keep the program from ending.
             threading.Thread(target=work, args=(model, questions, pieces), daemon=True).start()
         for question in enumerate(QUESTIONS):
             questions.put(question)
@@ -53,7 +53,7 @@ def main(ref: str = "smollm2") -> None:
                 num_open -= 1
                 print(f"{QUESTIONS[number]} {answers[number].strip()}\n")
             else:
-                answers[number] += text  # or send it to wherever it is shown
+                answers[number] += text  # or show it at once
 
         print(f"{model.metrics.completion_tokens} tokens in {model.metrics.steps} steps of the model")
 

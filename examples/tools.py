@@ -23,32 +23,32 @@ def temperature(city: Literal["Oslo", "Lima", "Cairo"]) -> str:
 async def convert(celsius: float, unit: Literal["fahrenheit", "kelvin"]) -> str:
     """Converts degrees Celsius to another unit."""
     print(f"[{celsius} degrees in {unit}]")
-    await asyncio.sleep(0)  # where a real one would wait for another server
+    await asyncio.sleep(0)  # a real tool would wait for another server here
     return f"{celsius * 9 / 5 + 32:.1f} Fahrenheit" if unit == "fahrenheit" else f"{celsius + 273.15:.1f} kelvin"
 
 
 def show(token: Token) -> None:
-    """Shows an answer while it is written; calls have tokens of their own kind."""
+    """Show an answer while it is written. Tool calls have tokens of another kind."""
     if token.kind == "text":
         print(token.text, end="", flush=True)
 
 
 def main(ref: str = "smollm2") -> None:
     with Model.load(ref) as model:
-        # Name, docstring and signature are what the model is told of a function. The arguments that it writes fit the
-        # signature, and have been converted to its types. What a function raises is told to the model.
+        # The model is told a function's name, docstring and signature. Its arguments fit the signature, and are
+        # converted to the signature's types. If a function raises an error, the model is told the error.
         run = model.run_tools(
             [{"role": "user", "content": "How warm is it in Cairo?"}],
             [temperature, convert],
             system_prompt="You are a helpful assistant who answers in one sentence.",
-            tool_choice="required",  # of the first answer; "auto", the default, leaves it to the model from the start
+            tool_choice="required",  # the first answer must be a call; with "auto", the default, the model decides
             parallel_tool_calls=False,  # one call at a time
             max_rounds=3,
             max_tokens=100,
             temperature=0,
             callback=show,
         )
-    # run.result is the last answer, run.messages the whole conversation, calls and results included.
+    # run.result is the last answer, run.messages the whole conversation with calls and results.
     print(f"\n[{run.rounds} rounds, {len(run.messages)} messages]")
 
 
