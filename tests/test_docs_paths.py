@@ -21,7 +21,7 @@ DOCUMENTS = sorted(
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"\.?[\w-]+(?:/[\w.-]+)*/?")
-# Sources of a generated file, and a path in another program.
+# Paths in other programs.
 ABSENT = {"examples/server/server.py"}
 LINK = re.compile(r"\]\((?!https?:)([^)\s]*)\)")
 
