@@ -18,9 +18,10 @@ from harness import BYTES, PATIENCE, ids, started, within
 from headrace.engine.scripted import ScriptedVocabulary
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve
-from headrace.structured.compiler import Grammars, Matcher, make_tokenizer
-from headrace.structured.json_schema import checked_schema
+from headrace.structured.compiler import Grammars, Matcher
+from headrace.structured.grammar_tokenizer import make_tokenizer
 from headrace.structured.pattern import PatternError, portable
+from headrace.structured.schema_reader import checked_schema
 from headrace.values.errors import GenerationError, InvalidRequestError
 from structured.suite.walk import END, accepts, grammars
 
@@ -174,7 +175,7 @@ def test_references_are_followed_wherever_they_lead() -> None:
         ({"minLength": True}, "of the wrong type (at #/minLength)"),
         ({"maximum": 2**60}, "(at #/maximum)"),
         ({"maximum": float("nan")}, "(at #/maximum)"),
-        ({"multipleOf": 0.01}, "not every reader would agree (at #/multipleOf)"),
+        ({"multipleOf": 0.01}, "validators do not agree on its multiples (at #/multipleOf)"),
         ({"multipleOf": 0}, "(at #/multipleOf)"),
         ({"format": "fax"}, "the format is not supported (at #/format): 'fax'"),
         ({"pattern": "(?=a)"}, "a group that looks around"),
@@ -185,7 +186,7 @@ def test_references_are_followed_wherever_they_lead() -> None:
         ({"const": "\ud800"}, "a character that is never written (at #/const)"),
         ({"required": ["a", 1]}, "of the wrong type (at #/required)"),
         ({"items": [{}]}, "of the wrong type (at #/items)"),
-        ({"minProperties": 2}, "more than one key is open (at #/minProperties)"),
+        ({"minProperties": 2}, "it asks for more than one key besides the required ones (at #/minProperties)"),
         ({"$ref": "https://example.com/schema"}, "no pointer into the schema (at #/$ref)"),
         ({"$ref": "#/$defs/none"}, "nothing at the place it points to (at #/$ref)"),
         ({"$ref": "#"}, "$ref leads back to itself"),
@@ -195,7 +196,7 @@ def test_references_are_followed_wherever_they_lead() -> None:
         ({"oneOf": [{"minimum": 1}, {"maximum": 3}]}, "oneOf: more than one of its schemas could fit"),
         ({"properties": {"a": {"$ref": "#"}}, "required": ["a"], "type": "object"}, "nothing fits it"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum (3) is greater than maximum (2)"),
-        ({"a": object()}, "not every value is one of JSON"),
+        ({"a": object()}, "it holds something that JSON does not have"),
         (False, "nothing fits it"),
         (3, "of the wrong type"),
     ],
