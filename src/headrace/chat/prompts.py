@@ -19,7 +19,7 @@ from headrace.values.output_format import PLAIN, Grammar, OutputFormat, Tags, To
 from headrace.values.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from headrace.chat.toolbox import Tool
+    from headrace.chat.tool import Tool
     from headrace.structured.compiler import Grammars
 
 __all__ = ["ChatOptions", "Messages", "Prepared", "Prompt", "Prompts", "check_text"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
 from headrace.chat.template import Message, checked_messages
-from headrace.chat.toolbox import Tool, result_text
+from headrace.chat.tool import Tool, result_text
 from headrace.values.checks import as_int
 from headrace.values.results import GenerationResult, ToolCall
 

@@ -15,7 +15,9 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 
-from headrace.chat.toolbox import Tool, ToolChoice, result_text, tool_choice_of, tools_of
+from headrace.chat.tool import result_text
+from headrace.chat.tool_choice import ToolChoice, tool_choice_of
+from headrace.chat.tools import tool_of, tools_of
 from headrace.values.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ FLAT = {"type": "function", "name": "flat", "parameters": {"properties": {"a": {
 
 
 def test_a_function_is_described_by_its_signature_and_docstring() -> None:
-    tool = Tool.of(forecast, "tools[0]")
+    tool = tool_of(forecast, "tools[0]")
     description = "Tell the weather.\n\nIt is always right.\n\nReturns:\n    What the weather will be."
     parameters = {
         "type": "object",
@@ -184,7 +186,7 @@ def test_a_function_is_described_by_its_signature_and_docstring() -> None:
 def test_arguments_become_what_the_signature_asks_for() -> None:
     arguments = '{"unit": "f", "day": "2024-02-29", "place": {"latitude": 1, "longitude": 2}, "anything": [1]}'
     wanted = (Place(latitude=1, longitude=2), datetime.date(2024, 2, 29), Unit.FAHRENHEIT, "", [1])
-    assert Tool.of(forecast, "t").run(arguments) == wanted
+    assert tool_of(forecast, "t").run(arguments) == wanted
 
 
 counter = Counter()
@@ -248,18 +250,18 @@ counter = Counter()
 def test_what_may_be_a_tool(
     function: Any, name: str, description: str | None, properties: str, arguments: str, result: object
 ) -> None:
-    tool = Tool.of(function, "tools[0]")
+    tool = tool_of(function, "tools[0]")
     assert (tool.name, tool.description, tool.function) == (name, description, function)
     assert list(tool.parameters["properties"]) == properties.split()
     assert tool.parameters["type"] == "object"
     assert "title" not in tool.parameters
     jsonschema.validate(json.loads(arguments), tool.parameters)
     assert tool.run(arguments) == result
-    assert Tool.of(tool, "tools[0]") is tool
+    assert tool_of(tool, "tools[0]") is tool
 
 
 def test_a_partials_bound_arguments_are_not_the_models_to_change() -> None:
-    tool = Tool.of(functools.partial(forecast, unit=Unit.FAHRENHEIT), "t")
+    tool = tool_of(functools.partial(forecast, unit=Unit.FAHRENHEIT), "t")
     place = '"day": "2024-01-01", "place": {"latitude": 1, "longitude": 2}'
     assert tool.run(f"{{{place}}}")[2] is Unit.FAHRENHEIT
     with pytest.raises(InvalidRequestError, match="unit: Unknown"):
@@ -269,7 +271,7 @@ def test_a_partials_bound_arguments_are_not_the_models_to_change() -> None:
 
 @pytest.mark.parametrize("function", [later, functools.partial(later), AsyncCallable(), logged(later)])
 def test_an_async_function_gives_an_awaitable(function: Any) -> None:
-    tool = Tool.of(function, "t")
+    tool = tool_of(function, "t")
     assert tool.is_async == (function in (later,) or isinstance(function, (AsyncCallable, functools.partial)))
 
     async def run() -> object:
@@ -277,8 +279,8 @@ def test_an_async_function_gives_an_awaitable(function: Any) -> None:
         return await cast("Awaitable[object]", tool.run(f'{{"{name}": 5}}'))
 
     assert asyncio.run(run()) in (5, 6)
-    assert not Tool.of(forecast, "t").is_async
-    assert not Tool.of(Place, "t").is_async
+    assert not tool_of(forecast, "t").is_async
+    assert not tool_of(Place, "t").is_async
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,7 @@ def test_an_async_function_gives_an_awaitable(function: Any) -> None:
 )
 def test_arguments_that_do_not_fit_are_told(arguments: str, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message) as caught:
-        Tool.of(forecast, "t").run(arguments)
+        tool_of(forecast, "t").run(arguments)
     assert (caught.value.field, caught.value.value) == ("arguments", arguments)
     assert str(caught.value).startswith("the arguments of forecast do not fit: ")
 
@@ -304,7 +306,7 @@ def test_an_error_of_the_function_is_its_own() -> None:
         Place.model_validate({})
 
     with pytest.raises(ValueError, match="validation errors for Place"):
-        Tool.of(fails, "t").run('{"a": 1}')
+        tool_of(fails, "t").run('{"a": 1}')
 
 
 def test_docstrings_without_use() -> None:
@@ -331,9 +333,9 @@ def test_docstrings_without_use() -> None:
             Nothing.
         """
 
-    assert Tool.of(other, "t").description == "Does it.\n\nArgs:\n    b: who is that?"
-    assert Tool.of(loose, "t").description == "Does it.\n\nArgs:\n  no colon here"
-    tool = Tool.of(typed, "t")
+    assert tool_of(other, "t").description == "Does it.\n\nArgs:\n    b: who is that?"
+    assert tool_of(loose, "t").description == "Does it.\n\nArgs:\n  no colon here"
+    tool = tool_of(typed, "t")
     assert tool.description == "Raises:\n    Nothing."
     assert {name: one["description"] for name, one in tool.parameters["properties"].items()} == {
         "a": "one: two",
