@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import GenerationError, GenerationResult, Token
-from headrace.chat.tool_formats import HERMES, CallReader, format_of, instructed
+from headrace.chat.call_reader import CallReader
+from headrace.chat.tool_formats import HERMES, format_of
+from headrace.chat.tool_messages import with_instructions
 from headrace.values.accumulator import Accumulator
 from headrace.values.output_format import ToolFormat
 from headrace.values.results import Part
@@ -320,17 +322,17 @@ def test_tools_in_words() -> None:
         {"role": "assistant", "content": "it is two"},
     ]
     before = json.dumps(messages)
-    turns = instructed(messages, [tool])
+    turns = with_instructions(messages, [tool])
     assert json.dumps(messages) == before, "the caller's messages were changed"
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user", "assistant"]
     assert json.dumps(tool, ensure_ascii=False) in turns[0]["content"]
     assert turns[3]["content"] == "<tool_response>\ntwo\n</tool_response>"
     # What is shown to the model of its earlier call is what would be read as one.
     assert split_up(HERMES, [turns[2]["content"]]) == ("", [("add", '{"x": 1}', True)])
-    assert instructed([{"role": "system", "content": "Be brief."}, *messages], [tool])[0]["content"].startswith(
+    assert with_instructions([{"role": "system", "content": "Be brief."}, *messages], [tool])[0]["content"].startswith(
         "Be brief.\n\n"
     )
-    assert [turn["role"] for turn in instructed(messages, [])] == ["user", "assistant", "user", "assistant"]
+    assert [turn["role"] for turn in with_instructions(messages, [])] == ["user", "assistant", "user", "assistant"]
 
 
 # The whole way through an engine.

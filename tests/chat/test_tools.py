@@ -478,7 +478,7 @@ def test_a_choice(value: object, mode: str, name: str | None) -> None:
         (5, "tool_choice", "5"),
         (True, "tool_choice", "True"),
         ({}, "tool_choice.type", '"function"'),
-        ({"type": "auto"}, "tool_choice.type", "as a word"),
+        ({"type": "auto"}, "tool_choice.type", "given as a string"),
         ({"type": "allowed_tools", "mode": "auto"}, "tool_choice.type", "allowed_tools"),
         ({"type": "function"}, "tool_choice.function", "name"),
         ({"type": "function", "function": {}}, "tool_choice.function.name", "auto"),

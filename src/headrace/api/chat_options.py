@@ -8,7 +8,7 @@ from functools import partial
 from types import NoneType
 from typing import Any, cast
 
-from headrace.chat.prompts import ChatOptions
+from headrace.chat.options import ChatOptions
 from headrace.values.errors import InvalidRequestError
 
 __all__ = ["CHAT_OPTIONS", "chat_options"]
