@@ -335,7 +335,7 @@ def _charge_format(text: str, num_fields: int, values: object) -> None:
 
 def _check_bits(value: object) -> None:
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-        raise LimitError(f"it calculates with an integer of more than {_MAX_BITS} bits")
+        raise LimitError(f"it calculates with a whole number of more than {_MAX_BITS} bits")
 
 
 def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""What can be told from a schema that `json_schema` has read: its parts, its conditions, whether it ends."""
+"""Functions that walk a schema which `schema_reader` has read: its parts, its conditions, whether it ends."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ __all__ = [
 
 TYPES = ("null", "boolean", "object", "array", "number", "string", "integer")
 COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
-FRACTIONS = 1024  # the smallest divisor is one of so many parts of 1
+FRACTIONS = 1024  # a divisor is a multiple of 1 / FRACTIONS
 
 
 def texts(schema: dict[str, Any]) -> set[str] | None:
-    """The strings to which a schema restricts a value; None where it does not, or not to strings."""
+    """Returns the strings that `const` or `enum` allow; None without these keywords or with other values."""
     values: list[Any] = [schema["const"]] if "const" in schema else schema.get("enum", [])
     return set(values) if values and all(isinstance(value, str) for value in values) else None
 
 
 def in_place(schema: Any) -> Iterator[str]:
-    """The references that stand for the whole of a value, not for a part of it."""
+    """Yields the references that apply to the whole value, not to a part of it."""
     if isinstance(schema, dict):
         members = cast("dict[str, Any]", schema)
         if "$ref" in members:
             yield members["$ref"]
         for keyword in ("allOf", "anyOf", "oneOf"):
-            for one in members.get(keyword, ()):
-                yield from in_place(one)
+            for part in members.get(keyword, ()):
+                yield from in_place(part)
 
 
 def parts(schema: dict[str, Any]) -> Iterator[Any]:
-    """The schemas that a schema is made of."""
+    """Yields the schemas directly inside a schema."""
     for keyword, setting in schema.items():
         if keyword in ("additionalProperties", "items"):
             yield setting
@@ -52,7 +52,7 @@ def parts(schema: dict[str, Any]) -> Iterator[Any]:
 
 
 def inside(schema: Any) -> Iterator[dict[str, Any]]:
-    """A schema, and all that are inside it, without bools."""
+    """Yields a schema and all schemas inside it, at any depth, except those that are bools."""
     if isinstance(schema, dict):
         members = cast("dict[str, Any]", schema)
         yield members
@@ -61,13 +61,13 @@ def inside(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 def num_combined(schema: dict[str, Any]) -> int:
-    """How many conditions, each a schema of its own, a value has to fit."""
+    """Returns how many schemas a value has to fit: those of references and combinations, and the other keywords."""
     single = sum(keyword in schema for keyword in ("$ref", "anyOf", "oneOf"))
     return single + len(schema.get("allOf", ())) + any(keyword not in COMBINING for keyword in schema)
 
 
 def conditions(schema: Any) -> tuple[set[str], set[int], bool]:
-    """The regular expressions in a schema, its divisors in the smallest fraction, and whether it refers to others."""
+    """Returns the regular expressions in a schema, its divisors times `FRACTIONS`, and whether it has references."""
     if not isinstance(schema, dict):
         return set(), set(), False
     members = cast("dict[str, Any]", schema)
@@ -76,29 +76,34 @@ def conditions(schema: Any) -> tuple[set[str], set[int], bool]:
     divisors = {int(members["multipleOf"] * FRACTIONS)} if "multipleOf" in members else set[int]()
     has_reference = "$ref" in members
     for part in parts(members):
-        inner = conditions(part)
-        patterns |= inner[0]
-        divisors |= inner[1]
-        has_reference |= inner[2]
+        inner_patterns, inner_divisors, inner_has_reference = conditions(part)
+        patterns |= inner_patterns
+        divisors |= inner_divisors
+        has_reference |= inner_has_reference
     return patterns, divisors, has_reference
 
 
 def can_end(schema: Any, ending: set[str]) -> bool:
-    """Whether a value of finite length can fit a schema, as far as its references and what it requires tell."""
+    """Whether a finite value can fit a schema, judged by its references and its required parts only.
+
+    Args:
+        schema: the schema.
+        ending: references to definitions that are known to have such a value.
+    """
     if isinstance(schema, bool):
         return schema
     if "$ref" in schema and schema["$ref"] not in ending:
         return False
-    if not all(can_end(one, ending) for one in schema.get("allOf", ())):
+    if not all(can_end(part, ending) for part in schema.get("allOf", ())):
         return False
     for keyword in ("anyOf", "oneOf"):
-        if keyword in schema and not any(can_end(one, ending) for one in schema[keyword]):
+        if keyword in schema and not any(can_end(part, ending) for part in schema[keyword]):
             return False
     types = schema.get("type", TYPES)
     if "const" in schema or "enum" in schema or set(types) - {"array", "object"}:
         return True
     members = (schema.get("properties", {}).get(name, True) for name in schema.get("required", ()))
     items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
-    return ("object" in types and all(can_end(one, ending) for one in members)) or (
-        "array" in types and all(can_end(one, ending) for one in items)
+    return ("object" in types and all(can_end(part, ending) for part in members)) or (
+        "array" in types and all(can_end(part, ending) for part in items)
     )
