@@ -221,7 +221,7 @@ def check_text(field: str, text: str) -> None:
         InvalidRequestError: the text is blank, or has a NUL character or a lone surrogate.
     """
     if not text.strip():
-        raise InvalidRequestError(field, text, "text that is not blank")
+        raise InvalidRequestError(field, text, "text with more than white space")
     if "\0" in text:
         raise InvalidRequestError(field, text, "text without NUL characters")
     try:

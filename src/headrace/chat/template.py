@@ -55,7 +55,7 @@ def checked_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[di
             place,
             last["content"],
             allowed,
-            f"{place} is blank, so that there is nothing to answer; allowed: {allowed}",
+            f"{place} makes an empty prompt: it is blank; allowed: {allowed}",
         )
     return turns
 
