@@ -41,9 +41,9 @@ _NUM_PROBED = 3  # tokens
 # Our words for llguidance's errors that quote its internals; the key is a part of its message.
 _MESSAGES = {
     "EngineClosedError": "the model was closed",
-    "panic": "llguidance failed, which is a fault of its own",
+    "panic": "llguidance failed because of a bug in it",
     "NoExtension": "nothing fits it",
-    "Regex is empty": "pattern: no text that is long or short enough fits all of them",
+    "Regex is empty": "pattern: no text of an allowed length fits all patterns",
     "patternProperty": "patternProperties: more than one could match a key",
     "oneOf constraints": "oneOf: more than one of its schemas could fit a value",
     "regex is empty": "pattern: it takes too long to find out whether any text fits",
@@ -52,7 +52,9 @@ _JSON_IN_LARK = re.compile(r"%json\s*")
 
 
 class Grammars:
-    """The compiled grammars of one model. Any thread may call any method, except the engine thread: compiling is slow.
+    """Compiles the grammars of one model, and keeps the last ones.
+
+    Any thread may call any method. The engine thread should not, since compiling is slow.
 
     Args:
         make_tokenizer: makes llguidance's tokenizer; called once, when the first grammar is compiled.
@@ -73,41 +75,41 @@ class Grammars:
         return cls(lambda: make_tokenizer(vocabulary), vocabulary.n_vocab)
 
     def json_schema(self, schema: object, field: str = "json_schema") -> Grammar:
-        """Returns the grammar of JSON that fits a schema.
+        """Compile a JSON schema; the output is JSON that fits it.
 
         Args:
             schema: a JSON Schema, draft 2020-12: a mapping or a bool.
             field: the argument's name, for errors.
 
         Raises:
-            InvalidRequestError: it is not a schema, or has a keyword that is not supported; the message names it.
+            InvalidRequestError: the value is no schema, or has a keyword that is not supported; the message names it.
         """
         options = {"json_schema": _with_options(schema, field)}
         return self._compiled(json.dumps({"grammars": [options]}), field, given=schema)
 
     def regex(self, pattern: str, field: str = "regex") -> Grammar:
-        """Returns the grammar of text that matches a regular expression, of Rust's regex crate, from end to end.
+        """Compile a regular expression of Rust's regex crate; the whole output has to match it.
 
         Raises:
-            InvalidRequestError: it cannot be read, matches nothing, or is too complex.
+            InvalidRequestError: the pattern cannot be read, matches nothing, or is too complex.
         """
         _check_text(pattern, field)
         return self._compiled(LLMatcher.grammar_from_regex(pattern), field, given=pattern)
 
     def grammar(self, text: str, field: str = "grammar") -> Grammar:
-        """Compiles a grammar in llguidance's dialect of Lark or, if `::=` defines its rules, in llama.cpp's GBNF.
+        """Compile a grammar in llguidance's dialect of Lark or, if `::=` defines its rules, in llama.cpp's GBNF.
 
         Raises:
-            InvalidRequestError: it cannot be read, matches nothing, or is too complex.
+            InvalidRequestError: the grammar cannot be read, matches nothing, or is too complex.
         """
         _check_text(text, field)
         return self._compiled(_checked_grammar(text, field), field, given=text)
 
     def lark(self, source: str, field: str) -> Grammar:
-        """Compiles a Lark grammar that headrace itself has written. Its size is not limited.
+        """Compile a Lark grammar that headrace itself has written. Its size is not limited.
 
         Raises:
-            InvalidRequestError: it matches nothing, or is too complex.
+            InvalidRequestError: the grammar matches nothing, or is too complex.
         """
         return self._compiled(source, field, given=source)
 
@@ -156,7 +158,7 @@ class Grammar:
     """A compiled grammar: immutable, shared by all streams that use it."""
 
     def __init__(self, tokenizer: LLTokenizer, source: str, n_vocab: int, forget: Callable[[], None]) -> None:
-        """Compiles the source. Use `Grammars` instead."""
+        """Compile the source. Use `Grammars` instead."""
         self._tokenizer = tokenizer  # kept, since its vocabulary must not be freed before the matchers
         self._n_vocab = n_vocab
         self._forget = forget
@@ -266,21 +268,21 @@ def _check_text(text: str, field: str) -> None:
 def _checked_grammar(text: str, field: str) -> str:
     """Returns a given grammar in Lark, after checking its size and the JSON schemas in it."""
     source = _lark_of_gbnf(text, field) if "::=" in text else text
-    read: list[str] = []
+    pieces: list[str] = []  # text outside of schemas, then a schema, and so on
     at = 0
     while match := _JSON_IN_LARK.search(source, at):
         try:
             schema, end = json.JSONDecoder().raw_decode(source, match.end())
         except (ValueError, RecursionError):
             raise _refusal(field, text, f"what follows %json at character {match.start()} is no JSON") from None
-        read += source[at : match.start()], Grammars.json_schema_in_lark(schema, field)
+        pieces += source[at : match.start()], Grammars.json_schema_in_lark(schema, field)
         at = end
-    read.append(source[at:])
-    own = "".join(read[::2])
+    pieces.append(source[at:])
+    outside = "".join(pieces[::2])
     for signs, most in _MAX_SIGNS.items():
-        if sum(map(own.count, signs)) > most:
+        if sum(map(outside.count, signs)) > most:
             raise _refusal(field, text, f"it has more than {most} of the signs {' '.join(signs)}")
-    return "".join(read)
+    return "".join(pieces)
 
 
 def _lark_of_gbnf(text: str, field: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, cast
 
-from headrace.structured.schema_parts import parts, texts
+from headrace.structured.schema_parts import allowed_texts, subschemas
 
 __all__ = ["simplify_choices"]
 
@@ -27,7 +27,7 @@ def simplify_choices(schema: Any, definitions: Mapping[str, Any]) -> None:
     if not isinstance(schema, dict):
         return
     members = cast("dict[str, Any]", schema)
-    for part in parts(members):
+    for part in subschemas(members):
         simplify_choices(part, definitions)
     choices = members.get("oneOf", ())
     if "anyOf" in members or not 0 < len(choices) <= _MAX_CHOICES:
@@ -42,7 +42,7 @@ def _exclude(one: Any, other: Any, definitions: Mapping[str, Any], depth: int = 
     if depth == _MAX_DEPTH or not isinstance(one, dict) or not isinstance(other, dict):
         return False
     first, second = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
-    first_texts, second_texts = texts(first), texts(second)
+    first_texts, second_texts = allowed_texts(first), allowed_texts(second)
     if first_texts is not None and second_texts is not None:
         return not first_texts & second_texts
     if first.get("type") != ["object"] or second.get("type") != ["object"]:

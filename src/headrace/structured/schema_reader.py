@@ -18,12 +18,13 @@ from headrace.structured.schema_formats import FORMATS, IGNORED_FORMATS, PATTERN
 from headrace.structured.schema_parts import (
     FRACTIONS,
     TYPES,
-    can_end,
+    circular_references,
     conditions,
-    in_place,
-    inside,
+    finite_references,
+    has_finite_value,
     num_combined,
-    parts,
+    schemas_inside,
+    subschemas,
 )
 from headrace.values.errors import InvalidRequestError, shortened
 
@@ -123,7 +124,7 @@ class _SchemaReader:
         for part in (schema, *self._definitions.values()):
             self._check_combinations(part)
             simplify_choices(part, self._definitions)
-        objects = [one for part in (schema, *self._definitions.values()) for one in inside(part)]
+        objects = [one for part in (schema, *self._definitions.values()) for one in schemas_inside(part)]
         # Where several schemas describe one object, each names only some of its keys, so none may be closed.
         if all(num_combined(one) < 2 for one in objects):
             for one in objects:
@@ -318,24 +319,13 @@ class _SchemaReader:
 
     def _check_circles(self) -> None:
         """Refuse a schema that is defined by nothing but itself."""
-        pointers = {f"#/$defs/{name}": pointer for pointer, name in self._names.items()}
-        inner = {ref: set(in_place(self._definitions[self._names[pointer]])) for ref, pointer in pointers.items()}
-        while leaves := [ref for ref, refs in inner.items() if not refs & inner.keys()]:
-            for ref in leaves:
-                del inner[ref]
-        if inner:
-            self._refuse(f"{pointers[min(inner)]}", "$ref leads back to itself", self._root, "a schema that ends")
+        if circular := circular_references(self._definitions):
+            pointers = {f"#/$defs/{name}": pointer for pointer, name in self._names.items()}
+            self._refuse(pointers[min(circular)], "$ref leads back to itself", self._root, "a schema that ends")
 
     def _check_end(self, schema: Any) -> None:
         """Refuse a schema that only an infinitely nested value would fit."""
-        ending: set[str] = set()
-        while more := {
-            ref
-            for name, definition in self._definitions.items()
-            if (ref := f"#/$defs/{name}") not in ending and can_end(definition, ending)
-        }:
-            ending |= more
-        if not can_end(schema, ending):
+        if not has_finite_value(schema, finite_references(self._definitions)):
             self._refuse("#", "nothing fits it", self._root, "a schema that some value fits")
 
     def _check_combinations(self, schema: Any) -> None:
@@ -344,7 +334,7 @@ class _SchemaReader:
             return
         members = cast("dict[str, Any]", schema)
         if num_combined(members) < 2:
-            for part in parts(members):
+            for part in subschemas(members):
                 self._check_combinations(part)
             return
         patterns, divisors, has_reference = conditions(members)
