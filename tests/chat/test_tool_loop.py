@@ -14,7 +14,7 @@ from harness import PATIENCE, run_async, started, within
 
 from headrace.chat.template import Message
 from headrace.chat.tool_loop import ToolRun, run_tools, run_tools_async
-from headrace.chat.toolbox import tools_of
+from headrace.chat.tools import tools_of
 from headrace.values.errors import InvalidRequestError
 from headrace.values.results import FinishReason, GenerationResult, ToolCall
 

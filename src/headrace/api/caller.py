@@ -13,7 +13,8 @@ from headrace.api.core import Core
 from headrace.api.job import Job
 from headrace.api.observer import Observer
 from headrace.api.stream import AsyncTokenStream, TokenStream
-from headrace.chat.prompts import ChatOptions, Messages, Prepared, Prompt, check_text
+from headrace.chat.options import ChatOptions
+from headrace.chat.prompts import Messages, Prepared, Prompt, check_text
 from headrace.chat.template import checked_messages
 from headrace.values.checks import as_token_ids
 from headrace.values.config import StreamConfig, checked_config

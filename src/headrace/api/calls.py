@@ -184,7 +184,7 @@ class SyncCalls(Calls):
             GenerationError, StreamTimeoutError, QueueFullError: one of the answers failed.
         """
         from headrace.chat.tool_loop import run_tools
-        from headrace.chat.toolbox import tools_of
+        from headrace.chat.tools import tools_of
 
         offered, choose = tools_of(tools), _choices(overrides)
 
@@ -265,7 +265,7 @@ class AsyncCalls(Calls):
     ) -> ToolRun:
         """Chat with tools; see `Model.run_tools`. Async functions run as tasks of this event loop."""
         from headrace.chat.tool_loop import run_tools_async
-        from headrace.chat.toolbox import tools_of
+        from headrace.chat.tools import tools_of
 
         # To describe functions takes milliseconds each.
         offered, choose = await asyncio.to_thread(tools_of, tools), _choices(overrides)

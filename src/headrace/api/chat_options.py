@@ -8,7 +8,7 @@ from functools import partial
 from types import NoneType
 from typing import Any, cast
 
-from headrace.chat.prompts import ChatOptions
+from headrace.chat.options import ChatOptions
 from headrace.values.errors import InvalidRequestError
 
 __all__ = ["CHAT_OPTIONS", "chat_options"]
@@ -57,7 +57,8 @@ def chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOptions
 
 
 def _with_tools(options: ChatOptions, given: object, choice: object) -> ChatOptions:
-    from headrace.chat.toolbox import tool_choice_of, tools_of
+    from headrace.chat.tool_choice import tool_choice_of
+    from headrace.chat.tools import tools_of
 
     tools = tools_of(given)
     chosen = tool_choice_of(choice, tools)

@@ -1,1 +1,1 @@
-"""Conversations: what makes a prompt of messages, and thoughts, tool calls and turns of an output."""
+"""Conversations: renders messages to prompts, reads thoughts and tool calls out of answers, and runs tools."""

@@ -1,19 +1,20 @@
-"""Keeps a user's words from being taken for control tokens in a prompt made by a chat template.
+"""`Guard`: keeps a user's words in a rendered chat template from becoming control tokens.
 
-In the rendered text, words of the user and of the template can no longer be told apart. So before rendering, those
-words of the user that could be all or part of a control token's text are replaced by one character each, which
-stands for them until the rendered text is taken apart. These are
-  - every control token's text inside a string, and
-  - at the two ends of a string (white space aside, as templates strip it) what could be the beginning, the end or
-    the middle of a control token together with what the template, or another string, writes next to it.
-A control token's text that is not wholly the template's own then contains a border between segments, and is not
-recognized, because segments are tokenized one by one. Afterwards the words that turned out to be no part of a control
-token are joined with their neighbours again, so that an ordinary prompt is one segment, tokenized as in training.
-Out of scope is a template that cuts a string in the middle and completes the half to a control token by itself.
+Rendered text no longer shows which words are the user's. So before rendering, each part of a user's string that could
+become a control token, or a part of one, is replaced by one stand-in character:
+  - the text of a control token inside the string, and
+  - at each end of the string (white space aside, which templates strip), text that could be a part of a control
+    token together with the text that the template, or another string, puts next to it.
 
-The characters are rare CJK ideographs; those that a user writes are replaced by another one as well, so none can be
-forged. One character cannot be cut in half by a template, has no upper or lower case, is no white space, and, unlike
-one for private use, is written as it is by repr(), which is what writes a list or mapping in a template.
+After rendering, each stand-in becomes the original text again, in a segment of its own. Segments are tokenized one by
+one, so a control token is recognized only where the template wrote all of it. Originals that turn out to touch no
+control token are joined with their neighbours: an ordinary prompt is one segment, tokenized as in training.
+
+Stand-ins are rare CJK ideographs. Those that a user writes are replaced, too, so that none can be forged. A template
+cannot cut a single character in half, change its case or strip it; and repr(), which writes lists and mappings in a
+template, does not escape an ideograph, as it would a character for private use.
+
+Out of scope: a template that cuts a string in the middle and completes one half to a control token by itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Segment(NamedTuple):
 
     Attributes:
         text: its characters.
-        special: whether control tokens are to be recognized in it; False for words of a user that look like one.
+        special: whether the tokenizer recognizes control tokens in it; False for a user's words that look like one.
     """
 
     text: str
@@ -45,12 +46,12 @@ class Segment(NamedTuple):
 
 
 class SpecialTexts:
-    """The texts of a model's control tokens, ready to be looked for."""
+    """The texts of a model's control tokens, with the tables to search for them."""
 
     def __init__(self, texts: Iterable[str], source: str) -> None:
         specials = sorted({text for text in texts if text})
         pattern = _any_of(specials) if specials else _NOTHING
-        self.written = frozenset(source)  # what the template may write itself cannot stand for something else
+        self.written = frozenset(source)  # characters that the template may write, so that none can be a stand-in
         self.longest = max(map(len, specials), default=0)
         self.starting_at = re.compile(f"(?=({pattern}))")
         self.inside = re.compile(f"{_STANDINS}|{pattern}")
@@ -59,9 +60,10 @@ class SpecialTexts:
         self._all = "\0".join(specials)  # NUL is in no string of a user
 
     def ends(self, text: str) -> tuple[int, int]:
-        """Where the end of a special text stops at the start of `text`, and where a beginning starts at its end.
+        """Returns two indices: where the tail of a special text ends at the start of `text`, and where the head of
+        one starts at the end of `text`.
 
-        They cross, or meet, where all of it may be part of a special text.
+        If the whole text may be part of a special text, the first index is not less than the second.
         """
         longest = min(self.longest, len(text))
         if len(text) <= self.longest and text in self._all:
@@ -71,14 +73,14 @@ class SpecialTexts:
         return head, len(text) - tail
 
     def touches(self, text: str, start: int, end: int) -> bool:
-        """Whether a special text in `text` has characters of text[start:end]."""
+        """Whether a special text in `text` overlaps text[start:end]."""
         reach = self.longest - 1
         matches = self.starting_at.finditer(text, max(0, start - reach), min(len(text), end + reach))
         return any(match.start() < end and match.end(1) > start for match in matches)
 
 
 class Guard:
-    """Replaces a user's words in one rendering, and puts them back."""
+    """Replaces parts of a user's words by stand-ins for one rendering, and puts them back."""
 
     def __init__(self, specials: SpecialTexts) -> None:
         self._specials = specials
@@ -86,11 +88,11 @@ class Guard:
         self._free = (chr(code) for code in range(_FIRST, _LAST + 1) if chr(code) not in specials.written)
 
     def escaped(self, text: str) -> str:
-        """The string with special texts inside replaced."""
+        """Returns the string with the special texts inside it replaced."""
         return self._specials.inside.sub(lambda match: self._standin(match[0]), text)
 
     def guarded(self, text: str) -> str:
-        """The string with special texts inside and parts of such at its ends replaced."""
+        """Returns the string with the special texts inside it, and parts of special texts at its ends, replaced."""
         core = text.strip()
         if not core:
             return text
@@ -105,11 +107,11 @@ class Guard:
         return before + first + middle + last + after
 
     def mark(self) -> str:
-        """A character that stands for nothing, to find a place again."""
+        """Returns a stand-in for "", which marks a place in the rendered text."""
         return self._standin("")
 
     def values(self, value: Any, replaced: Callable[[str], str]) -> Any:
-        """A copy of what JSON can hold, with each string replaced by `escaped` or `guarded`."""
+        """Returns a copy of a JSON value, with `replaced`, which is `escaped` or `guarded`, applied to its strings."""
         if isinstance(value, str):
             return replaced(value)
         if isinstance(value, list):
@@ -117,18 +119,18 @@ class Guard:
         if isinstance(value, dict):
             copy: dict[str, Any] = {}
             for key, item in cast("dict[str, Any]", value).items():
-                # Templates look keys up and compare types, so only whole control tokens are replaced there.
+                # Templates look keys up and compare types, so in these only whole special texts are replaced.
                 part = self.escaped if key == "type" and isinstance(item, str) else replaced
                 copy[self.escaped(key)] = self.values(item, part)
             return copy
         return value
 
     def segments(self, rendered: str) -> list[Segment]:
-        """The rendered text with the user's words put back, in segments by how they are to be tokenized."""
+        """Returns the rendered text in segments, with the user's words put back."""
         originals = {standin: original for original, standin in self._standins.items()}
         if not originals:
             return [Segment(rendered, True)] if rendered else []
-        # With a group in the pattern, every second part is a stand-in.
+        # The pattern is a group, so every second part is a stand-in.
         parts = re.split(f"({_STANDINS})", rendered)
         parts[1::2] = [originals.get(standin, standin) for standin in parts[1::2]]
         text = "".join(parts)
@@ -148,14 +150,14 @@ class Guard:
             raise InvalidRequestError(
                 "messages",
                 f"more than {len(self._standins)}",
-                "fewer different control tokens and rare ideographs in the texts of one conversation",
+                "fewer different control tokens and rare CJK ideographs in the texts of one conversation",
             )
         self._standins[original] = standin
         return standin
 
 
 def _any_of(texts: Sequence[str]) -> str:
-    """A pattern for the longest of these texts, sorted and different, as a tree: models have thousands of them."""
+    """Returns a pattern that matches the longest of sorted, distinct texts; a tree, since a model has thousands."""
     if len(texts) == 1:
         return re.escape(texts[0])
     branches = [

@@ -1,4 +1,4 @@
-"""The same text in other tokens: those that a model has read or written already, whose KV is there to be shared."""
+"""`respelled`: rewrites a prompt in tokens that the model has computed before, so that their cached KV is shared."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ __all__ = ["respelled"]
 
 
 def respelled(tokens: Sequence[int], known: Sequence[int], piece: Callable[[int], bytes]) -> tuple[int, ...]:
-    """A prompt with its beginning in known tokens, as far as these say the same.
+    """Returns the prompt, whose beginning is replaced by known tokens as far as both have the same text.
 
-    A model does not always write a text in the tokens that the tokenizer makes of it, so a reply that is read back may
-    differ from what is in the KV cache. Control tokens have no text, and are only ever replaced by themselves.
+    A model does not always write a text in the tokens that the tokenizer makes of it, so the tokens of a reply in a
+    prompt may differ from those in the KV cache. A control token has no text and is only replaced by itself.
 
     Args:
-        tokens: the prompt, as the tokenizer has it.
-        known: what was computed before.
-        piece: the bytes of a token; none for a control token.
+        tokens: the prompt, as the tokenizer makes it.
+        known: tokens that were computed before.
+        piece: returns the bytes of a token; none for a control token.
     """
-    ours = theirs = 0  # how many tokens of each were looked at
-    our_text = their_text = b""  # what they say since both had a border at the same place
-    same = 0, 0  # that place
+    ours = theirs = 0  # numbers of tokens read, of `tokens` and of `known`
+    our_text = their_text = b""  # their texts since the last place at which tokens of both end
+    same = 0, 0  # that place, in numbers of tokens
     while True:
         if our_text == their_text:
             our_text = their_text = b""

@@ -1,10 +1,10 @@
-"""A Jinja environment for chat templates of unknown origin: nothing outside is in reach, time and memory are bounded.
+"""`compile_template` and `render_template`: run chat templates of unknown origin, with bounded time and memory.
 
 Jinja's own sandbox keeps a template from Python's internals, but not from nested loops, exponential macros or
-`"a" * 10**9`. Here a Meter goes with every rendering. Whatever makes a value or goes round (loops, calls, filters,
-tests, operators, literals, output) charges it for the size of the result, before making it where the result can be
-much larger than its parts, and the meter looks at the clock. What has no such bound (a filter that pads, say) is left
-out. The clock is the thread's CPU time, so that a busy machine fails nobody, and no signal or second thread is needed.
+`"a" * 10**9`. So each rendering has a `_Meter`. Loops, calls, filters, tests, operators, literals and output charge the
+meter for the size of their results; where a result can be much larger than its parts, they do so before they make it.
+The meter also checks the clock. Filters and methods whose results cannot be bounded, such as those that pad, are left
+out. The clock is the thread's CPU time, so a busy machine fails no template, and no signal or second thread is needed.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from jinja2.visitor import NodeTransformer
 __all__ = ["LimitError", "RefusedError", "compile_template", "render_template"]
 
 _MAX_SOURCE = 1 << 18  # characters; the longest templates in use have about 2**14
-_MAX_SIZE = 1 << 26  # characters made while rendering, all results of all operations together
+_MAX_SIZE = 1 << 26  # characters in the results of all operations of a rendering together
 _MAX_SECONDS = 0.5  # of the thread's CPU time; a usual chat takes well under 0.001
-_MAX_BITS = 256  # of a whole number that is calculated with
+_MAX_BITS = 256  # of an integer operand
 _MAX_WIDTH = 1000  # of a field in a format string
-_ITEM = 64  # what an item of a list or dict counts, in characters
+_ITEM_SIZE = 64  # characters charged for an item of a list or dict
 
-# Their results are larger than what they are given, or random, or they use slow patterns.
+# Filters whose results are larger than their arguments, or random, or that use slow patterns.
 _UNBOUNDED_FILTERS = frozenset(
     ("batch", "center", "filesizeformat", "format", "pprint", "random", "round")
 ) | frozenset(("slice", "striptags", "sum", "urlencode", "urlize", "wordwrap", "xmlattr"))
-# Methods of strings and numbers of which the same is true, or that lead to values with such methods.
+# Methods of strings and numbers of the same kinds, or that return values with such methods.
 _UNBOUNDED_METHODS = frozenset(
     ("encode", "expandtabs", "from_bytes", "maketrans", "striptags", "to_bytes", "translate", "unescape")
 )
@@ -53,15 +53,15 @@ _FORBIDDEN_FORMAT = re.compile(r"\d{4,}|:[^}]*\{|%[^a-zA-Z%]*\*")
 
 
 class LimitError(TemplateError):
-    """The template did more than a chat template may."""
+    """The template exceeded a limit."""
 
 
 class RefusedError(TemplateError):
-    """The template itself refused the messages, by its raise_exception()."""
+    """The template refused the messages: it called raise_exception()."""
 
 
 class _Meter:
-    """What one rendering, or compilation, may still do."""
+    """The size and time that one rendering, or compilation, has left."""
 
     def __init__(self) -> None:
         self._left = _MAX_SIZE
@@ -69,28 +69,28 @@ class _Meter:
         self._num_charges = 0
 
     def charge(self, size: int = 0) -> None:
-        """Counts one operation that makes `size` characters."""
+        """Charge one operation that makes `size` characters."""
         self._left -= size + 1
         self._num_charges += 1
         if self._left < 0:
             raise LimitError(f"it makes more than {_MAX_SIZE} characters, intermediate ones included")
-        # Reading the clock is a system call, so small operations share one.
+        # Reading the clock is a system call, so small operations do it only every 16th time.
         if (size > 1000 or not self._num_charges & 15) and thread_time() > self._deadline:
             raise LimitError(f"it takes more than {_MAX_SECONDS} s of CPU time")
 
     def charge_value(self, value: object) -> None:
-        """Counts a value at its size when written out, so that what lists share counts as often as it occurs."""
+        """Charge a value by its size when written out, so that an item of several lists is charged for each."""
         self.charge(len(value) if isinstance(value, str) else self.written_size(value))
 
     def charge_each(self, values: Iterable[Any], extra: int = 0) -> Iterator[Any]:
-        """Passes the values on, counting each."""
+        """Yield the values, charging each."""
         for value in values:
             self.charge(extra)
             self.charge_value(value)
             yield value
 
     def written_size(self, value: object) -> int:
-        """Characters of a value when written out, about; no more is counted than is left to spend."""
+        """Returns about how many characters a value has when written out. Counting stops when the budget is spent."""
         size = 0
         rest: list[Any] = [value]
         while rest and size <= self._left:
@@ -98,14 +98,14 @@ class _Meter:
             if isinstance(item, str):
                 size += len(item)
             elif isinstance(item, (list, tuple)):
-                size += _ITEM * len(item)  # pyright: ignore[reportUnknownArgumentType]
+                size += _ITEM_SIZE * len(item)  # pyright: ignore[reportUnknownArgumentType]
                 rest.extend(item)  # pyright: ignore[reportUnknownArgumentType]
             elif isinstance(item, dict):
-                size += _ITEM * len(item)  # pyright: ignore[reportUnknownArgumentType]
+                size += _ITEM_SIZE * len(item)  # pyright: ignore[reportUnknownArgumentType]
                 rest.extend(item.keys())  # pyright: ignore[reportUnknownArgumentType]
                 rest.extend(item.values())  # pyright: ignore[reportUnknownArgumentType]
             elif isinstance(item, _Namespace):
-                size += _ITEM
+                size += _ITEM_SIZE
                 rest.append(object.__getattribute__(item, "_Namespace__attrs"))
         return size
 
@@ -123,11 +123,11 @@ def _metered() -> Generator[None]:
 
 
 def compile_template(source: str) -> Template:
-    """Compiles a chat template.
+    """Compile a chat template.
 
     Raises:
-        LimitError: it is longer than a chat template may be.
-        Exception: whatever Jinja and Python's compiler raise for a bad one.
+        LimitError: the template is longer than a chat template may be.
+        Exception: whatever Jinja and Python's compiler raise for a bad template.
     """
     if len(source) > _MAX_SOURCE:
         raise LimitError(f"it has {len(source)} characters, more than {_MAX_SOURCE}")
@@ -136,11 +136,11 @@ def compile_template(source: str) -> Template:
 
 
 def render_template(template: Template, variables: Mapping[str, Any]) -> str:
-    """Renders a template of `compile_template`, from any thread.
+    """Render a template of `compile_template`. Any thread may call this.
 
     Raises:
-        LimitError: it takes too much time or memory.
-        RefusedError: it called raise_exception.
+        LimitError: the template takes too much time or memory.
+        RefusedError: the template called raise_exception.
         Exception: whatever Jinja and the template's own expressions raise.
     """
     with _metered():
@@ -148,25 +148,25 @@ def render_template(template: Template, variables: Mapping[str, Any]) -> str:
 
 
 class _Namespace(Namespace):
-    """Jinja's namespace, but not written out with what is in it, which may be itself."""
+    """Jinja's namespace, whose repr() leaves out its contents: they may include the namespace itself."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
 
 
 class _Generation(Extension):
-    """Accepts `{% generation %}`, which marks the assistant's text for training and means nothing here."""
+    """Accepts `{% generation %}`, which marks the assistant's text for training and has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja declares it so
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The block's body, in a scope of its own."""
+        """Returns the block's body in a scope of its own."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class _Metering(NodeTransformer):
-    """Makes a template's syntax tree charge the meter where Jinja has no hook: by calls to the environment."""
+    """Adds calls of the environment to a template's syntax tree, to charge the meter where Jinja has no hook."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         """`a ~ b`"""
@@ -179,7 +179,7 @@ class _Metering(NodeTransformer):
         return _call("made", [node], node.lineno) if _is_variable(node.items) else node
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
-        """`(a, b)`, where it is a value and no target of an assignment"""
+        """`(a, b)`, unless it is the target of an assignment"""
         self.generic_visit(node)
         return _call("made", [node], node.lineno) if node.ctx == "load" and _is_variable(node.items) else node
 
@@ -189,7 +189,7 @@ class _Metering(NodeTransformer):
         return _call("made", [node], node.lineno)
 
     def _visit_body(self, node: Any) -> nodes.Node:
-        """What may run many times counts each time, with the text in it."""
+        """Charge the meter each time that a body runs, with the size of the plain text in it."""
         self.generic_visit(node)
         size = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         node.body.insert(0, nodes.ExprStmt(_call("entered", [nodes.Const(size)], node.lineno), lineno=node.lineno))
@@ -208,7 +208,7 @@ def _call(method: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
 
 
 class _ChatEnvironment(ImmutableSandboxedEnvironment):
-    """Set up as Hugging Face transformers does it, and metered."""
+    """The environment that Hugging Face transformers sets up, with a meter."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
@@ -218,7 +218,7 @@ class _ChatEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[LoopControlExtension, _Generation],
             finalize=_charge_output,
-            optimized=False,  # or constants would be computed while compiling
+            optimized=False,  # so that constants are not computed while compiling
         )
         self.filters = {
             name: _charging(function, compares=name in _COMPARING_FILTERS)
@@ -283,7 +283,7 @@ class _ChatEnvironment(ImmutableSandboxedEnvironment):
         return metered
 
     def made(self, value: Any) -> Any:
-        """Called for each literal with variables in it, so that `call` counts it."""
+        """Called for each literal with variables in it, so that `call` charges it."""
         return value
 
     def concatenated(self, *parts: Any) -> str:
@@ -291,7 +291,7 @@ class _ChatEnvironment(ImmutableSandboxedEnvironment):
         return "".join(map(str, parts))
 
     def entered(self, size: int) -> None:
-        """Called each time the body of a loop, macro or block runs, which has `size` characters of plain text."""
+        """Called each time that the body of a loop, macro or block runs; `size` is the length of its plain text."""
         _meter.get().charge(size)
 
 
@@ -301,10 +301,10 @@ def _environment() -> _ChatEnvironment:
 
 
 def _charging(function: Callable[..., Any], *, compares: bool = False) -> Callable[..., Any]:
-    """The filter or test, charging for its result, and before that for what it goes through item by item."""
+    """Returns the filter or test with charges for its result and, before that, for each item that it iterates over."""
     first = 1 if hasattr(function, "jinja_pass_arg") else 0
 
-    @wraps(function)  # and with it Jinja's mark of what else to pass
+    @wraps(function)  # which also copies Jinja's mark for extra arguments
     def charging(*args: Any, **kwargs: Any) -> Any:
         meter = _meter.get()
         value = args[first]
@@ -328,7 +328,7 @@ def _charge_output(_context: Context, value: object) -> str:
 
 def _charge_format(text: str, num_fields: int, values: object) -> None:
     if _FORBIDDEN_FORMAT.search(text):
-        raise LimitError(f"it has a format with a width of {_MAX_WIDTH} or more, or one that is not written out")
+        raise LimitError(f"it has a format whose width is {_MAX_WIDTH} or more, or is not a plain number")
     meter = _meter.get()
     meter.charge(num_fields * (_MAX_WIDTH + meter.written_size(values)))
 
@@ -361,7 +361,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers has it: neither ASCII only nor with HTML escapes."""
+    """The filter of transformers: it neither escapes HTML nor, unlike Jinja's, characters outside of ASCII."""
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     if indent is None:
         _meter.get().charge_value(value)

@@ -1,4 +1,4 @@
-"""Chat templates: messages to the text of a prompt, in which a user's words are never taken for control tokens."""
+"""`ChatTemplate`: renders messages to the text of a prompt. `checked_messages`: checks messages and copies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Message:
 
     Attributes:
         role: "system", "user", "assistant", "tool", "developer" or "function".
-        content: what was said.
+        content: its text.
     """
 
     role: str
@@ -32,16 +32,16 @@ class Message:
 
 
 def checked_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[dict[str, Any]]:
-    """Checks messages as `ChatTemplate.render` does, and returns what it renders: plain copies, independent of them.
+    """Check messages and return plain copies, which later changes to the messages do not affect.
 
-    Rendering the copies gives the same prompt as rendering the messages, whatever becomes of those in between.
+    `ChatTemplate.render` renders the copies as it would render the messages.
 
     Returns:
-        For each message its "role", its "content" (a string, or None) and whatever else it has, as `tool_calls`, made
-        of nothing but dicts, lists, strings, numbers, booleans and None, of exactly these types.
+        For each message a dict with its "role", its "content" (a string, or None) and its other fields, such as
+        `tool_calls`. The values are plain dicts, lists, strings, numbers, booleans and None, never of derived types.
 
     Raises:
-        InvalidRequestError: a message cannot be used; the field names its place, as `messages[2].content`.
+        InvalidRequestError: a message cannot be used; the error's `field` names its place, as `messages[2].content`.
     """
     given = cast("Sequence[object]", messages) if isinstance(messages, Sequence) else ()  # pyright: ignore
     if isinstance(messages, (str, bytes)) or not given:
@@ -55,7 +55,7 @@ def checked_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[di
             place,
             last["content"],
             allowed,
-            f"{place} makes an empty prompt: it has nothing but white space; allowed: {allowed}",
+            f"{place} makes an empty prompt: it is blank; allowed: {allowed}",
         )
     return turns
 
@@ -63,18 +63,18 @@ def checked_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[di
 class ChatTemplate:
     """A model's chat template, compiled once and usable from any thread.
 
-    Templates are those of Hugging Face transformers: Jinja with `raise_exception`, `strftime_now`, `tojson`, loop
-    controls and `{% generation %}`. They run in a sandbox with bounded time and memory.
+    Templates are written in the Jinja of Hugging Face transformers, with `raise_exception`, `strftime_now`, `tojson`,
+    loop controls and `{% generation %}`. They run in a sandbox with bounded time and memory. A user's words in the
+    prompt never become control tokens.
 
     Args:
         source: the Jinja text, from the model's metadata.
         bos_text: text of the token that begins a prompt, the template's `bos_token`.
         eos_text: text of the token that ends a turn or text, the template's `eos_token`.
-        special_texts: texts of the model's control tokens, as far as a tokenizer recognizes them in a text only when
-            asked to (parse_special in llama.cpp).
+        special_texts: texts of the control tokens that the tokenizer recognizes only with llama.cpp's `parse_special`.
 
     Raises:
-        InvalidRequestError: the template cannot be compiled; field "chat_template".
+        InvalidRequestError: the template cannot be compiled; the error's `field` is "chat_template".
     """
 
     def __init__(self, source: str, *, bos_text: str, eos_text: str, special_texts: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_text, "eos_token": eos_text}
         try:
             self._template = compile_template(source)
-        except Exception as error:  # Jinja, Python's compiler, recursion: all of them mean a bad template
+        except Exception as error:  # of Jinja, of Python's compiler, or a RecursionError: the template is bad
             raise self._failure(error) from None
 
     @property
@@ -100,23 +100,24 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **extra: Any,
     ) -> list[Segment]:
-        """The prompt for these messages.
+        """Render the prompt for these messages.
 
         Args:
-            messages: mappings, or objects with `role` and `content`; the content is a string or a list of OpenAI's
-                text parts, which are joined; None for an assistant's message that has `tool_calls`.
+            messages: mappings, or objects with `role` and `content`. The content is a string or a list of OpenAI's
+                text parts, which are joined; it may be None in an assistant's message with `tool_calls`.
             add_generation_prompt: end with the beginning of an assistant's turn.
-            continue_final_message: end with the content of the last message, an assistant's, to be continued;
-                add_generation_prompt has no meaning then.
+            continue_final_message: end with the content of the last message, an assistant's, which the model
+                continues; `add_generation_prompt` is ignored then.
             tools: descriptions of tools, for the template.
             extra: more variables for the template: strings, numbers, booleans, None, lists and mappings of them.
 
         Returns:
-            The segments, none empty, that make up the prompt: one, unless a user's words look like a control token.
+            The segments of the prompt, none empty. There is one, unless a user's words look like a control token.
 
         Raises:
-            InvalidRequestError: a message cannot be used, and the field names its place, as `messages[2].content`; or
-                the template refused the messages (field "messages") or failed (field "chat_template").
+            InvalidRequestError: a message cannot be used (the error's `field` names its place, as
+                `messages[2].content`), the template refuses the messages (`field` is "messages"), or the template
+                fails (`field` is "chat_template").
         """
         turns = checked_messages(messages)
         guard = Guard(self._specials)
@@ -125,7 +126,7 @@ class ChatTemplate:
         variables |= self._tokens
         variables["tools"] = guard.values(_checked_tools(tools), guard.guarded)
         variables["messages"] = turns = [
-            # The role is one of a few and no user's words, and a template may well make a control token of it.
+            # The role is one of a few words and not the user's, and a template may make a control token of it.
             {"role": turn.pop("role"), **guard.values(turn, guard.guarded)}
             for turn in turns
         ]
@@ -147,7 +148,7 @@ class ChatTemplate:
                 "what the model's chat template accepts",
                 f"the model's chat template refuses these messages: {error.message}",
             ) from None
-        except Exception as error:  # a template can fail in any way that Python code can
+        except Exception as error:  # a template can raise whatever Python code can
             raise self._failure(error) from None
         if continue_final_message:
             text = self._cut_at(guard.mark(), text)
@@ -157,9 +158,9 @@ class ChatTemplate:
         return segments
 
     def _cut_at(self, mark: str, text: str) -> str:
-        """The text up to the mark after the last content, stripped where the template strips contents.
+        """Returns the text up to the mark behind the last content, stripped if the template strips contents.
 
-        As transformers does it: the mark ends in a space, and whether that was kept tells.
+        As in transformers, a space follows the mark: the template has stripped the content if the space is gone.
         """
         content, found, rest = text.rpartition(mark)
         if not found:
@@ -179,7 +180,7 @@ class ChatTemplate:
 
 
 def _checked_text(text: str, place: str) -> str:
-    # A plain string: a template would write the name of a member of a `class Role(str, Enum)`, not its value.
+    # A plain string, since a template would write the name of a `class Role(str, Enum)` member instead of its value.
     text = str.__str__(text)
     if "\0" in text:
         raise InvalidRequestError(place, text, "text without NUL characters")
@@ -197,10 +198,10 @@ def _checked_text(text: str, place: str) -> str:
 
 
 def _checked(value: object, place: str, depth: int = 0) -> Any:
-    """A copy of a value that JSON can hold, with lists for tuples, and plain values for those of derived types.
+    """Returns a copy of a JSON value. Tuples become lists, and values of derived types become plain ones.
 
     Raises:
-        InvalidRequestError: something in it is of another kind, with its place.
+        InvalidRequestError: JSON cannot hold a part of it; the error's `field` names the place.
     """
     if isinstance(value, str):
         return _checked_text(value, place)
@@ -255,7 +256,7 @@ def _joined(content: object, place: str) -> str:
         fields: Mapping[object, object] = cast("Any", part) if isinstance(part, Mapping) else {}
         kind, text = fields.get("type"), fields.get("text")
         if isinstance(kind, str) and kind != "text":
-            raise InvalidRequestError(f"{place}[{i}].type", kind, '"text"; this model reads nothing else')
+            raise InvalidRequestError(f"{place}[{i}].type", kind, '"text"; the model reads text only')
         if kind != "text" or not isinstance(text, str):
             raise InvalidRequestError(f"{place}[{i}]", cast("object", part), '{"type": "text", "text": a string}')
         texts.append(text)

@@ -1,4 +1,4 @@
-"""Keeps the thought that a model writes before its answer apart from the answer."""
+"""`ThoughtSplitter`: splits a model's output into the thought and the answer. `tags_of`: the tags around a thought."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from headrace.values.output_format import Tags
 
 __all__ = ["Phase", "ThoughtSplitter", "overlap", "tags_of"]
 
-# As the chat templates of the models have them that write their thoughts down.
-_KNOWN = (
+# The tags in the chat templates of reasoning models.
+_KNOWN_TAGS = (
     Tags("<think>", "</think>"),
     Tags("<thinking>", "</thinking>"),
     Tags("<thought>", "</thought>"),
@@ -22,39 +22,39 @@ _KNOWN = (
 
 
 def tags_of(template: str) -> Tags | None:
-    """The tags that a chat template writes or looks for; None where it knows nothing of thoughts."""
-    return next((tags for tags in _KNOWN if tags.closer in template), None)
+    """Returns the tags that a chat template writes or looks for; None if it has none."""
+    return next((tags for tags in _KNOWN_TAGS if tags.closer in template), None)
 
 
 class Phase(Enum):
-    """Where in the output a text is."""
+    """A part of the output."""
 
-    START = "start"  # nothing but white space, or what may become the opening tag
+    START = "start"  # only white space so far, or text that may become the opening tag
     THINKING = "thinking"
     ANSWER = "answer"
 
 
 class ThoughtSplitter:
-    """Splits text that comes in pieces into a thought and an answer.
+    """Splits text that arrives piece by piece into a thought and an answer.
 
-    Only a tag at the very start, white space aside, opens a thought: later ones, and closing tags without an opening
-    one, are text like any other. A thought that is never closed lasts to the end. The tags go, and so does the white
-    space at both ends of the thought and before the answer. Where the prompt has opened the thought already, the
-    output begins inside it; should the model open it once more, that tag goes too.
+    Only a tag at the very start, white space aside, opens a thought. Later opening tags, and closing tags without an
+    opening one, are ordinary text. A thought that is never closed lasts to the end. The tags are dropped, as is the
+    white space at both ends of the thought and before the answer. If the prompt has opened the thought, the output
+    begins inside it; an opening tag that the model writes nevertheless is dropped, too.
 
-    With `raw`, nothing goes: the tags and the white space are part of the thought.
+    With `raw`, nothing is dropped: the tags and the white space are part of the thought.
 
     Args:
-        tags: what opens and closes a thought.
-        is_open: whether the prompt has opened it.
-        raw: whether to leave everything as it is.
+        tags: the tags around a thought.
+        is_open: whether the prompt has opened the thought.
+        raw: whether to keep tags and white space.
 
     Attributes:
-        phase: where the text is.
-        has_thought: whether there is or was a thought.
+        phase: the part of the output that the text has reached.
+        has_thought: whether a thought has begun.
     """
 
-    __slots__ = ("_held", "_is_open", "_is_raw", "_strips", "_tags", "has_thought", "phase")
+    __slots__ = ("_held", "_is_open", "_is_raw", "_is_stripping", "_tags", "has_thought", "phase")
 
     def __init__(self, tags: Tags, *, is_open: bool = False, raw: bool = False) -> None:
         self.phase = Phase.START
@@ -63,7 +63,7 @@ class ThoughtSplitter:
         self._is_open = is_open
         self._is_raw = raw
         self._held = ""
-        self._strips = is_open and not raw  # whether white space goes until something else comes
+        self._is_stripping = is_open and not raw  # whether white space is dropped until other text arrives
 
     @property
     def is_over(self) -> bool:
@@ -76,15 +76,15 @@ class ThoughtSplitter:
         return self.phase is Phase.THINKING and overlap(self._held, self._tags.closer) > 0
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What this text adds to the thought, and what to the answer."""
+        """Returns what this text adds to the thought, and what it adds to the answer."""
         if self.phase is Phase.ANSWER:
             return "", self._stripped(text)
         self._held += text
         thought = ""
         if self.phase is Phase.START:
-            thought = self._start()
+            thought = self._read_start()
         if self.phase is Phase.THINKING:
-            more, rest = self._think()
+            more, rest = self._read_thought()
             return thought + more, rest
         if self.is_over:
             answer, self._held = self._held, ""
@@ -92,7 +92,7 @@ class ThoughtSplitter:
         return thought, ""
 
     def flush(self) -> tuple[str, str]:
-        """Ends the text: what was held back, as `feed` gives it."""
+        """End the text. Returns the text that was held back: of the thought, and of the answer."""
         held, self._held = self._held, ""
         if self.phase is Phase.ANSWER or (self.phase is Phase.START and not self._is_open):
             return "", held
@@ -107,13 +107,13 @@ class ThoughtSplitter:
         return bool(found) and bool(rest.strip())
 
     def answer_after(self, text: str) -> str:
-        """What would be known of the answer with this text, if it began now."""
+        """Returns the beginning of the answer that `feed` would find with this text, without feeding it."""
         begun = (self._held + text).lstrip()
         is_answer = self.phase is Phase.START and not self._is_open and not self._tags.opener.startswith(begun)
         return begun if is_answer and not begun.startswith(self._tags.opener) else ""
 
-    def _start(self) -> str:
-        """Find out whether the output begins with a tag; with `raw`, return the tag."""
+    def _read_start(self) -> str:
+        """Find out whether the output begins with a tag. With `raw`, returns the tag."""
         opener = self._tags.opener
         begun = self._held.lstrip()
         if begun.startswith(opener):
@@ -121,14 +121,14 @@ class ThoughtSplitter:
             tag, self._held = self._held[:end], self._held[end:]
             self.has_thought = True
             self.phase = Phase.THINKING
-            self._strips = not self._is_raw
+            self._is_stripping = not self._is_raw
             return tag if self._is_raw else ""
         if opener.startswith(begun):
             return ""
         self.phase = Phase.THINKING if self._is_open else Phase.ANSWER
         return ""
 
-    def _think(self) -> tuple[str, str]:
+    def _read_thought(self) -> tuple[str, str]:
         closer = self._tags.closer
         text, found, rest = self._held.partition(closer)
         if found:
@@ -137,24 +137,24 @@ class ThoughtSplitter:
             if self._is_raw:
                 return text + found, rest
             thought = self._stripped(text).rstrip()
-            self._strips = True
+            self._is_stripping = True
             return thought, self._stripped(rest)
-        # White space before the tag goes with it, so it waits for what comes next.
+        # White space before the closing tag is dropped, so it is held back until the next text tells.
         end = len(text) - overlap(text, closer)
         end = len(text[:end].rstrip()) if not self._is_raw else end
         self._held = text[end:]
         return self._stripped(text[:end]), ""
 
     def _stripped(self, text: str) -> str:
-        if self._strips and text:
+        if self._is_stripping and text:
             text = text.lstrip()
-            self._strips = not text
+            self._is_stripping = not text
         return text
 
 
 def overlap(text: str, tag: str) -> int:
-    """How many characters at the end of a text may be the beginning of a tag, short of all of it."""
-    if tag[:1] not in text[1 - len(tag) :]:  # nearly always
+    """Returns how many characters at the end of a text may begin a tag; less than the whole tag."""
+    if tag[:1] not in text[1 - len(tag) :]:  # the usual case
         return 0
     for size in range(min(len(text), len(tag) - 1), 0, -1):
         if text.endswith(tag[:size]):

@@ -1,4 +1,4 @@
-"""Lets a model and its tools talk: asks it, runs what it calls, tells it what came of that, and asks again."""
+"""`run_tools` and `run_tools_async`: ask a model, run the tools that it calls, and ask again with their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
 from headrace.chat.template import Message, checked_messages
-from headrace.chat.toolbox import Tool, result_text
+from headrace.chat.tool import Tool, result_text
 from headrace.values.checks import as_int
 from headrace.values.results import GenerationResult, ToolCall
 
@@ -23,12 +23,12 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """What became of a conversation with tools.
+    """The outcome of a conversation with tools.
 
     Attributes:
-        result: the last answer of the model. Its `finish_reason` is "tool_calls" where calls are left to the caller:
-            after so many rounds, or since a tool was called that only the caller can run.
-        messages: the conversation, from the first message given to the last answer, as `chat` takes it.
+        result: the model's last answer. Its `finish_reason` is "tool_calls" if it has calls that were not run: because
+            `max_rounds` was reached, or because one of the tools can only be run by the caller.
+        messages: the conversation, from the first message given to the last answer, in the form that `chat` takes.
         rounds: how often calls were run.
     """
 
@@ -52,23 +52,23 @@ def run_tools(
     *,
     max_rounds: int = 5,
 ) -> ToolRun:
-    """Ask, run the calls, and ask again, until there is an answer without calls.
+    """Ask the model, run its calls, and ask again, until it answers without calls.
 
-    The calls of one answer run at once, sync functions in threads, async ones on an event loop of this run; each sees
-    the caller's context variables. An exception in a tool, arguments that do not fit and a name that is unknown become
-    the call's result, as {"error": "..."}. A tool without a function can only be run by the caller: where one is
-    called, nothing of that answer is run, and the run ends.
+    The calls of one answer run concurrently: sync functions in threads, async ones on an event loop of this run. Each
+    sees the caller's context variables. If a tool raises an exception, its arguments do not fit, or its name is not
+    known, the call's result is {"error": "..."}. A tool without a function can only be run by the caller: if the model
+    calls one, no call of that answer is run, and the run ends.
 
     Args:
         chat: answers a conversation; called on this thread.
         messages: the conversation so far.
         tools: what the model may call.
-        max_rounds: how often calls are run at most, at least 1.
+        max_rounds: the largest number of answers whose calls are run, at least 1.
 
     Raises:
-        InvalidRequestError: messages or rounds that are none.
-        BaseException: what `chat` raises, and what a tool raises that is no Exception, as KeyboardInterrupt. What runs
-            beside it is cancelled; a sync function cannot be, and its result is dropped.
+        InvalidRequestError: `messages` or `max_rounds` cannot be used.
+        BaseException: whatever `chat` raises, and what a tool raises that is no Exception, as KeyboardInterrupt. The
+            other calls are cancelled then; a sync function cannot be cancelled, and its result is dropped.
     """
     run = _Run(messages, tools, max_rounds)
     with _LoopThread() as loop:
@@ -81,7 +81,7 @@ def run_tools(
                 answers = loop.run(_answers(calls))
             except _PassedOnError as passed_on:
                 raise passed_on.error from None
-            run.take(result, answers)
+            run.add_round(result, answers)
 
 
 async def run_tools_async(
@@ -91,7 +91,7 @@ async def run_tools_async(
     *,
     max_rounds: int = 5,
 ) -> ToolRun:
-    """The same on the running event loop, which it never blocks; async tools run on it. See `run_tools`."""
+    """Do the same on the running event loop, without blocking it; async tools run on that loop. See `run_tools`."""
     run = _Run(messages, tools, max_rounds)
     while True:
         result = await chat(list(run.messages))
@@ -102,18 +102,18 @@ async def run_tools_async(
             answers = await _answers(calls)
         except _PassedOnError as passed_on:
             raise passed_on.error from None
-        run.take(result, answers)
+        run.add_round(result, answers)
 
 
 class _Call(NamedTuple):
-    """A call, and what runs it; None where there is no such tool."""
+    """A call and its tool; None if there is no tool of that name."""
 
     call: ToolCall
     tool: Tool | None
 
 
 class _PassedOnError(Exception):
-    """Carries what is no Exception, as KeyboardInterrupt, which would end an event loop on its way through it."""
+    """Carries a BaseException, as KeyboardInterrupt, through an event loop, which that would otherwise end."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(repr(error))
@@ -121,7 +121,7 @@ class _PassedOnError(Exception):
 
 
 class _Run:
-    """The conversation, which both faces share."""
+    """The conversation of a run: what `run_tools` and `run_tools_async` share."""
 
     def __init__(
         self, messages: Sequence[Mapping[str, Any] | Message], tools: Sequence[Tool], max_rounds: object
@@ -132,31 +132,31 @@ class _Run:
         self._rounds = 0
 
     def calls_of(self, result: GenerationResult) -> list[_Call]:
-        """What is to be run now; nothing where the run ends with this result."""
+        """Returns the calls to run; none if the run ends with this result."""
         if result.finish_reason != "tool_calls" or self._rounds == self._max_rounds:
             return []
         calls = [_Call(call, self._tools.get(call.name)) for call in _complete(result)]
-        is_ours = all(call.tool is None or call.tool.function is not None for call in calls)
-        return calls if is_ours else []
+        can_run = all(call.tool is None or call.tool.function is not None for call in calls)
+        return calls if can_run else []
 
-    def take(self, result: GenerationResult, answers: Sequence[str]) -> None:
-        """Go on with what was called, and what came of it."""
+    def add_round(self, result: GenerationResult, answers: Sequence[str]) -> None:
+        """Add the model's calls and the texts of their results to the conversation."""
         self._rounds += 1
-        self._say(result)
+        self._add_answer(result)
         self.messages += [
             {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": answer}
             for call, answer in zip(_complete(result), answers, strict=True)
         ]
 
     def ended(self, result: GenerationResult) -> ToolRun:
-        """The run, as this result ends it."""
-        self._say(result)
+        """Returns the outcome of a run that ends with this result."""
+        self._add_answer(result)
         return ToolRun(result, self.messages, self._rounds)
 
-    def _say(self, result: GenerationResult) -> None:
+    def _add_answer(self, result: GenerationResult) -> None:
         message: dict[str, Any] = {"role": "assistant", "content": result.text}
         if result.thinking:
-            # Templates that want to see a thought again, as long as the turn lasts, know it by this name.
+            # The name that templates use which show the model its thoughts again until its turn ends.
             message["reasoning_content"] = result.thinking
         if calls := _complete(result):
             message["tool_calls"] = [call.as_openai() for call in calls]
@@ -168,8 +168,8 @@ def _complete(result: GenerationResult) -> list[ToolCall]:
 
 
 async def _answers(calls: Sequence[_Call]) -> list[str]:
-    """Run calls at once: what came of each, in their order."""
-    # Threads of their own, since a pool that others use may be full of what waits for these.
+    """Run calls concurrently and return the texts of their results, in order."""
+    # A pool of its own, since a shared one could be full of threads that wait for these calls.
     threads = ThreadPoolExecutor(len(calls), thread_name_prefix="headrace-tool")
     tasks = [asyncio.ensure_future(_answer(call, threads)) for call in calls]
     try:
@@ -201,19 +201,19 @@ async def _answer(call: _Call, threads: ThreadPoolExecutor) -> str:
 
 
 def _is_cancelled() -> bool:
-    """Whether it is this task that was cancelled, and not something that its tool has waited for."""
+    """Whether this task was cancelled, and not a future that its tool has awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def _in_thread(threads: ThreadPoolExecutor, tool: Tool, arguments: str) -> Any:
-    """What came of the call, as text already, unless it has to be awaited first."""
+    """Run a sync tool in a thread. Returns the text of its result, or an awaitable that the tool has returned."""
 
     def run() -> Any:
         try:
             value = tool.run(arguments)
             return value if inspect.isawaitable(value) else result_text(value)
-        except Exception as error:  # a tool may raise anything; StopIteration, for one, no future could carry
+        except Exception as error:  # a tool may raise anything, even StopIteration, which a future cannot carry
             return result_text(error)
         except BaseException as error:
             raise _PassedOnError(error) from None
@@ -222,14 +222,14 @@ async def _in_thread(threads: ThreadPoolExecutor, tool: Tool, arguments: str) ->
 
 
 class _LoopThread:
-    """An event loop on a thread of its own, made when first needed: a loop may be running on the caller's thread."""
+    """An event loop on its own thread, since the caller's thread may be running one; started when first needed."""
 
     def __init__(self) -> None:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="headrace-tools", daemon=True)
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
 
     def run(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
-        """What a coroutine returns; where this thread is interrupted, leaving the `with` cancels it."""
+        """Returns a coroutine's result. If this thread is interrupted, leaving the `with` cancels the coroutine."""
         if self._thread.ident is None:
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop.result()).result()

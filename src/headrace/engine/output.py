@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from headrace.chat.call_reader import CallReader
 from headrace.chat.thinking import ThoughtSplitter
-from headrace.chat.tool_formats import CallReader
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.stops import StopMatcher
 from headrace.values.accumulator import Accumulator

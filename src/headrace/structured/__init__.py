@@ -1,1 +1,1 @@
-"""Outputs with a form: JSON schemas, regular expressions and grammars, and JSON that is still growing."""
+"""Structured output: JSON schemas, regular expressions and grammars to generate by, and JSON that is still growing."""

@@ -1,4 +1,4 @@
-"""Puts a regular expression of JSON Schema, which is one of ECMA-262, in words that Rust's regex reads the same way."""
+"""`portable`: translates a regular expression of JSON Schema, in ECMA-262's syntax, to that of Rust's regex crate."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ __all__ = ["PatternError", "portable"]
 _ESCAPE = re.compile(r"\\(?:[dDwWsSnrtfv]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|[^A-Za-z0-9])", re.DOTALL)
 _GROUP = re.compile(r"\((?:\?:|\?<[A-Za-z_][A-Za-z0-9_]*>|(?!\?))")
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\??")
-# Insides of classes. What \d, \w and \s are differs among engines; these are ECMA-262's.
+# The characters of \d, \w and \s as in ECMA-262, for use inside brackets. Engines differ in them.
 _CLASSES = {
     "d": "0-9",
     "w": "0-9A-Za-z_",
     "s": r"\t\n\x0b\x0c\r \xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}",
 }
-_ANY = r"[^\n\r\x{2028}\x{2029}]"  # in other engines, all but a line feed
+_ANY = r"[^\n\r\x{2028}\x{2029}]"  # the dot; in other engines it is all but a line feed
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _PLAIN = frozenset("^$|)")
 
 
 class PatternError(ValueError):
-    """What in a pattern cannot be used, and where."""
+    """A part of a pattern cannot be used; the message says which, and where."""
 
 
 def portable(pattern: str) -> str:
-    """A pattern as Rust's regex crate has to have it.
+    """Returns the pattern in the syntax of Rust's regex crate.
 
     Raises:
-        PatternError: it has something that engines do not agree on, or that does not describe a regular language.
+        PatternError: the pattern has a part that engines read differently, or that no regular language has.
     """
     read: list[str] = []
     at = 0
@@ -51,7 +51,7 @@ def portable(pattern: str) -> str:
         elif char == "(":
             if not (group := _GROUP.match(pattern, at)):
                 raise PatternError(f"a group that looks around, or is of an unknown kind, at character {at}")
-            read.append("(")  # names do not matter
+            read.append("(")  # a group's name has no effect
             at = group.end()
         elif char == "{" and pattern[at + 1 : at + 2] == ",":
             raise PatternError(f"a repetition without a lower bound, at character {at}")
@@ -66,7 +66,7 @@ def _literal(char: str) -> str:
 
 
 def _escaped(pattern: str, at: int) -> tuple[str, int]:
-    """What an escape stands for, as it may be written inside a class, and where it ends."""
+    """Returns the characters of an escape, as written inside brackets, and where the escape ends."""
     match = _ESCAPE.match(pattern, at)
     if match is None:
         raise PatternError(f"an escape that is not supported, {pattern[at : at + 2]}, at character {at}")
@@ -77,16 +77,16 @@ def _escaped(pattern: str, at: int) -> tuple[str, int]:
         return f"[^{_CLASSES[kind.lower()]}]", match.end()
     char = chr(int(match[0][2:], 16)) if kind in "xu" else _CONTROLS.get(kind, kind)
     if "\ud800" <= char < "\ue000":
-        raise PatternError(f"half a surrogate pair at character {at}")
+        raise PatternError(f"a lone surrogate at character {at}")
     return _literal(char), match.end()
 
 
 def _class(pattern: str, start: int) -> tuple[str, int]:
-    """A class in brackets, and where it ends."""
+    """Returns a class in brackets, and where it ends."""
     is_negated = pattern.startswith("^", start + 1)
     at = start + 1 + is_negated
     read: list[str] = []
-    low: str | None = None  # what the last item was, if it was one character, and so may begin a range
+    low: str | None = None  # the last item if it is one character, which can begin a range
     while at < len(pattern) and (pattern[at] != "]" or not read):
         if pattern[at] == "]":
             raise PatternError(f"an empty class at character {start}")

@@ -1,4 +1,4 @@
-"""What `json_schema=` may be, and what its outputs become: a JSON schema, or a type with its instances."""
+"""`Schema`: a JSON schema, given as such or as a Python type, whose instances are made from the output."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _MAX_DEPTH = 200  # of lists and mappings in a schema, as in JSON text
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schema:
-    """A JSON schema, with the type that it describes, where there is one.
+    """A JSON schema, and the type that it was made from, if any.
 
     Attributes:
-        json: the schema, made of nothing but dicts with string keys, lists, strings, numbers, booleans and None.
-        type: the type given; None where it was a schema.
+        json: the schema, made of plain dicts with string keys, lists, strings, numbers, booleans and None.
+        type: the type that was given; None if a schema was given.
     """
 
     json: Any
@@ -41,18 +41,18 @@ class Schema:
 
     @classmethod
     def of(cls, name: str, value: object) -> Schema:
-        """The schema that a caller means; a mapping is copied, and may change afterwards.
+        """Returns the schema of a mapping, JSON text, a boolean or a type. A mapping is copied.
 
-        The schema of a type is that of what the type takes in, by alias. Where a model, a dataclass or a TypedDict
-        would ignore keys that it does not know, its schema allows none: they would be written for nothing.
+        The schema of a type describes the values that the type validates, with aliases as keys. It allows no unknown
+        keys where a model, a dataclass or a TypedDict would ignore them, since writing them would be wasted.
 
         Args:
-            name: the setting or argument, for the error.
+            name: the setting or argument, for errors.
             value: a mapping, JSON text of an object or a boolean, a boolean, or a type that Pydantic's TypeAdapter
                 takes: a model, a dataclass, a TypedDict, an Enum, `list[int]`, `Literal["a", "b"]` ...
 
         Raises:
-            InvalidRequestError: it is none of these, or holds what JSON cannot hold.
+            InvalidRequestError: the value is none of these, or JSON cannot hold a part of it.
         """
         if isinstance(value, str):
             value = _parsed(name, value)
@@ -64,53 +64,55 @@ class Schema:
 
     @classmethod
     def of_type(cls, name: str, value: Any, allowed: str = _ALLOWED) -> Schema:
-        """The same of a type, or of a function, where it is that of its parameters, and `parse` calls it.
+        """Returns the schema of a type, or of a function's parameters; then `parse` calls the function.
 
         Args:
-            name: the setting or argument, for the error.
+            name: the setting or argument, for errors.
             value: the type, or the function.
-            allowed: what would have been right, for the error.
+            allowed: what the value may be, for errors.
 
         Raises:
-            InvalidRequestError: nothing that Pydantic can describe.
+            InvalidRequestError: Pydantic cannot describe the value.
         """
         try:
-            # Types may be equal without being the same, as int | str and str | int. Functions are seldom seen again.
-            is_kept = _can_hash(value) and not inspect.isfunction(value)
-            adapter, schema = _made(value, repr(value)) if is_kept else _made.__wrapped__(value, "")
-        except Exception as error:  # Pydantic's own, and whatever the code of a type raises
+            # The repr is a part of the cache's key, since int | str equals str | int and is another type. Functions are
+            # not cached: each is seldom seen again.
+            can_cache = _can_hash(value) and not inspect.isfunction(value)
+            adapter, schema = _adapter_of(value, repr(value)) if can_cache else _adapter_of.__wrapped__(value, "")
+        except Exception as error:  # Pydantic's errors, and whatever the type's own code raises
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise InvalidRequestError(name, value, allowed, f"{name}: {reason}; allowed: {allowed}") from error
         return cls(_copied(name, schema, 0), value, adapter)
 
     def parse(self, text: str) -> Any:
-        """The value of a JSON text that fits the schema: an instance, where there is a type.
+        """Returns the value of JSON text that fits the schema: an instance if there is a type.
 
-        Where there is none, the value is not checked again.
+        Without a type the value is not checked against the schema again.
 
         Raises:
-            ValueError: no JSON, as NaN is none; more than 200 levels; a number that is larger than a float can be; or,
-                as pydantic.ValidationError, what the type's validators refuse although the schema allows it.
+            ValueError: the text is no JSON (NaN is none), has more than 200 levels, or a number larger than a float
+                can be. A pydantic.ValidationError, which is a ValueError, if the type's validators refuse a value
+                that the schema allows.
             Exception: whatever else the type's own code raises.
         """
         value = parse_json(text)
         if self._adapter is None:
             return value
-        # By alias, whatever the models say, because so is the schema.
+        # By alias, whatever the models' settings say, since the schema has aliases as keys.
         return self._adapter.validate_json(mended(text), by_alias=True)
 
 
 class _Generator(GenerateJsonSchema):
-    """Schemas to write by: nothing that is only read and then dropped, and no titles that repeat the names."""
+    """Pydantic's schemas for text to be written: without keys that the type would ignore, and without titles."""
 
     def render_warning_message(self, kind: Any, detail: str) -> str | None:
-        """Nothing: a default, or a choice, that JSON cannot hold cannot be written either."""
+        """Returns no warning: a default or a choice that JSON cannot hold is never written anyway."""
 
     def encode_default(self, dft: Any) -> Any:
         default = super().encode_default(dft)
         try:
             json.dumps(default, allow_nan=False)
-        except ValueError as error:  # infinity, as a default often is
+        except ValueError as error:  # infinity is a common default
             raise PydanticSerializationError(str(error)) from None
         return default
 
@@ -127,14 +129,14 @@ class _Generator(GenerateJsonSchema):
         return _closed(super().typed_dict_schema(schema))
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
-        # Pydantic takes text as well, but not just any text.
+        # The first choice is a number. The other is text, and Pydantic does not say of which form.
         return super().decimal_schema(schema)["anyOf"][0]
 
     def set_schema(self, schema: core_schema.SetSchema) -> dict[str, Any]:
-        return _with_repetitions(super().set_schema(schema))
+        return _without_unique_items(super().set_schema(schema))
 
     def frozenset_schema(self, schema: core_schema.FrozenSetSchema) -> dict[str, Any]:
-        return _with_repetitions(super().frozenset_schema(schema))
+        return _without_unique_items(super().frozenset_schema(schema))
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +147,8 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _with_repetitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """A set takes what comes twice as well, unless it counts; and grammars cannot tell."""
+def _without_unique_items(schema: dict[str, Any]) -> dict[str, Any]:
+    """Drop `uniqueItems`, which grammars cannot enforce: a set accepts repeated items, unless it has a least size."""
     return schema if "minItems" in schema else {key: schema[key] for key in schema if key != "uniqueItems"}
 
 
@@ -159,7 +161,7 @@ def _can_hash(value: object) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _made(value: Any, _shown: str) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+def _adapter_of(value: Any, _repr: str) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     adapter = TypeAdapter[Any](value)
     return adapter, adapter.json_schema(by_alias=True, schema_generator=_Generator)
 
@@ -168,7 +170,7 @@ def _parsed(name: str, text: str) -> dict[str, Any] | bool:
     try:
         value = parse_json(text, has_unique_keys=True)
     except ValueError as error:
-        message = f"{name} is text that is no JSON: {error}; allowed: {_ALLOWED}"
+        message = f"{name} is text that is not JSON: {error}; allowed: {_ALLOWED}"
         raise InvalidRequestError(name, text, _ALLOWED, message) from None
     if not isinstance(value, (dict, bool)):
         raise InvalidRequestError(name, text, _ALLOWED)
@@ -176,7 +178,8 @@ def _parsed(name: str, text: str) -> dict[str, Any] | bool:
 
 
 def _copied(place: str, value: object, depth: int) -> Any:
-    """A copy of what JSON can hold, of exactly JSON's types; the error names the place of what it cannot."""
+    """Returns a copy of a JSON value, with values of derived types made plain; the error names the place of a value
+    that JSON cannot hold."""
     if isinstance(value, str):
         return str.__str__(value)
     if value is None or isinstance(value, bool):

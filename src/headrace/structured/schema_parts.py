@@ -1,47 +1,49 @@
-"""What can be told from a schema that `json_schema` has read: its parts, its conditions, whether it ends."""
+"""Functions that walk a schema which `schema_reader` has read: its subschemas, its conditions, whether it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 __all__ = [
     "COMBINING",
     "FRACTIONS",
     "TYPES",
-    "can_end",
+    "allowed_texts",
+    "circular_references",
     "conditions",
-    "in_place",
-    "inside",
+    "finite_references",
+    "has_finite_value",
     "num_combined",
-    "parts",
-    "texts",
+    "references_of_value",
+    "schemas_inside",
+    "subschemas",
 ]
 
 TYPES = ("null", "boolean", "object", "array", "number", "string", "integer")
 COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
-FRACTIONS = 1024  # the smallest divisor is one of so many parts of 1
+FRACTIONS = 1024  # a divisor is a multiple of 1 / FRACTIONS
 
 
-def texts(schema: dict[str, Any]) -> set[str] | None:
-    """The strings to which a schema restricts a value; None where it does not, or not to strings."""
+def allowed_texts(schema: dict[str, Any]) -> set[str] | None:
+    """Returns the strings that `const` or `enum` allow; None without these keywords or with other values."""
     values: list[Any] = [schema["const"]] if "const" in schema else schema.get("enum", [])
     return set(values) if values and all(isinstance(value, str) for value in values) else None
 
 
-def in_place(schema: Any) -> Iterator[str]:
-    """The references that stand for the whole of a value, not for a part of it."""
+def references_of_value(schema: Any) -> Iterator[str]:
+    """Yields the references that apply to the whole value, not to a part of it."""
     if isinstance(schema, dict):
         members = cast("dict[str, Any]", schema)
         if "$ref" in members:
             yield members["$ref"]
         for keyword in ("allOf", "anyOf", "oneOf"):
-            for one in members.get(keyword, ()):
-                yield from in_place(one)
+            for part in members.get(keyword, ()):
+                yield from references_of_value(part)
 
 
-def parts(schema: dict[str, Any]) -> Iterator[Any]:
-    """The schemas that a schema is made of."""
+def subschemas(schema: dict[str, Any]) -> Iterator[Any]:
+    """Yields the schemas directly inside a schema."""
     for keyword, setting in schema.items():
         if keyword in ("additionalProperties", "items"):
             yield setting
@@ -51,23 +53,23 @@ def parts(schema: dict[str, Any]) -> Iterator[Any]:
             yield from setting
 
 
-def inside(schema: Any) -> Iterator[dict[str, Any]]:
-    """A schema, and all that are inside it, without bools."""
+def schemas_inside(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yields a schema and all schemas inside it, at any depth, except those that are bools."""
     if isinstance(schema, dict):
         members = cast("dict[str, Any]", schema)
         yield members
-        for part in parts(members):
-            yield from inside(part)
+        for part in subschemas(members):
+            yield from schemas_inside(part)
 
 
 def num_combined(schema: dict[str, Any]) -> int:
-    """How many conditions, each a schema of its own, a value has to fit."""
+    """Returns how many schemas a value has to fit: those of references and combinations, and the other keywords."""
     single = sum(keyword in schema for keyword in ("$ref", "anyOf", "oneOf"))
     return single + len(schema.get("allOf", ())) + any(keyword not in COMBINING for keyword in schema)
 
 
 def conditions(schema: Any) -> tuple[set[str], set[int], bool]:
-    """The regular expressions in a schema, its divisors in the smallest fraction, and whether it refers to others."""
+    """Returns the regular expressions in a schema, its divisors times `FRACTIONS`, and whether it has references."""
     if not isinstance(schema, dict):
         return set(), set(), False
     members = cast("dict[str, Any]", schema)
@@ -75,30 +77,56 @@ def conditions(schema: Any) -> tuple[set[str], set[int], bool]:
     patterns.update(members.get("patternProperties", ()))
     divisors = {int(members["multipleOf"] * FRACTIONS)} if "multipleOf" in members else set[int]()
     has_reference = "$ref" in members
-    for part in parts(members):
-        inner = conditions(part)
-        patterns |= inner[0]
-        divisors |= inner[1]
-        has_reference |= inner[2]
+    for part in subschemas(members):
+        inner_patterns, inner_divisors, inner_has_reference = conditions(part)
+        patterns |= inner_patterns
+        divisors |= inner_divisors
+        has_reference |= inner_has_reference
     return patterns, divisors, has_reference
 
 
-def can_end(schema: Any, ending: set[str]) -> bool:
-    """Whether a value of finite length can fit a schema, as far as its references and what it requires tell."""
+def circular_references(definitions: Mapping[str, Any]) -> set[str]:
+    """Returns the references, "#/$defs/name", to definitions that consist of nothing but themselves."""
+    inner = {f"#/$defs/{name}": set(references_of_value(schema)) for name, schema in definitions.items()}
+    while leaves := [ref for ref, refs in inner.items() if not refs & inner.keys()]:
+        for ref in leaves:
+            del inner[ref]
+    return set(inner)
+
+
+def finite_references(definitions: Mapping[str, Any]) -> set[str]:
+    """Returns the references to definitions that some finite value fits; see `has_finite_value`."""
+    finite: set[str] = set()
+    while more := {
+        ref
+        for name, schema in definitions.items()
+        if (ref := f"#/$defs/{name}") not in finite and has_finite_value(schema, finite)
+    }:
+        finite |= more
+    return finite
+
+
+def has_finite_value(schema: Any, finite: set[str]) -> bool:
+    """Whether a finite value can fit a schema, judged by its references and its required parts only.
+
+    Args:
+        schema: the schema.
+        finite: references to definitions that are known to have such a value.
+    """
     if isinstance(schema, bool):
         return schema
-    if "$ref" in schema and schema["$ref"] not in ending:
+    if "$ref" in schema and schema["$ref"] not in finite:
         return False
-    if not all(can_end(one, ending) for one in schema.get("allOf", ())):
+    if not all(has_finite_value(part, finite) for part in schema.get("allOf", ())):
         return False
     for keyword in ("anyOf", "oneOf"):
-        if keyword in schema and not any(can_end(one, ending) for one in schema[keyword]):
+        if keyword in schema and not any(has_finite_value(part, finite) for part in schema[keyword]):
             return False
     types = schema.get("type", TYPES)
     if "const" in schema or "enum" in schema or set(types) - {"array", "object"}:
         return True
     members = (schema.get("properties", {}).get(name, True) for name in schema.get("required", ()))
     items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
-    return ("object" in types and all(can_end(one, ending) for one in members)) or (
-        "array" in types and all(can_end(one, ending) for one in items)
+    return ("object" in types and all(has_finite_value(part, finite) for part in members)) or (
+        "array" in types and all(has_finite_value(part, finite) for part in items)
     )

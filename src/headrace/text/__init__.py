@@ -1,1 +1,1 @@
-"""Text: tokens' bytes to characters, stop sequences, and chat templates; no I/O and no engine."""
+"""Text: from the bytes of tokens to characters, and stop sequences. No I/O and no engine."""

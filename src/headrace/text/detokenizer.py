@@ -1,4 +1,4 @@
-"""Turns the bytes of tokens into characters as they come, since a token may hold half a character."""
+"""`Detokenizer`: turns the bytes of tokens into characters; a token may end inside a character."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SURROGATES_FROM, _SURROGATES_TO = b"\xed\xa0", b"\xed\xbf"
 
 
 class Detokenizer:
-    """Incremental UTF-8.
+    """An incremental decoder of UTF-8.
 
-    However the bytes are split into pieces, the texts of all `feed()`s joined are what decoding the whole with
-    errors="replace" gives (Unicode's "maximal subpart" practice), but for a character that is still incomplete at
-    the end: it is not invalid, only cut off, and is left out.
+    However the bytes are split into pieces, the joined texts of all `feed()`s equal the whole decoded with
+    errors="replace" (Unicode's "maximal subpart" practice). The one difference: a character that is incomplete at the
+    end is left out, since it is cut off and not invalid.
     """
 
     __slots__ = ("_held",)
@@ -24,11 +24,11 @@ class Detokenizer:
 
     @property
     def num_held(self) -> int:
-        """How many bytes wait for the rest of their character: 0 to 3."""
+        """The number of bytes, 0 to 3, that wait for the rest of their character."""
         return len(self._held)
 
     def feed(self, piece: bytes) -> str:
-        """The characters that are complete by now, U+FFFD for bytes that cannot become one."""
+        """Returns the characters that are complete now, with U+FFFD for bytes that cannot become a character."""
         if self._held:
             piece = self._held + piece
         elif piece.isascii():
@@ -36,16 +36,16 @@ class Detokenizer:
         text, consumed = utf_8_decode(piece, "replace", False)
         held = piece[consumed:]
         if _SURROGATES_FROM <= held <= _SURROGATES_TO:
-            # Python's decoder waits for a third byte here, though no byte can make this a character.
+            # Python's decoder waits for a third byte here, although no third byte can complete a character.
             text, held = text + held.decode("utf-8", "replace"), b""
         self._held = held
         return text
 
     def peek(self, piece: bytes) -> str:
-        """What `feed` would return, without feeding."""
+        """Returns what `feed` would return, without feeding the bytes."""
         return utf_8_decode(self._held + piece, "replace", False)[0]
 
     def flush(self) -> str:
-        """Ends the text: drops an incomplete last character and returns "", the rest having been returned already."""
+        """End the text: drop an incomplete last character. Returns "", since `feed` has returned all the rest."""
         self._held = b""
         return ""

@@ -1,4 +1,4 @@
-"""Finds stop sequences in text that comes in pieces, holding back no more than the start of a possible one."""
+"""`StopMatcher`: finds stop sequences in text that arrives piece by piece."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _ROOT = 0
 
 
 class StopMatcher:
-    """Lets text pass up to the first stop sequence, whatever pieces it comes in.
+    """Emits text up to the first stop sequence; how the text is split into pieces makes no difference.
 
     Let i be the smallest index at which a stop occurs in the whole text: text[:i] is emitted, and of the stops that
-    start at i the shortest is `matched`. Text is held back only from where a stop may have begun; a complete match
-    waits there too while a stop that began before it may still be completed.
+    start at i the shortest is `matched`. Text is held back from the place where a stop may have begun. A complete match
+    is held back as well, while a stop that began before it may still be completed.
 
     The automaton is Aho and Corasick's ("Efficient string matching", CACM 18(6), 1975). Its state is the longest
-    end of the text that begins some stop, which is exactly what has to be held; a character costs amortized O(1),
+    suffix of the text that begins a stop, which is exactly the text to hold back. A character takes amortized O(1),
     however long the stops are.
 
     Attributes:
-        matched: the stop that ended the text, or None.
+        matched: the stop sequence that ended the text, or None.
 
     Raises:
         InvalidRequestError: one of the stops is empty.
@@ -39,17 +39,17 @@ class StopMatcher:
         self.matched: str | None = None
         self._held = ""
         self._state = _ROOT
-        self._pending: tuple[int, str] | None = None  # a complete match inside the held text: where, and which
+        self._pending: tuple[int, str] | None = None  # a complete match in the held text: its start, and the stop
         self._build(stops)
         self._search = re.compile("|".join(map(re.escape, self._children[_ROOT])) or "(?!)").search
 
     @property
     def held(self) -> str:
-        """Text that was fed and not returned, because a stop may begin with it."""
+        """Text that was fed but not returned, because a stop may begin with it."""
         return self._held
 
     def feed(self, text: str) -> str:
-        """The text that is safe to emit by now; "" for good once a stop has matched."""
+        """Returns the text that is safe to emit; always "" once a stop has matched."""
         if self.matched is not None:
             return ""
         position = len(self._held)
@@ -61,7 +61,7 @@ class StopMatcher:
         return self._advance(self._held + text, position)
 
     def flush(self) -> str:
-        """Ends the text: what was held, up to a complete match in it."""
+        """End the text. Returns the text that was held back, up to a complete match in it."""
         text, self._held, self._state = self._held, "", _ROOT
         return text if self._pending is None else self._finish(text, *self._pending)
 
@@ -88,7 +88,11 @@ class StopMatcher:
         return text[:start]
 
     def _build(self, stops: Sequence[str]) -> None:
-        """Makes the automaton: per state its children, its length, its fallback, and the longest stop it ends with."""
+        """Build the automaton: of each state the children, the depth, the fallback, and the longest stop it ends with.
+
+        A state is a prefix of a stop, and its depth the length of that. Its fallback is its longest suffix that is a
+        state, too.
+        """
         children: list[dict[str, int]] = [{}]
         depth = [0]
         fallback = [_ROOT]
@@ -104,7 +108,7 @@ class StopMatcher:
                     ending.append(None)
                 state = children[state][character]
             ending[state] = stop
-        # Breadth first, because a fallback is shorter than its state and must be known before it.
+        # Breadth first: a state's fallback is shorter than the state, and has to be known before.
         queue = deque(children[_ROOT].values())
         while queue:
             state = queue.popleft()

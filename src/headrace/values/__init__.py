@@ -1,1 +1,1 @@
-"""What crosses threads and rooms: errors, settings, requests, events and results. It has no I/O."""
+"""Values that cross threads and rooms: errors, settings, requests, events and results. No I/O."""

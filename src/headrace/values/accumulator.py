@@ -1,4 +1,4 @@
-"""What the parts of a stream add up to."""
+"""`Accumulator`: joins the parts of a stream to its text, its thought and its tool calls."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Accumulator"]
 
 
 class Accumulator:
-    """Text, thought and tool calls, part by part.
+    """The text, the thought and the tool calls of a stream so far.
 
     Args:
-        parts: the first of them.
+        parts: the parts to begin with.
     """
 
     __slots__ = ("_calls", "_texts")
@@ -25,7 +25,7 @@ class Accumulator:
             self.add(part)
 
     def add(self, part: Part) -> None:
-        """Take in the next."""
+        """Add the next part."""
         call = part.tool_call
         if call is None:
             self._texts[part.kind].append(part.text)
@@ -35,7 +35,7 @@ class Accumulator:
             self._calls[call.index].append(part)
 
     def add_text(self, text: str) -> None:
-        """The same for text of the answer."""
+        """Add text of the answer; the same as `add` with a part of kind "text"."""
         self._texts["text"].append(text)
 
     @property
@@ -45,7 +45,7 @@ class Accumulator:
 
     @property
     def num_characters(self) -> int:
-        """How long that is."""
+        """The length of `text`."""
         return sum(map(len, self._texts["text"]))
 
     @property
@@ -55,7 +55,7 @@ class Accumulator:
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls; the last may be cut off."""
+        """The tool calls; the last one may be incomplete."""
         return tuple(map(_joined, self._calls))
 
 

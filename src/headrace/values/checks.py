@@ -1,4 +1,4 @@
-"""Checks of numbers and token ids as callers give them: each returns a plain value, or raises InvalidRequestError."""
+"""`as_int`, `as_float` and `as_token_ids`: make arguments plain numbers, or raise InvalidRequestError."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _UNORDERED_OR_TEXT = (str, bytes, bytearray, Mapping, Set)
 
 
 def as_int(field: str, value: object, low: int, high: int | None = None) -> int:
-    """The value as an int: anything with `__index__`, numpy's integers among them, but no bool and no float.
+    """Returns the value as an int. It may be anything with `__index__`, such as numpy's integers, but no bool or float.
 
     Args:
         field: name of the setting or argument, for the error.
-        value: what was given.
-        low: the least it may be.
-        high: the most it may be; None for no limit.
+        value: the value that was given.
+        low: the smallest allowed value.
+        high: the largest allowed value; None for no limit.
 
     Raises:
-        InvalidRequestError: it is no whole number, or out of the range.
+        InvalidRequestError: the value is no whole number, or out of range.
     """
     number = _index(value)
     if number is None or number < low or (high is not None and number > high):
@@ -35,17 +35,17 @@ def as_int(field: str, value: object, low: int, high: int | None = None) -> int:
 
 
 def as_float(field: str, value: object, low: float, high: float, *, above: bool = False) -> float:
-    """The value as a finite float: any real number, numpy's scalars and Decimal among them, but no bool and no string.
+    """Returns the value as a finite float. It may be any real number, such as a numpy scalar or a Decimal, but no bool.
 
     Args:
         field: name of the setting or argument, for the error.
-        value: what was given.
-        low: the least it may be.
-        high: the most it may be; infinity for no limit.
-        above: the value must be more than `low`, not equal to it.
+        value: the value that was given.
+        low: the smallest allowed value.
+        high: the largest allowed value; infinity for no limit.
+        above: whether `low` itself is not allowed.
 
     Raises:
-        InvalidRequestError: it is no number, not finite, or out of the range.
+        InvalidRequestError: the value is no number, not finite, or out of range.
     """
     number = _real(value)
     if not math.isfinite(number) or not low <= number <= high or (above and number == low):
@@ -57,19 +57,19 @@ def as_float(field: str, value: object, low: float, high: float, *, above: bool 
 
 
 def as_token_ids(field: str, value: object) -> list[int]:
-    """Token ids as a list of ints, from any ordered iterable of whole numbers: a list, a range, a numpy array.
+    """Returns token ids as a list of ints, from any ordered iterable of whole numbers: a list, a range, a numpy array.
 
-    Whether the model has these tokens is not checked, nor that there are any at all.
+    The list may be empty, and the model need not have these tokens.
 
     Raises:
-        InvalidRequestError: it is no such iterable, or something in it is no whole number of at least 0.
+        InvalidRequestError: the value is no such iterable, or an item of it is no whole number of at least 0.
     """
     allowed = "token ids: a list of whole numbers, at least 0"
     if isinstance(value, _UNORDERED_OR_TEXT):
         raise InvalidRequestError(field, cast("object", value), allowed)
     try:
         items = iter(cast("Iterable[object]", value))
-    except Exception:  # no iterable, or one like numpy's arrays without a dimension, which only seems to be one
+    except Exception:  # not iterable; a numpy array without dimensions has `__iter__`, which raises
         raise InvalidRequestError(field, value, allowed) from None
     ids: list[int] = []
     for i, item in enumerate(items):
@@ -88,23 +88,23 @@ def _index(value: object) -> int | None:
         return None
     try:
         return operator.index(cast("Any", value))
-    except Exception:  # foreign code: what it raises is its own choice, and all of it means the same
+    except Exception:  # foreign code may raise anything
         return None
 
 
 def _real(value: object) -> float:
-    """The value as a float; NaN for what is no number, or larger than a float."""
-    # By type, since numpy's arrays and complex numbers have `__float__` as well, and drop what does not fit.
+    """Returns the value as a float; NaN if it is no number, or larger than a float can be."""
+    # The type is checked, since numpy's arrays and complex numbers have a `__float__`, too, which loses a part of them.
     if _is_bool(value) or not isinstance(value, (Real, Decimal)):
         return math.nan
     try:
         return float(value)
-    except Exception:  # OverflowError, and whatever else a class of its own may raise
+    except Exception:  # OverflowError, or anything that a foreign class raises
         return math.nan
 
 
 def _is_bool(value: object) -> bool:
-    # By name, since numpy is not imported here; its bool is called bool_ in versions before 2.
+    # The name is compared, so that numpy need not be imported. Before version 2, its bool is called bool_.
     return type(value).__name__ in ("bool", "bool_")
 
 

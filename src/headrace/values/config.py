@@ -1,4 +1,4 @@
-"""The settings of one stream: frozen, and checked when made."""
+"""`StreamConfig`: the settings of one stream, frozen and checked when made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from headrace.values.pricing import Pricing
 __all__ = ["StreamConfig", "checked_config", "speculation_of"]
 
 _UNLIMITED = math.inf
-_MOST_TOKENS = 2**31 - 1  # more than any context; what is larger is a mistake
-_LONGEST_MS = (
-    100_000_000_000  # about three years; the platform's clock counts nanoseconds in 64 bits, which are 292 years
-)
+_MAX_TOKENS = 2**31 - 1  # more than any context; a larger number is a mistake
+_MAX_MS = 100_000_000_000  # about three years; a clock that counts nanoseconds in 64 bits reaches 292 years
 _CONSTRAINTS = ("json_schema", "regex", "grammar")
 
 
@@ -27,46 +25,47 @@ _CONSTRAINTS = ("json_schema", "regex", "grammar")
 class StreamConfig:
     """How one stream generates, stops and waits.
 
-    Every value is checked when the object is made: a bad one raises InvalidRequestError, which names the field,
-    the value and the allowed range; an unknown name is a TypeError. Zero means zero, nothing is replaced silently.
+    Every value is checked when the object is made. A bad value raises InvalidRequestError, which names the field, the
+    value and the allowed range; an unknown name is a TypeError. Zero means zero: no value is silently replaced.
     Numbers may be numpy's. No deadline may be longer than 100,000,000,000 ms, about three years.
 
     Args:
-        max_tokens: sampled tokens at most, 1 to 2,147,483,647. The end-of-text token counts as one.
-        temperature: 0 is greedy; otherwise the logits are divided by it, after the filters.
+        max_tokens: the most tokens to sample, 1 to 2,147,483,647. The end-of-text token counts as one.
+        temperature: divides the logits, after the filters; 0 is greedy.
         top_k: keep the k most likely tokens; 0 switches the filter off.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 switches the filter off.
         min_p: keep tokens at least min_p times as likely as the most likely one; 0 switches the filter off.
-        seed: the same seed, prompt and settings give the same tokens when run alone; None draws one. To keep that
-            promise a seeded stream that starts alone drops the cached prefixes of others.
+        seed: the same seed, prompt and settings give the same tokens when run alone; None draws a seed. For this, a
+            seeded stream that starts alone drops the cached prefixes of other streams.
         repeat_penalty: divides positive and multiplies negative logits of recent tokens; 1 switches it off.
         frequency_penalty: subtracted from a token's logit once per recent occurrence, -2 to 2.
         presence_penalty: subtracted from a token's logit if it occurred recently, -2 to 2.
         penalty_last_n: how many tokens, prompt included, count as recent; 0 switches the penalties off.
-        logit_bias: added to the logits of these token ids, which may be strings of digits, as in JSON; read-only here.
-        logprobs: log probabilities of the chosen token and of the k most likely ones, on each Token; None for none.
+        logit_bias: numbers that are added to logits, by token id, which may be a string of digits, as in JSON. The
+            attribute is read-only.
+        logprobs: the number k, 0 to 128: each Token gets the log probabilities of the chosen token and of the k most
+            likely ones; None for no log probabilities.
         ignore_eos: never sample an end-of-generation token.
         stop_sequences: strings that end the stream, none empty, none with lone surrogates; none of their characters is
             ever emitted.
-        buffer_size: tokens that may wait unread before this stream's generation pauses, at least 1.
-        timeout_ms: milliseconds the stream may spend, queue and prefill included, time paused for its own reader
-            excluded; 0 for no limit.
-        queue_timeout_ms: milliseconds until it must run; 0 for no limit.
-        first_token_timeout_ms: milliseconds until its first token; 0 for no limit.
-        stall_timeout_ms: milliseconds it may be paused for its reader at one time; 0 for no limit.
+        buffer_size: the number of unread tokens, at least 1, at which this stream's generation pauses.
+        timeout_ms: milliseconds that the stream may take, from the queue to its end, without the time for which it is
+            paused for its own reader; 0 for no limit.
+        queue_timeout_ms: milliseconds that the stream may wait in the queue; 0 for no limit.
+        first_token_timeout_ms: milliseconds until the stream's first token; 0 for no limit.
+        stall_timeout_ms: milliseconds that one pause for the reader may take; 0 for no limit.
         json_schema: the output is JSON that fits this schema: a mapping, a JSON string, True (any JSON), or a type
             that Pydantic knows (a model, a dataclass, `list[int]`), of which `result.parsed` is an instance. At most
             one of `json_schema`, `regex` and `grammar` may be given.
-        regex: the output matches this regular expression, in the syntax of Rust's regex crate, as a whole.
-        grammar: the output fits this grammar: llguidance's dialect of Lark, or llama.cpp's GBNF.
-        thinking: what becomes of the thought that a model writes before its answer: "split" keeps it apart, as tokens
-            of kind "thinking" and `result.thinking`; "hide" drops its text; "raw" leaves it in the text, tags and all.
-        thinking_budget: close the thought after so many tokens; None for no limit.
-        thinking_tags: what opens and what closes a thought; None takes what the chat template shows.
-        speculation: whether next tokens may be guessed from earlier text and several of them verified in one step,
-            where that is faster: "auto" unless there is a seed, "on" also where there is one, "off" never. It changes
-            no distribution. But which guesses are tried depends on measured times, and with them the last bits of the
-            logits.
+        regex: the whole output matches this regular expression, in the syntax of Rust's regex crate.
+        grammar: the output fits this grammar, in llguidance's dialect of Lark or in llama.cpp's GBNF.
+        thinking: how to return the thought that a model writes before its answer: "split" returns it apart, as tokens
+            of kind "thinking" and as `result.thinking`; "hide" drops its text; "raw" leaves it in the text, with tags.
+        thinking_budget: the number of tokens after which the thought is closed; None for no limit.
+        thinking_tags: the opening and the closing tag of a thought; None for those in the chat template.
+        speculation: whether the next tokens may be guessed and several guesses verified in one step, where that is
+            faster: "auto" (unless there is a seed), "on" (also with a seed) or "off". Guessing changes no distribution.
+            But measured times decide which guesses are tried, and so affect the last bits of the logits.
         pricing: prices for `usage.cost`; None takes the model's.
     """
 
@@ -99,7 +98,7 @@ class StreamConfig:
     pricing: Pricing | None = None
 
     def __post_init__(self) -> None:
-        self._check_int("max_tokens", 1, _MOST_TOKENS)
+        self._check_int("max_tokens", 1, _MAX_TOKENS)
         self._check_number("temperature", 0, _UNLIMITED)
         self._check_int("top_k", 0)
         self._check_number("top_p", 0, 1)
@@ -118,19 +117,19 @@ class StreamConfig:
         self._set("stop_sequences", _checked_stops(self.stop_sequences))
         self._check_int("buffer_size", 1)
         for name in ("timeout_ms", "queue_timeout_ms", "first_token_timeout_ms", "stall_timeout_ms"):
-            self._check_number(name, 0, _LONGEST_MS)
+            self._check_number(name, 0, _MAX_MS)
         self._check_constraints()
         self._check_choice("thinking", "split", "hide", "raw")
         self._check_choice("speculation", "auto", "on", "off")
         if self.thinking_budget is not None:
-            self._check_int("thinking_budget", 0, _MOST_TOKENS)
+            self._check_int("thinking_budget", 0, _MAX_TOKENS)
         if self.thinking_tags is not None:
             self._set("thinking_tags", _checked_tags(self.thinking_tags))
         if not isinstance(cast("object", self.pricing), (Pricing, NoneType)):
             raise InvalidRequestError("pricing", self.pricing, "a Pricing, or None")
 
     def _check_constraints(self) -> None:
-        """What only reading can tell, whether it can be understood, is found out when a stream is started."""
+        """Check the types of constraints. Whether one can be compiled is found out when a stream starts."""
         given = [name for name in _CONSTRAINTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise InvalidRequestError(given[1], getattr(self, given[1]), f"None where {given[0]} is given")
@@ -140,11 +139,11 @@ class StreamConfig:
                 raise InvalidRequestError(name, value, "text, not empty")
 
     def replace(self, **changes: Any) -> StreamConfig:
-        """A copy with these fields changed, checked anew.
+        """Returns a copy with these fields changed, checked anew.
 
         Raises:
-            TypeError: a name that is no field.
-            InvalidRequestError: a value out of its range.
+            TypeError: a name is no field.
+            InvalidRequestError: a value is not allowed.
         """
         return dataclasses.replace(self, **changes) if changes else self
 
@@ -166,15 +165,15 @@ class StreamConfig:
 
 
 def speculation_of(wanted: bool | None) -> Literal["auto", "on", "off"]:
-    """The setting that a flag stands for, which may be absent."""
+    """Returns the value of `StreamConfig.speculation` for a flag; None stands for an absent flag."""
     return "auto" if wanted is None else "on" if wanted else "off"
 
 
 class _FrozenDict(dict[int, float]):
-    """A dict that cannot be changed, and, unlike a mappingproxy, can be pickled, copied and given to json."""
+    """A read-only dict. Unlike a mappingproxy, it can be pickled, copied and written by json."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("logit_bias is read-only; StreamConfig.replace makes a config with another one")
+        raise TypeError("logit_bias is read-only; StreamConfig.replace(logit_bias=...) makes a config with another one")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore
 
@@ -204,12 +203,12 @@ def _checked_bias(value: object) -> Mapping[int, float]:
 
 
 def _key_of_json(key: object) -> object:
-    """JSON objects can only have string keys, so "42" is accepted for 42; no token id has more than ten digits."""
+    """Returns 42 for "42", since JSON objects only have string keys; no token id has more than ten digits."""
     return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10 else key
 
 
 def _checked_tags(value: object) -> tuple[str, str]:
-    allowed = "two strings, what opens and what closes a thought, neither blank, of characters but NUL"
+    allowed = "two strings, the opening and the closing tag of a thought, not blank, without NUL and lone surrogates"
     tags = tuple(cast("Iterable[object]", value)) if isinstance(value, (list, tuple)) else ()
     if len(tags) != 2 or not all(isinstance(tag, str) and tag.strip() and "\0" not in tag for tag in tags):
         raise InvalidRequestError("thinking_tags", cast("object", value), allowed)
@@ -227,7 +226,7 @@ def _checked_stops(value: object) -> tuple[str, ...]:
         raise InvalidRequestError("stop_sequences", cast("object", value), allowed)
     try:
         given = tuple(cast("Iterable[object]", value))
-        # Plain strings: the value of a `class Stop(str, Enum)`, not its name, is what is looked for.
+        # Plain strings: of a member of a `class Stop(str, Enum)` the value is meant, not the name.
         stops = tuple(str.__str__(cast("str", stop)) for stop in given)
         for stop in stops:
             stop.encode()
@@ -239,7 +238,7 @@ def _checked_stops(value: object) -> tuple[str, ...]:
 
 
 def checked_config(config: StreamConfig | None, default: StreamConfig) -> StreamConfig:
-    """The settings given, or the default; anything else is an InvalidRequestError."""
+    """Returns the settings, or the default for None; raises InvalidRequestError for anything else."""
     if config is None:
         return default
     if not isinstance(config, StreamConfig):  # pyright: ignore[reportUnnecessaryIsInstance]

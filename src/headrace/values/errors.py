@@ -1,4 +1,4 @@
-"""Every error that headrace raises, in one tree.
+"""The errors that headrace raises, in one tree, and `shortened`, which shows a value in an error's message.
 
 HeadraceError
 ├── ModelNotFoundError        no such file or name
@@ -6,7 +6,7 @@ HeadraceError
 ├── InvalidRequestError       (also a ValueError) a setting, prompt or message that cannot be used
 │   └── ContextOverflowError  the prompt is longer than the context
 ├── QueueFullError            too many streams are waiting already
-├── EngineClosedError         the engine was closed, or died, before this call
+├── EngineClosedError         the engine was closed, or its thread died, before this call
 └── GenerationError           the engine failed this stream
     └── StreamTimeoutError    one of the stream's deadlines passed
 """
@@ -39,38 +39,38 @@ _LARGER_CONTEXT = "load the model with a larger n_ctx if it was trained for one"
 
 
 class HeadraceError(Exception):
-    """The root of the tree: catch it to catch everything headrace raises by itself.
+    """The root of the tree: catch it to catch every error of headrace itself.
 
-    Errors can be copied and pickled, and so raised in another process, with their attributes. An attribute that cannot
-    be pickled, such as a function that was given for a prompt, becomes a string that shows it.
+    Errors can be copied and pickled with their attributes, and so raised in another process. An attribute that cannot
+    be pickled, such as a function that was given for a prompt, is replaced by its repr.
     """
 
     def __copy__(self) -> Self:
-        copy = _made(type(self), self.args)
+        copy = _without_attributes(type(self), self.args)
         copy.__dict__.update(self.__dict__)
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with the message alone, which most of those below do not take.
+        # By default, pickle would call the class with the message alone, which most of the classes do not take.
         state = {name: value if _can_pickle(value) else shortened(value) for name, value in self.__dict__.items()}
-        return _made, (type(self), self.args), state
+        return _without_attributes, (type(self), self.args), state
 
 
 class ModelNotFoundError(HeadraceError):
-    """No file and no known name fits the model reference; the message says what was tried."""
+    """The model reference names no file and no known model; the message says what was tried."""
 
 
 class ModelLoadError(HeadraceError):
-    """The file was found but could not be made a running model."""
+    """The file was found, but no model could be loaded from it."""
 
 
 class InvalidRequestError(HeadraceError, ValueError):
-    """A value that cannot be used.
+    """A setting, prompt or message cannot be used.
 
     Attributes:
-        field: the setting or argument that was wrong.
-        value: what was given.
-        allowed: what would have been right, in words.
+        field: the setting or argument that is wrong.
+        value: the value that was given.
+        allowed: the allowed values, in words.
     """
 
     def __init__(self, field: str, value: object, allowed: str, message: str | None = None) -> None:
@@ -84,8 +84,8 @@ class ContextOverflowError(InvalidRequestError):
     """The prompt does not fit the context; raised before anything runs.
 
     Attributes:
-        prompt_tokens: length of the prompt, in tokens; where it was far too long to be counted, the least it can be.
-        n_ctx: the longest sequence that this model and engine can hold, in tokens.
+        prompt_tokens: length of the prompt, in tokens; a lower bound for a prompt that is far too long to count.
+        n_ctx: the longest sequence that the engine can hold, in tokens.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class ContextOverflowError(InvalidRequestError):
 
 
 class QueueFullError(HeadraceError):
-    """As many streams run and wait as are allowed; nothing was queued.
+    """As many streams run and wait as are allowed, so this stream was not queued.
 
     Attributes:
         max_queue: how many streams may wait.
-        retry_after: seconds after which a place is likely to be free, an estimate from the streams seen so far.
+        retry_after: seconds until a place is likely to be free, estimated from earlier streams.
     """
 
     def __init__(self, max_queue: int, retry_after: float) -> None:
@@ -124,10 +124,10 @@ class EngineClosedError(HeadraceError):
 
 
 class GenerationError(HeadraceError):
-    """The engine failed this stream.
+    """The stream failed in the engine.
 
     Attributes:
-        partial: what was generated until then, or None where that is not known.
+        partial: the result so far, or None if it is not known.
     """
 
     def __init__(self, message: str, partial: GenerationResult | None = None) -> None:
@@ -139,8 +139,8 @@ class StreamTimeoutError(GenerationError):
     """One of the stream's deadlines passed.
 
     Attributes:
-        which: "total", "queue", "first_token" or "stall".
-        partial: what was generated until then.
+        which: the deadline: "total", "queue", "first_token" or "stall".
+        partial: the result so far.
     """
 
     def __init__(self, message: str, which: str, partial: GenerationResult | None = None) -> None:
@@ -149,16 +149,16 @@ class StreamTimeoutError(GenerationError):
 
 
 def shortened(value: object) -> str:
-    """A value as an error's message shows it: its repr, cut to 80 characters; it never raises, whatever the value."""
+    """Returns a value's repr, cut to 80 characters, for an error's message. It never raises."""
     text = f"<{type(value).__name__} that cannot be shown>"
-    with contextlib.suppress(Exception):  # a broken __repr__, or an int with more digits than Python writes
+    with contextlib.suppress(Exception):  # the __repr__ is broken, or an int has more digits than Python writes
         text = _REPR.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _short_repr() -> reprlib.Repr:
     short = reprlib.Repr()
-    # Enough of everything to fill 80 characters.
+    # Each limit is large enough to fill 80 characters.
     short.maxstring = short.maxlong = short.maxother = 100
     short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = short.maxarray = 30
     return short
@@ -167,14 +167,14 @@ def _short_repr() -> reprlib.Repr:
 _REPR = _short_repr()
 
 
-def _made(type_: type[_Error], args: tuple[Any, ...]) -> _Error:
-    """An error without its attributes, for pickle and copy to put there."""
+def _without_attributes(type_: type[_Error], args: tuple[Any, ...]) -> _Error:
+    """Returns an error without attributes, which pickle and copy then set."""
     return type_.__new__(type_, *args)
 
 
 def _can_pickle(value: object) -> bool:
     try:
         pickle.dumps(value)
-    except Exception:  # foreign code: what it raises is its own choice
+    except Exception:  # foreign code may raise anything
         return False
     return True

@@ -1,4 +1,4 @@
-"""What happens to a stream: a token is sampled, a token reaches its reader, and, once, it ends."""
+"""The events of a stream: `Sample` (a token is sampled), `TokenEvent` (it goes to its reader), `End` (once, last)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["End", "Sample", "TokenEvent"]
 
 
 class Sample(NamedTuple):
-    """What was chosen from a step's logits.
+    """A token that was sampled from a row of logits.
 
     Attributes:
-        token: its id.
+        token: the token's id.
         logprob: its natural log probability under the model, before any setting changed it; None if not asked for.
         top: ids and log probabilities of the most likely tokens, most likely first; None if not asked for.
     """
@@ -25,7 +25,10 @@ class Sample(NamedTuple):
 
 
 class TokenEvent(NamedTuple):
-    """One sampled token on its way to its reader; a tuple, because one is made per token on the engine thread."""
+    """One sampled token on its way to its reader; see `results.Token`.
+
+    It is a tuple, which is fast to make, because the engine thread makes one for each token.
+    """
 
     text: str
     id: int
@@ -41,18 +44,18 @@ class TokenEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The one terminal event of a stream.
+    """The last event of a stream; each stream has one.
 
     Attributes:
-        text: everything that was emitted of kind "text".
-        finish_reason: why it ended; None where `error` says so.
-        stop_sequence: which stop sequence matched.
-        timeout: which deadline passed, where finish_reason is "timeout".
-        error: what failed, where something did.
-        thinking: the thought, where one was kept apart.
-        tool_calls: what was asked for.
-        answer_start: where in the text the answer starts: a raw thought comes before it.
-        is_complete: whether the output fits what it was constrained to, as a whole.
+        text: all text of kind "text".
+        finish_reason: why the stream ended; None if it failed, and `error` says why.
+        stop_sequence: the stop sequence that matched, if any.
+        timeout: the deadline that passed, if `finish_reason` is "timeout".
+        error: the error that ended the stream, if any.
+        thinking: the thought, if one was kept apart from the text.
+        tool_calls: the calls that the model asks for.
+        answer_start: index in the text at which the answer begins; a raw thought comes before it.
+        is_complete: whether the whole output fits its constraint.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""What the output of a stream consists of besides plain text: a thought, tool calls, an answer of a certain form."""
+"""`OutputFormat`: which parts the output of a stream has (a thought, tool calls, an answer), and what they must fit."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ __all__ = ["PLAIN", "Grammar", "Matcher", "OutputFormat", "Tags", "ToolFormat"]
 
 
 class Matcher(Protocol):
-    """A grammar at work on one stream."""
+    """The position of one output in its grammar."""
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing but the end may follow."""
+        """Whether only the end may follow."""
         ...
 
     @property
     def is_accepting(self) -> bool:
-        """Whether the end may follow."""
+        """Whether the output may end here."""
         ...
 
     def allowed(self) -> Any:
-        """For each token of the vocabulary whether it may come next: a numpy array of bools, good until `accept`."""
+        """Returns a numpy array of bools: for each token of the vocabulary, whether it may come next.
+
+        The array is valid until `accept`.
+        """
         ...
 
     def accept(self, token: int) -> None:
-        """Take a token in."""
+        """Advance by a token."""
         ...
 
 
@@ -35,13 +38,13 @@ class Grammar(Protocol):
     """A compiled grammar, shared by any number of streams."""
 
     def start(self) -> Matcher:
-        """Begin a text."""
+        """Returns a matcher for one output."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What opens and what closes a thought."""
+    """The opening and the closing tag of a thought."""
 
     opener: str
     closer: str
@@ -51,19 +54,19 @@ class Tags:
 class ToolFormat:
     """How a model writes tool calls.
 
-    A turn with two calls is trigger, lead, first call, separator, lead, second call, closer; a call is its name between
-    `head` and `middle`, then the JSON of its arguments, then `tail`. White space is free between the parts.
+    A turn with two calls is: trigger, lead, first call, separator, second call, closer. A call is: head, name, middle,
+    the arguments' JSON, tail. White space is free between these parts.
 
     Attributes:
         trigger: text with which calls begin; it is never part of an answer.
-        lead: what follows the trigger once.
-        head: what comes before the name.
-        middle: what comes between the name and the arguments.
-        tail: what comes behind the arguments.
-        separator: what comes between two calls; None where the format knows only one.
-        closer: what comes behind the last call.
+        lead: text behind the trigger, before the first call.
+        head: text before the name.
+        middle: text between the name and the arguments.
+        tail: text behind the arguments.
+        separator: text between two calls; None if a turn has one call at most.
+        closer: text behind the last call.
         is_leading: whether the trigger counts only at the very start of the answer.
-        id_length: characters of a call's id; 0 for ids of the usual form.
+        id_length: length of a call's id, in characters; 0 for ids of the usual form.
     """
 
     trigger: str
@@ -79,27 +82,26 @@ class ToolFormat:
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """How to read the output of one stream, and what to keep it to.
+    """How to split the output of one stream into its parts, and the constraints on them.
 
     Attributes:
-        tags: what marks a thought; None where the model does not think.
-        thinking: what becomes of a thought.
-        is_thinking: whether the prompt has opened the thought already.
-        budget: after how many tokens a thought is closed.
-        opening: the tokens of the tag that opens a thought; none where the answer has begun already.
-        closing: the tokens of the tag that closes it.
-        answer: what the answer has to fit.
-        tools: how calls are written; None where there are no tools.
-        call: what the first call has to fit, from behind the trigger to its tail.
-        next_call: what another one has to fit.
+        tags: the tags around a thought; None if the model does not think.
+        thinking: how to return the thought; see `StreamConfig.thinking`.
+        is_thinking: whether the prompt has opened a thought.
+        budget: the number of tokens after which a thought is closed; None for no limit.
+        opening: tokens of the opening tag; none if the answer has begun in the prompt.
+        closing: tokens of the closing tag.
+        answer: grammar of the answer; None if it is free.
+        tools: how the model writes calls; None if there are no tools.
+        call: grammar of the first call, from behind the trigger to the call's tail.
+        next_call: grammar of each further call.
         is_required: whether the answer has to be a call.
-        is_parallel: whether there may be several calls.
-        calling: the tokens of the trigger.
-        after_call: the tokens that always follow a call.
-        going_on: the tokens before another call.
-        finishing: the tokens behind the last call.
-        texts: texts of tokens which the vocabulary shows as nothing, because they are control tokens, but which are
-            tags or triggers here.
+        is_parallel: whether one turn may have several calls.
+        calling: tokens of the trigger.
+        after_call: tokens that follow every call.
+        going_on: tokens before another call.
+        finishing: tokens behind the last call.
+        texts: texts of the tags and triggers that are control tokens, by token; the vocabulary has no text for these.
     """
 
     tags: Tags | None = None
@@ -122,7 +124,7 @@ class OutputFormat:
 
     @property
     def is_constrained(self) -> bool:
-        """Whether anything restricts what may be sampled."""
+        """Whether anything restricts the tokens that may be sampled."""
         return self.answer is not None or self.call is not None or (self.tags is not None and self.budget is not None)
 
 

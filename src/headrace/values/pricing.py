@@ -1,4 +1,4 @@
-"""What tokens cost."""
+"""`Pricing`: prices of tokens, and the cost of a stream."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Pricing:
     """Prices per million tokens.
 
     Args:
-        prompt: of the tokens of prompts that had to be computed, at least 0.
-        cached: of those that had not, because their KV was there already; None for the same price.
-        completion: of sampled tokens, thinking included.
-        currency: of all three.
+        prompt: price of prompt tokens that were computed, at least 0.
+        cached: price of prompt tokens whose KV was cached, at least 0; None for the price of `prompt`.
+        completion: price of sampled tokens, thinking included, at least 0.
+        currency: the currency of the three prices.
 
     Raises:
-        InvalidRequestError: a price that is none, or a currency that is no text.
+        InvalidRequestError: a price is no number of at least 0, or the currency is no text.
     """
 
     prompt: float = 0.0
@@ -42,12 +42,12 @@ class Pricing:
             raise InvalidRequestError("pricing.currency", currency, 'text, as "USD"')
 
     def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
-        """The price of so many tokens.
+        """Returns the cost of a stream.
 
         Args:
-            prompt_tokens: length of the prompt, the cached part included.
-            cached_tokens: how many of them were cached.
-            completion_tokens: sampled tokens.
+            prompt_tokens: number of prompt tokens, cached ones included.
+            cached_tokens: number of cached prompt tokens.
+            completion_tokens: number of sampled tokens.
         """
         cached = self.prompt if self.cached is None else self.cached
         computed = prompt_tokens - cached_tokens

@@ -1,4 +1,4 @@
-"""What a caller sends to the engine: one frozen message per stream."""
+"""`Request`: the message with which a caller submits a stream to the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["LastTokens", "Request"]
 
 @dataclass(slots=True)
 class LastTokens:
-    """Where the engine leaves the tokens of the stream that ended last, its prompt's and those it sampled."""
+    """The tokens of the stream that ended last, prompt and output; the engine stores them here."""
 
     tokens: Sequence[int] = ()
 
@@ -25,12 +25,12 @@ class Request:
     Attributes:
         id: name of the stream, unique in its engine.
         prompt: token ids, at least one.
-        config: its settings.
-        flow: whose turn this is in the fair queue. Flows take turns; the requests of one flow are served in the order
-            in which they come, but for short prompts, which overtake a few long ones. An async stream comes when its
-            prompt is made, a short one sooner than a long one.
-        output_format: what its output consists of besides text.
-        last_tokens: where its tokens are left when it has ended; None where nobody wants them.
+        config: the stream's settings.
+        flow: the flow to which the stream belongs in the fair queue. Flows take turns. The requests of one flow are
+            served in the order in which they arrive, except that short prompts overtake a few long ones. An async
+            stream arrives when its prompt is made, which takes less time for a short one.
+        output_format: the parts that the output has, and the constraints on them.
+        last_tokens: where the engine stores the stream's tokens when it ends; None to drop them.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What a stream yields and what it ends with: frozen values."""
+"""Frozen values that callers get: `Token`, `GenerationResult`, `Usage`, `Metrics`, `ToolCall`, `EngineMetrics`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Kind = Literal["text", "thinking", "tool_call"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """What a token adds to a tool call.
+    """The text that a token adds to a tool call.
 
     Attributes:
-        index: which call of this stream, 0, 1, 2 ...
+        index: number of the call in this stream: 0, 1, 2 ...
         id: the call's id, on the first delta of a call; None on the others.
-        name: the tool's name, on the first delta; None on the others.
+        name: the tool's name, on the first delta of a call; None on the others.
         arguments: a piece of the arguments' JSON.
-        is_complete: whether that was the last piece.
+        is_complete: whether this is the last piece.
     """
 
     index: int
@@ -48,8 +48,8 @@ class Part(NamedTuple):
 
     Attributes:
         kind: "text", "thinking" or "tool_call".
-        text: the characters; of a tool call, a piece of its arguments.
-        tool_call: what it adds to which call, where it is of one.
+        text: the characters; in a tool call, a piece of its arguments.
+        tool_call: the addition to a tool call, if `kind` is "tool_call".
     """
 
     kind: Kind
@@ -59,13 +59,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model asks for.
+    """A tool call that the model asks for.
 
     Attributes:
-        id: its id, to be named by the result's message.
+        id: the call's id, which the message with the tool's result names.
         name: the tool's name.
         arguments: JSON, as the model wrote it.
-        is_complete: False where the stream ended inside the call, so that the arguments are cut off.
+        is_complete: False if the stream ended inside the call, so that the arguments are cut off.
     """
 
     id: str
@@ -74,7 +74,7 @@ class ToolCall:
     is_complete: bool = True
 
     def as_openai(self) -> dict[str, Any]:
-        """The call as an assistant's message has it, in OpenAI's chat API and in chat templates."""
+        """Returns the call as in an assistant's message of OpenAI's chat API, and in chat templates."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
@@ -82,9 +82,9 @@ class TopLogprob(NamedTuple):
     """One of the most likely tokens of a step.
 
     Attributes:
-        id: the token.
+        id: the token's id.
         logprob: its natural log probability under the model, before any setting changed it.
-        bytes: its piece of text, which may be part of a character.
+        bytes: its text in UTF-8, which may be a part of a character.
     """
 
     id: int
@@ -97,19 +97,19 @@ class Token:
     """One sampled token.
 
     Attributes:
-        text: the characters it completed; "" where they are still held back (half a character, or what may be the
-            start of a stop sequence) and arrive with a later token.
-        id: its id in the model's vocabulary; -1 on the extra last one of `generate_stream_with_metrics`.
+        text: the text that this token completes. Text that is held back (a part of a character, or a possible start
+            of a stop sequence) arrives with a later token.
+        id: the token's id in the model's vocabulary; -1 on the extra last Token of `generate_stream_with_metrics`.
         index: 0, 1, 2 ... without gaps.
-        timestamp: when it was sampled, in seconds since the epoch.
-        is_last: True only on the extra last Token of `generate_stream_with_metrics`, which is not a sampled one.
-        kind: "text", "thinking" or "tool_call": what its text is.
-        bytes: its piece of text as the vocabulary has it, whatever was held back; of a hidden thought, none.
-        logprob: its log probability, where `logprobs` was asked for.
-        top_logprobs: the most likely tokens of this step, most likely first, where `logprobs` was asked for.
-        tool_call: what it adds to a tool call, where it is of kind "tool_call".
-        rest: text of other kinds that is left when the stream ends; only ever on the last sampled token. Where a token
-            in mid-stream completes text of two kinds, the second arrives with the next token.
+        timestamp: when the token was sampled, in seconds since the epoch.
+        is_last: True only on the extra last Token of `generate_stream_with_metrics`, which was not sampled.
+        kind: the kind of `text`: "text", "thinking" or "tool_call".
+        bytes: the token's bytes in the vocabulary, also while its text is held back; empty in a hidden thought.
+        logprob: its natural log probability, if `logprobs` was asked for.
+        top_logprobs: the most likely tokens of this step, most likely first, if `logprobs` was asked for.
+        tool_call: the addition to a tool call, if `kind` is "tool_call".
+        rest: text of other kinds that is left when the stream ends; only the last sampled token can have it. If a
+            token in mid-stream completes text of two kinds, the second arrives with the next token.
     """
 
     text: str
@@ -129,7 +129,7 @@ class Token:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All that it completed: nothing where everything is held back, more than one part only at a stream's end."""
+        """The parts that this token completes: none if all is held back, more than one only at a stream's end."""
         if not self.text and self.tool_call is None:
             return self.rest
         return (Part(self.kind, self.text, self.tool_call), *self.rest)
@@ -137,15 +137,15 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Exact counts of one stream, in tokens.
+    """Exact token counts of one stream.
 
     Attributes:
-        prompt_tokens: length of the prompt.
-        cached_tokens: how many of them were not computed, because their KV was there already.
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: prompt tokens that were not computed, because their KV was cached.
         completion_tokens: sampled tokens, the end-of-text token included.
-        thinking_tokens: how many of those were a thought, from its opening to its closing tag.
-        cost: price of the stream, where prices are known.
-        currency: of the cost.
+        thinking_tokens: sampled tokens of the thought, from its opening to its closing tag.
+        cost: cost of the stream; None if no prices are known.
+        currency: currency of the cost.
     """
 
     prompt_tokens: int = 0
@@ -163,20 +163,20 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Times of one stream, in milliseconds, and what it guessed; None where there is nothing to measure yet.
+    """Times of one stream, in milliseconds, and its guessed tokens. None means that nothing was measured yet.
 
     Attributes:
         time_to_first_token_ms: from the request to its first token.
         tokens_per_second: decode speed: tokens after the first over the time after the first, without pauses.
         latency_ms: from the request to its end, or to now.
-        queue_ms: waiting for a slot.
+        queue_ms: time in the queue, waiting for a slot.
         prefill_ms: from the slot to the first token.
         decode_ms: from the first token to the last, without pauses.
-        paused_ms: paused because its reader did not read.
-        inter_token_p50_ms: median time between two tokens, pauses excluded.
-        inter_token_p99_ms: 99th percentile of the same.
-        drafted_tokens: tokens that were guessed, to be verified along with others; see `StreamConfig.speculation`.
-        accepted_tokens: how many of them came true, so that they took no step of their own.
+        paused_ms: time for which the stream was paused, because its reader did not read.
+        inter_token_p50_ms: median of the inter-token latency, without pauses.
+        inter_token_p99_ms: 99th percentile of the inter-token latency, without pauses.
+        drafted_tokens: guessed tokens that were verified; see `StreamConfig.speculation`.
+        accepted_tokens: guessed tokens that were right, and so took no step of their own.
     """
 
     time_to_first_token_ms: float | None = None
@@ -194,20 +194,20 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What a stream ended with.
+    """The result of a stream.
 
     Attributes:
-        text: the texts of all its tokens of kind "text", joined.
+        text: the joined texts of all tokens of kind "text".
         finish_reason: "stop" (the model ended it), "stop_sequence", "length" (max_tokens, or the context is full),
             "cancelled", "timeout" or "tool_calls".
-        stop_sequence: which stop sequence matched.
-        usage: exact counts.
+        stop_sequence: the stop sequence that matched, if any.
+        usage: exact token counts.
         metrics: times.
         model: name of the model.
-        thinking: the thought, where there is one that is kept apart.
+        thinking: the thought, if there is one that is kept apart from the text.
         tool_calls: the calls that the model asks for; the last one may be cut off.
-        parsed: the object, where `json_schema` asked for one and the output is complete: an instance where a type was
-            given.
+        parsed: the value of the output, if there is a `json_schema` and the output is complete; an instance, if the
+            schema was given as a type.
     """
 
     text: str
@@ -225,12 +225,12 @@ class GenerationResult:
 
     @property
     def tokens_used(self) -> int:
-        """Completion tokens."""
+        """The number of completion tokens."""
         return self.usage.completion_tokens
 
     @property
     def tokens_per_second(self) -> float:
-        """Decode speed."""
+        """Decode speed; see `Metrics`."""
         return self.metrics.tokens_per_second
 
     @property
@@ -246,29 +246,29 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class EngineMetrics:
-    """A snapshot of an engine.
+    """A snapshot of an engine. Counts of tokens, streams, preemptions and steps are totals since its start.
 
     Attributes:
-        queued: streams waiting for a slot.
+        queued: streams that wait for a slot.
         running: streams with a slot that are not paused.
-        paused: streams waiting for their readers.
-        kv_total: KV cells, in tokens.
+        paused: streams that wait for their readers.
+        kv_total: number of KV cells, each of which holds a token.
         kv_used: cells that hold the KV of running and paused streams.
-        kv_cached: cells that hold nothing but reusable prefixes.
-        kv_offloaded_bytes: main memory that holds more of these, outside of the KV cache, in bytes.
-        prompt_tokens: prompt tokens accepted since the start.
-        cached_tokens: prompt tokens that were not computed.
-        prefill_tokens: tokens computed in prefill, restarts after preemption included.
-        completion_tokens: tokens sampled since the start.
-        drafted_tokens: tokens guessed, to be verified along with others.
-        accepted_tokens: how many of them came true.
-        streams_started: streams accepted since the start.
-        streams_finished: how many ended, by finish reason; "error" where one failed.
+        kv_cached: cells that hold only cached prefixes.
+        kv_offloaded_bytes: size of the cached prefixes that are offloaded to main memory, in bytes.
+        prompt_tokens: prompt tokens of the accepted streams.
+        cached_tokens: prompt tokens that were not computed, because their KV was cached.
+        prefill_tokens: tokens computed in prefill, also after a preemption.
+        completion_tokens: sampled tokens.
+        drafted_tokens: guessed tokens that were verified.
+        accepted_tokens: guessed tokens that were right.
+        streams_started: accepted streams.
+        streams_finished: streams that ended, by finish reason; "error" for those that failed.
         preemptions: how often a stream had to give up its KV.
         steps: engine steps that decoded something.
-        step_ms: exponential mean of the time of a step, in milliseconds.
-        sampling_ms: exponential mean of the time a step takes to choose tokens, in milliseconds.
-        overhead_ms: exponential mean of the time of a step outside decode and sampling, in milliseconds.
+        step_ms: exponential mean of a step's duration, in milliseconds.
+        sampling_ms: exponential mean of a step's time for sampling, in milliseconds.
+        overhead_ms: exponential mean of a step's time outside of decode and sampling, in milliseconds.
     """
 
     queued: int

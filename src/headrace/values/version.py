@@ -1,4 +1,4 @@
-"""The version of headrace: the one place where it stands."""
+"""`VERSION`: the version of headrace; it stands only here."""
 
 from __future__ import annotations
 

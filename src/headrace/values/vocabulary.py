@@ -1,4 +1,4 @@
-"""What a model must tell of its tokens; every method may be called from any thread."""
+"""`TokenTable` and `Vocabulary`: the protocols of a model's tokenizer. Any thread may call any method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["TokenTable", "Vocabulary"]
 
 
 class TokenTable(Protocol):
-    """The tokens of a model."""
+    """The tokens of a model, as far as grammars need them."""
 
     @property
     def n_vocab(self) -> int: ...
@@ -26,7 +26,7 @@ class TokenTable(Protocol):
 
 
 class Vocabulary(TokenTable, Protocol):
-    """The part of a model that turns text into tokens and back."""
+    """The whole tokenizer of a model: tokens, text, and the chat template."""
 
     @property
     def fingerprint(self) -> str: ...

@@ -1,8 +1,7 @@
-"""Reads a JSON Schema strictly: what llguidance would ignore, or take more loosely than the schema means, is refused.
+"""`checked_schema`: reads a JSON Schema strictly, and refuses what llguidance would not enforce exactly.
 
-llguidance 1.9.1 ignores unknown keywords, and some known ones, in silence; each refusal below that is no mere matter
-of form says what it does. What is left is written anew, with annotations dropped, references resolved, and keywords in
-an order that does not matter to it.
+llguidance 1.9.1 silently ignores unknown keywords, and some known ones. So each schema is written anew for it, without
+annotations, with references resolved, and with keywords in the order that it needs.
 """
 
 from __future__ import annotations
@@ -10,111 +9,80 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote
 
 from headrace.structured.pattern import PatternError, portable
+from headrace.structured.schema_choices import simplify_choices
+from headrace.structured.schema_formats import FORMATS, IGNORED_FORMATS, PATTERNS
 from headrace.structured.schema_parts import (
     FRACTIONS,
     TYPES,
-    can_end,
+    circular_references,
     conditions,
-    in_place,
-    inside,
+    finite_references,
+    has_finite_value,
     num_combined,
-    parts,
-    texts,
+    schemas_inside,
+    subschemas,
 )
 from headrace.values.errors import InvalidRequestError, shortened
 
 __all__ = ["checked_schema"]
 
-# Keywords that say something about a value, but do not restrict it. `x-...` are such, too, by custom.
+# Keywords that describe a value and do not restrict it. By custom, `x-...` keywords do not either.
 _REMARKS_ON_VALUES = {"contentEncoding", "contentMediaType", "contentSchema", "default", "example", "examples"}
 _REMARKS_ON_USE = {"deprecated", "discriminator", "externalDocs", "readOnly", "writeOnly", "xml"}
 _ANNOTATIONS = {"$anchor", "$comment", "description", "title"} | _REMARKS_ON_VALUES | _REMARKS_ON_USE
-# The drafts differ in keywords that are refused here, and in whether what stands beside a $ref counts: it does.
+# The drafts differ in keywords that are refused here, and in whether the keywords beside a $ref count. Here they do.
 _DRAFTS = (
     "https://json-schema.org/draft/2020-12/schema",
     "https://json-schema.org/draft/2019-09/schema",
     "http://json-schema.org/draft-07/schema",
     "http://json-schema.org/draft-06/schema",
 )
-# What llguidance makes sure of in a string; but it takes every year for a leap year, and every minute for one with a
-# leap second, so that these three are written out here. Years have four digits, and do not begin with 0.
-_LEAP_YEAR = "(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
-_DATE = (
-    "(?:[1-9][0-9]{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
-)
-_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-# Pydantic's formats for one version of them.
-_UUIDS = {
-    f"uuid{version}": f"^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{version}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
-    for version in (1, 3, 4, 5, 6, 7, 8)
-}
-_PATTERNS = {"date": f"^{_DATE}$", "date-time": f"^{_DATE}T{_TIME}$", "time": f"^{_TIME}$", **_UUIDS}
-_FORMATS = frozenset(("duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"))
-# What is a remark to people or programs: in OpenAPI's registry of formats, and what Pydantic says of bytes and paths.
-_REMARKS = frozenset(("binary", "double", "float", "int32", "int64", "password", "path"))
+# Characters that a JSON string can hold only as \uXXXX, which the grammar never allows.
+_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f\ud800-\udfff]")
 
-# No token spells these in a string, since they would need \uXXXX.
-_UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f\ud800-\udfff]")
-
-_MOST_VALUES = 20_000  # in the whole schema
-_DEEPEST = 60  # llguidance's reader of JSON allows 128, and two or three are spent on one level of a schema
-_MOST_ITEMS = 1000  # each is a node of the grammar
-_MOST_CHARACTERS = 100_000
-_MOST_PROPERTIES = 500  # of one object: each that may be left out adds some rules that are looked at in one step
-_MOST_DEFINITIONS = 1000
-_MOST_KEY_PATTERNS = 64  # each pair of them is compared
-_MOST_CHOICES = 64  # each pair of them is compared, too,
-_DEEPEST_CHOICE = 3  # by what tells them apart, at most so far inside
-# What two schemas say of one value is one automaton for both. It doubles with each; 40 patterns took minutes.
-_MOST_COMBINED = 12
-_LARGEST_DIVISOR = 1000  # a state of the lexer for each remainder
-_LARGEST = 2**53  # up to here whole numbers are exact, whoever reads them
-_SMALLEST = 1e-9  # written out without an exponent
-
-
-def checked_schema(schema: object, field: str) -> dict[str, Any]:
-    """A schema that means to llguidance what the given one means.
-
-    Args:
-        schema: a mapping or a bool.
-        field: what errors call it.
-
-    Raises:
-        InvalidRequestError: it is not a JSON Schema, or it holds something that is not supported; the keyword and its
-            place are named.
-    """
-    return _Reader(schema, field).read()
-
+_MAX_VALUES = 20_000  # in the whole schema
+_MAX_DEPTH = 60  # llguidance's JSON parser allows 128 levels, and a level of a schema takes two or three
+_MAX_ITEMS = 1000  # each is a node of the grammar
+_MAX_CHARACTERS = 100_000
+_MAX_PROPERTIES = 500  # of one object: each optional property adds rules that one step has to look at
+_MAX_DEFINITIONS = 1000
+_MAX_KEY_PATTERNS = 64  # each pair of them is compared
+# The conditions on one value are compiled to one automaton, which doubles with each. 40 patterns took minutes.
+_MAX_COMBINED = 12
+_MAX_DIVISOR = 1000  # the lexer has a state for each remainder
+_MAX_NUMBER = 2**53  # up to here every JSON parser reads whole numbers exactly
+_MIN_NUMBER = 1e-9  # written out without an exponent
 
 _MISSING: Any = object()
 
 
-def _close(schema: dict[str, Any]) -> None:
-    """Take an object whose schema names some keys, and says nothing of others, to have no others.
+def checked_schema(schema: object, field: str) -> dict[str, Any]:
+    """Returns a schema with which llguidance enforces the given one.
 
-    The schema allows any, but hardly ever means it, and a model that may make up keys does so for ever. Where several
-    schemas speak of one object, each names but some of its keys, so that this is only done where none do.
+    Args:
+        schema: a mapping or a bool.
+        field: the argument's name, for errors.
+
+    Raises:
+        InvalidRequestError: the schema is no JSON Schema, or holds something that is not supported; the message names
+            the keyword and its place.
     """
-    names = schema.get("properties")
-    if not names or "additionalProperties" in schema or "patternProperties" in schema:
-        return
-    if set(schema.get("required", ())) <= names.keys() and schema.get("minProperties", 0) <= len(names):
-        schema["additionalProperties"] = False
+    return _SchemaReader(schema, field).read()
 
 
-class _Reader:
+class _SchemaReader:
+    """Reads one schema with all that it refers to."""
+
     def __init__(self, root: object, field: str) -> None:
         self._root = root
         self._field = field
-        self._definitions: dict[str, Any] = {}
-        self._names: dict[str, str] = {}  # of those, by the pointers of the references
-        self._pending: list[str] = []
+        self._definitions: dict[str, Any] = {}  # schemas that references point to, by their new names
+        self._names: dict[str, str] = {}  # the new names, by the pointers in the given schema
+        self._pending: list[str] = []  # pointers whose schemas are not read yet
         self._num_key_patterns = 0
         self._checks: dict[str, Callable[[Any, str], Any]] = {
             "$ref": self._ref,
@@ -127,13 +95,13 @@ class _Reader:
             "exclusiveMinimum": self._number,
             "format": self._format,
             "items": self._schema,
-            "maxItems": lambda value, place: self._count(value, place, _MOST_ITEMS),
-            "maxLength": lambda value, place: self._count(value, place, _MOST_CHARACTERS),
-            "maxProperties": lambda value, place: self._count(value, place, _MOST_ITEMS),
+            "maxItems": lambda value, place: self._count(value, place, _MAX_ITEMS),
+            "maxLength": lambda value, place: self._count(value, place, _MAX_CHARACTERS),
+            "maxProperties": lambda value, place: self._count(value, place, _MAX_ITEMS),
             "maximum": self._number,
-            "minItems": lambda value, place: self._count(value, place, _MOST_ITEMS),
-            "minLength": lambda value, place: self._count(value, place, _MOST_CHARACTERS),
-            "minProperties": lambda value, place: self._count(value, place, _MOST_ITEMS),
+            "minItems": lambda value, place: self._count(value, place, _MAX_ITEMS),
+            "minLength": lambda value, place: self._count(value, place, _MAX_CHARACTERS),
+            "minProperties": lambda value, place: self._count(value, place, _MAX_ITEMS),
             "minimum": self._number,
             "multipleOf": self._divisor,
             "oneOf": self._schemas,
@@ -155,8 +123,9 @@ class _Reader:
         self._check_end(schema)
         for part in (schema, *self._definitions.values()):
             self._check_combinations(part)
-            self._settle_choices(part)
-        objects = [one for part in (schema, *self._definitions.values()) for one in inside(part)]
+            simplify_choices(part, self._definitions)
+        objects = [one for part in (schema, *self._definitions.values()) for one in schemas_inside(part)]
+        # Where several schemas describe one object, each names only some of its keys, so none may be closed.
         if all(num_combined(one) < 2 for one in objects):
             for one in objects:
                 _close(one)
@@ -164,7 +133,7 @@ class _Reader:
         return read | ({"$defs": self._definitions} if self._definitions else {})
 
     def _schema(self, value: Any, place: str) -> Any:
-        """A schema as it is to be compiled: a bool or a dict."""
+        """Returns a schema as llguidance is to compile it: a bool or a dict."""
         if isinstance(value, bool):
             return value
         schema = self._mapping(value, place, "a schema: an object or a bool")
@@ -179,9 +148,9 @@ class _Reader:
                 read[keyword] = self._checks[keyword](setting, inner)
             elif not self._is_remark(keyword, setting):
                 self._refuse(place, f"{keyword} is not supported", schema, "a schema without it")
-        self._write_format(read)
-        self._check_count_of_properties(read, place)
-        # llguidance takes in what stands before such a keyword as one schema and what comes after as another.
+        self._replace_format(read)
+        self._check_min_properties(read, place)
+        # llguidance takes the keywords before one of these as one schema, and those after it as another.
         last = ("const", "enum", "$ref", "allOf", "anyOf", "oneOf")
         order = [
             *(keyword for keyword in read if keyword not in last),
@@ -189,15 +158,15 @@ class _Reader:
         ]
         return {keyword: read[keyword] for keyword in order}
 
-    def _write_format(self, read: dict[str, Any]) -> None:
+    def _replace_format(self, read: dict[str, Any]) -> None:
         name = read.get("format")
-        if name in _REMARKS:
+        if name in IGNORED_FORMATS:
             del read["format"]
-        elif name in _PATTERNS:
+        elif name in PATTERNS:
             del read["format"]
             if "pattern" in read:
                 read["allOf"] = [{"pattern": read["pattern"]}, *read.get("allOf", ())]
-            read["pattern"] = _PATTERNS[name]
+            read["pattern"] = PATTERNS[name]
 
     def _is_remark(self, keyword: str, setting: object) -> bool:
         if keyword == "uniqueItems":
@@ -210,12 +179,13 @@ class _Reader:
         if keyword == "$schema" and setting.removesuffix("#") not in _DRAFTS:
             self._refuse(place, "the draft is not known", setting, f"{_DRAFTS[0]}, or an earlier one from draft-06 on")
 
-    def _check_count_of_properties(self, read: Mapping[str, Any], place: str) -> None:
-        # llguidance counts a key that comes twice as two, and a reader of JSON as one.
+    def _check_min_properties(self, read: Mapping[str, Any], place: str) -> None:
+        # llguidance counts a key that is written twice as two keys, and a JSON parser as one.
         fewest = read.get("minProperties", 0)
         required = len(read.get("required", ()))
         if fewest > required + 1:
-            self._refuse(f"{place}/minProperties", "more than one key is open", fewest, f"at most {required + 1} here")
+            why = "it asks for more than one key besides the required ones"
+            self._refuse(f"{place}/minProperties", why, fewest, f"at most {required + 1} here")
 
     def _mapping(self, value: Any, place: str, allowed: str) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
@@ -235,8 +205,8 @@ class _Reader:
 
     def _properties(self, value: Any, place: str) -> dict[str, Any]:
         schemas = self._named(value, place)
-        if len(schemas) > _MOST_PROPERTIES:
-            self._refuse(place, "there are too many", schemas, f"at most {_MOST_PROPERTIES}")
+        if len(schemas) > _MAX_PROPERTIES:
+            self._refuse(place, "there are too many", schemas, f"at most {_MAX_PROPERTIES}")
         return schemas
 
     def _named(self, value: Any, place: str) -> dict[str, Any]:
@@ -246,8 +216,8 @@ class _Reader:
     def _pattern_properties(self, value: Any, place: str) -> dict[str, Any]:
         schemas = self._mapping(value, place, "an object of schemas")
         self._num_key_patterns += len(schemas)
-        if self._num_key_patterns > _MOST_KEY_PATTERNS:
-            self._refuse(place, "there are too many", schemas, f"at most {_MOST_KEY_PATTERNS} in the whole schema")
+        if self._num_key_patterns > _MAX_KEY_PATTERNS:
+            self._refuse(place, "there are too many", schemas, f"at most {_MAX_KEY_PATTERNS} in the whole schema")
         return {
             self._pattern(pattern, place): self._schema(schema, f"{place}/{pattern}")
             for pattern, schema in schemas.items()
@@ -269,7 +239,7 @@ class _Reader:
         return [self._value(one, place) for one in self._list(value, place, "a list of values, not empty")]
 
     def _value(self, value: Any, place: str) -> Any:
-        """A value that the output may be, in part or as a whole: it must be possible to write it."""
+        """Returns a value of `const` or `enum`; the model must be able to write it."""
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
@@ -284,25 +254,24 @@ class _Reader:
     def _text(self, text: Any, place: str) -> str:
         if not isinstance(text, str):
             self._refuse(place, "it is of the wrong type", text, "a string")
-        if any(
-            (char < " " and char not in "\b\f\n\r\t") or char == "\x7f" or "\ud800" <= char < "\ue000" for char in text
-        ):
+        if _UNWRITABLE.search(text):
             self._refuse(place, "the text has a character that is never written", text, "no control characters")
         return text
 
     def _number(self, value: Any, place: str) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             self._refuse(place, "it is of the wrong type", value, "a number")
-        if not (value == 0 or _SMALLEST <= abs(value) <= _LARGEST):
-            allowed = f"0, or {_SMALLEST} to 2**53, or as much below 0"
-            self._refuse(place, "its size makes it inexact", value, allowed)
+        if not (value == 0 or _MIN_NUMBER <= abs(value) <= _MAX_NUMBER):
+            allowed = f"0, or {_MIN_NUMBER} to 2**53, positive or negative"
+            self._refuse(place, "a number of this size is not exact", value, allowed)
         return value
 
     def _divisor(self, value: Any, place: str) -> float:
         number = self._number(value, place)
-        # 0.01 is no binary fraction, so that readers who divide in binary find 0.29 not to be a multiple of it.
-        if not 0 < number <= _LARGEST_DIVISOR or not float(number * FRACTIONS).is_integer():
-            self._refuse(place, "not every reader would agree", value, f"1 to {_LARGEST_DIVISOR}, or a binary fraction")
+        # 0.01 is no binary fraction: for a validator that divides in binary, 0.29 is no multiple of it.
+        if not 0 < number <= _MAX_DIVISOR or not float(number * FRACTIONS).is_integer():
+            allowed = f"1 to {_MAX_DIVISOR}, or a binary fraction"
+            self._refuse(place, "validators do not agree on its multiples", value, allowed)
         return number
 
     def _count(self, value: Any, place: str, most: int) -> int:
@@ -312,7 +281,7 @@ class _Reader:
         return int(number)
 
     def _format(self, value: Any, place: str) -> str:
-        known = _FORMATS | _REMARKS | _PATTERNS.keys()
+        known = FORMATS | IGNORED_FORMATS | PATTERNS.keys()
         if not isinstance(value, str) or value not in known:
             self._refuse(place, "the format is not supported", value, f"of {', '.join(sorted(known))}")
         return value
@@ -329,8 +298,8 @@ class _Reader:
         if value not in self._names:
             if self._resolved(value) is _MISSING:
                 self._refuse(place, "there is nothing at the place it points to", value, "a pointer to a schema")
-            if len(self._names) == _MOST_DEFINITIONS:
-                self._refuse(place, "there are too many references", value, f"to at most {_MOST_DEFINITIONS} places")
+            if len(self._names) == _MAX_DEFINITIONS:
+                self._refuse(place, "there are too many references", value, f"to at most {_MAX_DEFINITIONS} places")
             self._names[value] = str(len(self._names))
             self._pending.append(value)
         return f"#/$defs/{self._names[value]}"
@@ -349,86 +318,39 @@ class _Reader:
         return node
 
     def _check_circles(self) -> None:
-        """Refuse a schema that is defined by itself, with nothing between."""
-        pointers = {f"#/$defs/{name}": pointer for pointer, name in self._names.items()}
-        inner = {ref: set(in_place(self._definitions[self._names[pointer]])) for ref, pointer in pointers.items()}
-        while leaves := [ref for ref, refs in inner.items() if not refs & inner.keys()]:
-            for ref in leaves:
-                del inner[ref]
-        if inner:
-            self._refuse(f"{pointers[min(inner)]}", "$ref leads back to itself", self._root, "a schema that ends")
+        """Refuse a schema that is defined by nothing but itself."""
+        if circular := circular_references(self._definitions):
+            pointers = {f"#/$defs/{name}": pointer for pointer, name in self._names.items()}
+            self._refuse(pointers[min(circular)], "$ref leads back to itself", self._root, "a schema that ends")
 
     def _check_end(self, schema: Any) -> None:
-        """Refuse a schema that no value fits because each would have to hold another such, for ever."""
-        ending: set[str] = set()
-        while more := {
-            ref
-            for name, definition in self._definitions.items()
-            if (ref := f"#/$defs/{name}") not in ending and can_end(definition, ending)
-        }:
-            ending |= more
-        if not can_end(schema, ending):
+        """Refuse a schema that only an infinitely nested value would fit."""
+        if not has_finite_value(schema, finite_references(self._definitions)):
             self._refuse("#", "nothing fits it", self._root, "a schema that some value fits")
 
     def _check_combinations(self, schema: Any) -> None:
+        """Refuse a schema that puts too many conditions on one value."""
         if not isinstance(schema, dict):
             return
         members = cast("dict[str, Any]", schema)
         if num_combined(members) < 2:
-            for part in parts(members):
+            for part in subschemas(members):
                 self._check_combinations(part)
             return
         patterns, divisors, has_reference = conditions(members)
         for definition in self._definitions.values() if has_reference else ():
-            more = conditions(definition)
-            patterns |= more[0]
-            divisors |= more[1]
-        where = "where schemas are combined by allOf, anyOf, oneOf or what is beside a $ref"
-        if len(patterns) > _MOST_COMBINED:
-            self._refuse("#", "too many patterns", self._root, f"at most {_MOST_COMBINED} {where}")
-        if math.lcm(*divisors) > _LARGEST_DIVISOR * FRACTIONS:
-            allowed = f"a least common multiple of {_LARGEST_DIVISOR} at most, {where}"
+            more_patterns, more_divisors, _ = conditions(definition)
+            patterns |= more_patterns
+            divisors |= more_divisors
+        where = "where allOf, anyOf, oneOf, or the keywords beside a $ref, combine schemas"
+        if len(patterns) > _MAX_COMBINED:
+            self._refuse("#", "too many patterns", self._root, f"at most {_MAX_COMBINED} {where}")
+        if math.lcm(*divisors) > _MAX_DIVISOR * FRACTIONS:
+            allowed = f"a least common multiple of {_MAX_DIVISOR} at most, {where}"
             self._refuse("#", "multipleOf is too large", self._root, allowed)
 
-    def _settle_choices(self, schema: Any) -> None:
-        """Where no value can fit two of them, one of several is any of them.
-
-        llguidance finds that out by itself, but not behind references, as Pydantic writes its discriminated unions.
-        """
-        if not isinstance(schema, dict):
-            return
-        members = cast("dict[str, Any]", schema)
-        for part in parts(members):
-            self._settle_choices(part)
-        choices = members.get("oneOf", ())
-        if "anyOf" in members or not 0 < len(choices) <= _MOST_CHOICES:
-            return
-        if all(self._exclude(one, other) for one, other in combinations(choices, 2)):
-            members["anyOf"] = members.pop("oneOf")
-
-    def _exclude(self, one: Any, other: Any, depth: int = 0) -> bool:
-        """Whether it is plain that no value fits both."""
-        one, other = self._behind(one), self._behind(other)
-        if depth == _DEEPEST_CHOICE or not isinstance(one, dict) or not isinstance(other, dict):
-            return False
-        first, second = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
-        these, those = texts(first), texts(second)
-        if these is not None and those is not None:
-            return not these & those
-        if first.get("type") != ["object"] or second.get("type") != ["object"]:
-            return False
-        required = set(first.get("required", ())) & set(second.get("required", ()))
-        named = [(first.get("properties", {}).get(name), second.get("properties", {}).get(name)) for name in required]
-        return any(self._exclude(*pair, depth + 1) for pair in named)
-
-    def _behind(self, schema: Any) -> Any:
-        """What a reference stands for, if there is nothing beside it."""
-        while isinstance(schema, dict) and list(members := cast("dict[str, Any]", schema)) == ["$ref"]:
-            schema = self._definitions[members["$ref"].removeprefix("#/$defs/")]
-        return cast("Any", schema)
-
     def _check_size(self) -> None:
-        """Bound the work, and the depth that everything below may recurse to."""
+        """Bound the work, and the depth to which the other methods recurse."""
         left: list[tuple[Any, int]] = [(self._root, 0)]
         count = characters = 0
         while left:
@@ -442,14 +364,26 @@ class _Reader:
             elif isinstance(value, (list, tuple)):
                 left += ((one, depth + 1) for one in cast("Sequence[Any]", value))
             elif not (value is None or isinstance(value, (bool, int, float))):
-                self._refuse("#", "not every value is one of JSON", value, "what JSON has")
-            if depth > _DEEPEST:
-                self._refuse("#", "it is nested too deeply", self._root, f"at most {_DEEPEST} levels")
-            if count > _MOST_VALUES or characters > _MOST_CHARACTERS:
-                allowed = f"at most {_MOST_VALUES} values and {_MOST_CHARACTERS} characters"
+                self._refuse("#", "it holds something that JSON does not have", value, "values of JSON only")
+            if depth > _MAX_DEPTH:
+                self._refuse("#", "it is nested too deeply", self._root, f"at most {_MAX_DEPTH} levels")
+            if count > _MAX_VALUES or characters > _MAX_CHARACTERS:
+                allowed = f"at most {_MAX_VALUES} values and {_MAX_CHARACTERS} characters"
                 self._refuse("#", "it is too large", self._root, allowed)
 
     def _refuse(self, place: str, why: str, value: object, allowed: str) -> NoReturn:
         where = place if len(place) <= 80 else f"{place[:77]}..."
         message = f"{self._field} cannot be used: {why} (at {where}): {shortened(value)}; allowed: {allowed}"
         raise InvalidRequestError(self._field, value, allowed, message)
+
+
+def _close(schema: dict[str, Any]) -> None:
+    """Forbid further keys in an object whose schema names some keys and does not mention others.
+
+    Such a schema allows any further keys, but hardly ever means it, and a model that may invent keys does so for ever.
+    """
+    names = schema.get("properties")
+    if not names or "additionalProperties" in schema or "patternProperties" in schema:
+        return
+    if set(schema.get("required", ())) <= names.keys() and schema.get("minProperties", 0) <= len(names):
+        schema["additionalProperties"] = False
