@@ -206,7 +206,7 @@ class Engine:
 
     def clear_cache(self) -> None:
         """Drop every cached prefix, offloaded ones included."""
-        self.with_cache(KVCache.forget)
+        self.with_cache(KVCache.drop_all)
 
     def with_cache(self, function: Callable[[KVCache], _T]) -> _T:
         """Call a function with the KV cache on the engine thread, between two steps. Steps wait until it returns."""
@@ -300,7 +300,7 @@ class Engine:
             self._delivery.notify()
             planning = planned - now - self._scheduler.draft_seconds
             self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - planned, planning)
-            self._scheduler.kv.tidy()
+            self._scheduler.kv.offload_unused()
         else:
             self._delivery.notify()
             if not self._scheduler.running:

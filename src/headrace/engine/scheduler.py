@@ -111,7 +111,7 @@ class Scheduler:
     def enqueue(self, sequence: Sequence) -> None:
         """A new sequence waits for its turn."""
         tokens = sequence.tokens
-        self.waiting.push(sequence, len(tokens) - self.kv.reach(tokens, len(tokens) - 1))
+        self.waiting.push(sequence, len(tokens) - self.kv.num_reachable(tokens, len(tokens) - 1))
 
     def schedule(self, now: float) -> list[Part]:
         """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
@@ -264,10 +264,10 @@ class Scheduler:
         if self.num_rows or not sequence.is_seeded:  # otherwise only its own KV may be in the memory
             match = self.kv.match(sequence.tokens, limit)
             if not self.num_rows:
-                self.kv.let_go(match)
+                self.kv.free_copied(match)
                 self.kv.bring_back(sequence.tokens, limit)
             elif self._leader(sequence, match.length)[0] is None:
-                sequence.is_coming_back = True  # a few pieces in each step
+                sequence.has_offloaded = True  # a few pieces in each step
         self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)
@@ -302,11 +302,11 @@ class Scheduler:
 
     def _is_held_up(self, sequence: Sequence) -> bool:
         """Whether its prompt need not be read in this step, since more of it will be there without that."""
-        if sequence.is_coming_back:
+        if sequence.has_offloaded:
             limit = len(sequence.tokens) - 1
-            sequence.is_coming_back = self.kv.bring_back(sequence.tokens, limit, at_once=False)
+            sequence.has_offloaded = self.kv.bring_back(sequence.tokens, limit, at_once=False)
             self._attach(sequence)
-        return sequence.is_coming_back or self._waits_for_leader(sequence)
+        return sequence.has_offloaded or self._waits_for_leader(sequence)
 
     def _waits_for_leader(self, sequence: Sequence) -> bool:
         leader = sequence.leader
@@ -355,7 +355,7 @@ class Scheduler:
             self.kv.release(sequence.row)
             sequence.row = None
         sequence.leader = None
-        sequence.is_coming_back = False
+        sequence.has_offloaded = False
 
     def _return(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING

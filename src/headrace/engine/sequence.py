@@ -40,7 +40,7 @@ class Sequence:
         order: when it was admitted, relative to others; the highest is the youngest.
         leader: a sequence admitted earlier that is computing a prefix which this one will share.
         leader_until: how much of the leader's prefix that is, in tokens.
-        is_coming_back: whether KV of its prompt is offloaded that is still to be brought back.
+        has_offloaded: whether KV of its prompt is offloaded that is still to be brought back.
         has_computed: whether it has computed anything itself.
         is_leaving: whether it was cancelled, so that its place in the queue's count is free already.
         output: what it has written.
@@ -59,7 +59,7 @@ class Sequence:
     order: int = -1
     leader: Sequence | None = None
     leader_until: int = 0
-    is_coming_back: bool = False
+    has_offloaded: bool = False
     has_computed: bool = False
     is_leaving: bool = False
     output: Output = field(init=False)
