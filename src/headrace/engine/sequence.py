@@ -149,7 +149,7 @@ class Sequence:
         stats.note_token(now)
         text, was_thinking, was_hidden = "", False, False
         if output.is_plain:
-            text = output.pass_on(piece)
+            text = output.feed_plain(piece)
         else:
             was_answer = output.is_answer
             was_thinking = not was_answer and output.kind == "thinking"

@@ -102,7 +102,7 @@ def test_what_the_memory_has_room_for_is_not_thrown_away() -> None:
     assert sum(cache.kv.num_reachable(text, 4) == 4 for text in texts) == 4
 
 
-def test_what_comes_back_makes_nobody_older() -> None:
+def test_what_is_brought_back_makes_nobody_older() -> None:
     cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=10))
     cache.cache([1] * 8)
     cache.cache([2] * 16)
@@ -164,7 +164,7 @@ def test_the_only_copy_that_can_be_reused_stays() -> None:
     cache.check()
 
 
-def test_what_comes_back_leaves_what_it_follows_in_order() -> None:
+def test_what_is_brought_back_leaves_what_it_follows_in_order() -> None:
     cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4))
     cache.cache(list(range(1, 13)))
     while cache.kv.can_copy_ahead:
@@ -195,7 +195,7 @@ def test_the_end_of_what_was_copied_ahead_is_thrown_away_first() -> None:
     assert cache.kv.num_reachable(list(range(1, 10)), 9) >= 4
 
 
-def test_what_comes_back_does_not_count_as_in_order() -> None:
+def test_what_is_brought_back_does_not_count_as_in_order() -> None:
     cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     cache.cache([1, 2, 3, 4])
     cache.cache([5])
@@ -207,7 +207,7 @@ def test_what_comes_back_does_not_count_as_in_order() -> None:
     assert source.num_in_order == 0
 
 
-def test_it_is_set_aside_once_nobody_has_used_it_for_long() -> None:
+def test_a_prefix_is_offloaded_once_nobody_has_used_it_for_long() -> None:
     cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=10))
     cache.cache([1, 2, 3, 4, 5, 6])
     cache.cache([7, 7, 7, 7])
@@ -263,7 +263,7 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
     cache.check()
 
 
-def test_where_less_fits_aside_copies_ahead_throw_nothing_away() -> None:
+def test_where_less_fits_into_main_memory_copies_ahead_throw_nothing_away() -> None:
     offloaded = OffloadedKV(24, 4, idle_tokens=1)
     cache = Cache(num_cells=100, num_rows=8, offloaded=offloaded)
     texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
@@ -372,7 +372,7 @@ def test_who_goes_on_keeps_what_it_shares() -> None:
         assert made.engine.with_cache(lambda kv: kv.num_bytes_offloaded) >= before
 
 
-def test_what_others_share_is_not_set_aside() -> None:
+def test_what_others_share_is_not_offloaded() -> None:
     cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     row, _ = cache.start([1, 2, 3, 4, 5])
     cache.cache([1, 2, 3, 4, 5, 6, 7])
@@ -435,7 +435,7 @@ def test_what_had_to_make_room_is_not_computed_again(megabytes: float, expected:
         assert made.model.generate(prompts[0]).usage.cached_tokens == 0
 
 
-def test_a_stream_takes_up_what_was_set_aside_while_others_run() -> None:
+def test_a_stream_takes_up_what_was_offloaded_while_others_run() -> None:
     with scripted(echo, num_cells=2000, max_streams=4) as made:
         made.model.generate(LONG)
         others = [made.model.generate(letter * 150) for letter in "uvwxyz"]
@@ -447,7 +447,7 @@ def test_a_stream_takes_up_what_was_set_aside_while_others_run() -> None:
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_what_comes_back_beside_others_comes_in_some_steps(cancelled: bool) -> None:
+def test_what_is_brought_back_beside_others_comes_in_some_steps(cancelled: bool) -> None:
     loads: list[int] = []
 
     class Counting(ScriptedRunner):
@@ -499,7 +499,7 @@ def test_who_waits_for_somebody_else_takes_nothing_up() -> None:
         assert made.model.metrics.kv_cached < 3 * 800
 
 
-def test_a_seeded_stream_alone_begins_with_nothing_that_was_set_aside() -> None:
+def test_a_seeded_stream_alone_begins_with_nothing_that_was_offloaded() -> None:
     """Its KV lies as in an empty memory."""
     with scripted(echo, num_cells=2000) as made:
         made.model.generate(LONG)
