@@ -9,8 +9,9 @@ from headrace.engine.channel import Channel, wake
 from headrace.engine.live import Live
 from headrace.engine.metrics import Counts
 from headrace.engine.runner import Runner, StepOutput, verified
-from headrace.engine.scheduler import Part, Scheduler
+from headrace.engine.scheduler import Scheduler
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.step import StepPart
 from headrace.values.errors import GenerationError
 from headrace.values.events import Sample
 from headrace.values.results import FinishReason, TopLogprob
@@ -38,7 +39,7 @@ class Delivery:
         self._max_length = runner.max_length
         self._channels_to_wake: list[Channel] = []
 
-    def update(self, parts: list[Part], output: StepOutput) -> None:
+    def update(self, parts: list[StepPart], output: StepOutput) -> None:
         """Take in the tokens that a step computed and sampled."""
         samples = iter(output.samples)
         now, timestamp = time.perf_counter(), time.time()
@@ -82,7 +83,7 @@ class Delivery:
             wake(self._channels_to_wake)
             self._channels_to_wake.clear()
 
-    def _accept_drafts(self, part: Part, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
+    def _accept_drafts(self, part: StepPart, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
         """Take in several samples of one sequence; those after its end are dropped."""
         sequence = part.sequence
         self._scheduler.computed(part, len(samples) - 1)

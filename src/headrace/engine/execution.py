@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace.engine.runner import InterruptedStepError, NoRoomError, Runner, StepOutput
-from headrace.engine.scheduler import Part, Scheduler
+from headrace.engine.scheduler import Scheduler
 from headrace.engine.sequence import Sequence
+from headrace.engine.step import StepPart
 
 __all__ = ["Execution"]
 
-_NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
+_NOTHING_DONE: tuple[list[StepPart], StepOutput] = ([], StepOutput((), 0.0))
 
 
 class Execution:
@@ -28,7 +29,7 @@ class Execution:
         runner: Runner,
         scheduler: Scheduler,
         *,
-        update: Callable[[list[Part], StepOutput], None],
+        update: Callable[[list[StepPart], StepOutput], None],
         fail: Callable[[Sequence, Exception], None],
     ) -> None:
         self._runner = runner
@@ -37,7 +38,7 @@ class Execution:
         self._fail = fail
         self._interruptible: Sequence | None = None  # the only sequence of the running step, if that only prefills
 
-    def run(self, parts: list[Part], padding: int = 0) -> tuple[list[Part], StepOutput]:
+    def run(self, parts: list[StepPart], padding: int = 0) -> tuple[list[StepPart], StepOutput]:
         """Run a step.
 
         Args:
@@ -82,17 +83,17 @@ class Execution:
         if interruptible is not None and sequence in (None, interruptible):
             self._runner.interrupt()
 
-    def _roll_back(self, parts: list[Part]) -> None:
+    def _roll_back(self, parts: list[StepPart]) -> None:
         for part in parts:
             self._scheduler.kv.roll_back(part.row)
 
-    def _run_one_by_one(self, parts: list[Part]) -> None:
+    def _run_one_by_one(self, parts: list[StepPart]) -> None:
         """Run the parts of a failed batch one by one, so that only those that fail again end."""
         for part in parts:
             if part.sequence.row is part.row:  # it was not preempted meanwhile
                 self._update(*self.run([part]))
 
-    def _make_room(self, parts: list[Part], error: NoRoomError) -> None:
+    def _make_room(self, parts: list[StepPart], error: NoRoomError) -> None:
         """Free KV after a step found no room although cells were counted as free. The next step plans again."""
         if self._scheduler.kv.num_cached:
             self._scheduler.kv.clear()

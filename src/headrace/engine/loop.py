@@ -22,9 +22,10 @@ from headrace.engine.live import Live
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
 from headrace.engine.runner import Runner, StepOutput
-from headrace.engine.scheduler import Part, Scheduler, step_shape
+from headrace.engine.scheduler import Scheduler
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation.planner import MAX_DRAFTS, Speculation
+from headrace.engine.step import StepPart, step_shape
 from headrace.engine.tuning.calibration import CostFile
 from headrace.engine.tuning.tuner import Tuning
 from headrace.values.errors import (
@@ -336,7 +337,7 @@ class Engine:
             self._live.watch(sequence)
 
     def _account(
-        self, shape: tuple[int, int], parts: list[Part], output: StepOutput, seconds: float, planning: float
+        self, shape: tuple[int, int], parts: list[StepPart], output: StepOutput, seconds: float, planning: float
     ) -> None:
         if not parts:
             return
