@@ -352,7 +352,7 @@ def test_the_memory_of_the_scripted_runner_is_strict() -> None:
     memory.run([Slice(0, 0, [1, 2], None)])
     with pytest.raises(AssertionError, match="holds 2 tokens"):
         memory.run([Slice(0, 1, [3], None)])
-    with pytest.raises(AssertionError, match="4 tokens, where 3 are allowed"):
+    with pytest.raises(AssertionError, match="4 tokens; at most 3 are allowed"):
         memory.run([Slice(0, 2, [3] * 4, None)])
     with pytest.raises(NoRoomError):
         memory.run([Slice(0, 2, [3] * 3, None)])
