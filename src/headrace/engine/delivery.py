@@ -123,9 +123,8 @@ class Delivery:
         if reason is not None:
             self.finish(sequence, reason)
         elif channel.is_full:
-            channel.is_paused = (
-                True  # if the reader took tokens before this was set, the next step resumes the sequence
-            )
+            # If the reader takes tokens before `is_paused` is set, the next step resumes the sequence.
+            channel.is_paused = True
             sequence.stats.pause(now)
             self._scheduler.pause(sequence)
             self._live.watch(sequence)

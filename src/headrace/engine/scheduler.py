@@ -1,4 +1,4 @@
-"""`Scheduler`: decides which sequences get a place and what the next step computes. It imports no backend."""
+"""`Scheduler`: decides which sequences get a place and what the next step computes. No backend, no clock."""
 
 from __future__ import annotations
 

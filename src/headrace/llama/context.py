@@ -132,7 +132,9 @@ class LlamaContext:
             if log.failure is not None:
                 raise log.failure
             if not self._handle:
-                raise ModelLoadError(f"no context of {n_ctx} tokens in {kv_type} for {model.path}: {log.reason()}")
+                raise ModelLoadError(
+                    f"cannot create a context of {n_ctx} tokens in {kv_type} for {model.path}: {log.reason()}"
+                )
             self._memory: int | None = bulk.llama_get_memory(self._handle)
             if not self._memory:
                 raise ModelLoadError(f"{model.path} ({model.description}) cannot generate text: it keeps no KV cache")

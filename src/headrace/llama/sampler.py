@@ -34,7 +34,7 @@ class Constraint(Protocol):
 
 # Larger settings have no further effect on float32 logits, but would turn them into infinities and then NaNs.
 _LARGE = 1e30
-# Without top-k, so many of the largest logits are tried first, and so many times as many in each further try.
+# Without top-k, sampling looks at this many of the largest logits first, and at 4 times as many in each further try.
 _FIRST_N = 64
 _GROWTH = 4
 

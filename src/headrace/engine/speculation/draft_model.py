@@ -95,7 +95,9 @@ class DraftModel:
             InvalidRequestError: the model cannot drop part of a sequence.
         """
         if not self._context.probe():
-            raise InvalidRequestError("draft", self._model.path, "a model with a KV cache that can be cut")
+            raise InvalidRequestError(
+                "draft", self._model.path, "a model that can drop the end of a sequence; recurrent models cannot"
+            )
         before = time.perf_counter()
         self.guess([(self, [self._model.bos_token or 0])], 1)
         self._seconds[1] = self.seconds_per_read_token = time.perf_counter() - before
