@@ -338,7 +338,9 @@ def test_a_context_that_llama_cpp_refuses(model, monkeypatch):
 
     users = model._users
     monkeypatch.setattr(bulk, "llama_init_from_model", with_too_many_sequences)
-    with pytest.raises(ModelLoadError, match=r"no context of 256 tokens in f16 for .*: .*n_seq_max must be <= 256"):
+    with pytest.raises(
+        ModelLoadError, match=r"cannot create a context of 256 tokens in f16 for .*: .*n_seq_max must be <= 256"
+    ):
         LlamaContext(model, n_ctx=256, n_batch=8, n_seq_max=1, n_threads=1)
     assert tried == [bulk.LLAMA_FLASH_ATTN_TYPE_ENABLED, bulk.LLAMA_FLASH_ATTN_TYPE_AUTO]
     assert model._users == users  # the failed one does not keep the weights

@@ -188,10 +188,10 @@ def test_kv_of_other_positions(fresh: Model, context: LlamaContext, state: bytea
     for position in (-1, 7, 20, 2**31 - 1, -(2**31)):
         changed = bytearray(state)
         struct.pack_into("<i", changed, 16 + 12 * 8, position)
-        refuse(fresh, context, changed, "its positions are others")
+        refuse(fresh, context, changed, "it has other positions")
     changed = bytearray(state)
     struct.pack_into("<I", changed, 16 + 4, 2)  # a cell of two sequences
-    refuse(fresh, context, changed, "its positions are others")
+    refuse(fresh, context, changed, "it has other positions")
 
 
 def test_kv_of_another_shape(fresh: Model, context: LlamaContext, state: bytearray) -> None:

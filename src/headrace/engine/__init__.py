@@ -1,1 +1,1 @@
-"""The engine: many sequences, one batch a step, on one thread."""
+"""The engine: one thread that runs many sequences on one model, with one batch per step."""

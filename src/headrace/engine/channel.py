@@ -1,4 +1,4 @@
-"""The one-way street from the engine to a reader: bounded, observable, and never a reason for the engine to wait."""
+"""`Channel`: the bounded buffer of tokens between the engine and one reader; the engine never waits on it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from headrace.values.events import End, TokenEvent
 
 __all__ = ["Channel", "wake"]
 
-
-_Look = Callable[[], TokenEvent | End | None]
+_GetNowait = Callable[[], TokenEvent | End | None]
 
 
 class _Waiter(Protocol):
-    """Somebody who sleeps until something is there."""
+    """A thread or a task that sleeps until the channel gets a token or the End."""
 
     loop: asyncio.AbstractEventLoop | None
 
@@ -28,7 +27,7 @@ class _Waiter(Protocol):
 
 
 class _ThreadWaiter:
-    """A thread, asleep on a lock; locks are cheaper than conditions, and this is done for every token."""
+    """A thread that sleeps on a lock. This happens for every token, and a lock is cheaper than a condition."""
 
     __slots__ = ("_lock", "loop")
     loop: asyncio.AbstractEventLoop | None
@@ -48,7 +47,7 @@ class _ThreadWaiter:
 
 
 class _TaskWaiter:
-    """A task, asleep on a future of its event loop."""
+    """A task that sleeps on a future of its event loop."""
 
     __slots__ = ("future", "loop")
 
@@ -63,14 +62,20 @@ class _TaskWaiter:
 
 
 class Channel:
-    """Tokens of one stream, from the engine thread to whoever reads, and then its one End.
+    """Carries the tokens of one stream from the engine thread to its reader, and then exactly one End.
 
-    The engine asks `is_full` and pauses the sequence; it never waits. Every operation is a single step of a deque or an
-    attribute, so no lock is held on either side, and a reader may be dropped by the garbage collector at any point.
+    The engine checks `is_full` and pauses the sequence; it never waits. Each operation is one atomic operation on a
+    deque or an attribute. So neither side holds a lock, and the garbage collector may drop a reader at any point.
 
     Args:
-        capacity: tokens that may wait unread.
-        on_drain: called, from the reader's thread, when a paused stream may go on or its reader has left.
+        capacity: the most unread tokens before the sequence is paused.
+        on_drain: called on the reader's thread when a paused sequence can resume.
+
+    Attributes:
+        end: the End; None before.
+        is_paused: whether the engine has paused the sequence.
+        num_read: tokens that were read.
+        is_deserted: whether the reader has left.
     """
 
     def __init__(self, capacity: int, on_drain: Callable[[], None] | None = None) -> None:
@@ -79,7 +84,7 @@ class Channel:
         self.is_paused = False
         self.num_read = 0
         self.is_deserted = False
-        self._ending = _thread.allocate_lock()  # whoever acquires it may set the end
+        self._ending = _thread.allocate_lock()  # held by the thread that has set `end`
         self._on_drain = on_drain
         self._tokens: deque[TokenEvent] = deque()
         self._waiters: deque[_Waiter] = deque()
@@ -88,46 +93,46 @@ class Channel:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    # The engine's end.
+    # Called by the engine.
 
     @property
     def is_full(self) -> bool:
-        """Whether the sequence must pause."""
+        """Whether the buffer is full, so that the sequence must pause."""
         return len(self._tokens) >= self.capacity
 
     @property
     def can_resume(self) -> bool:
-        """Whether a paused sequence may go on: less than half the buffer is unread."""
+        """Whether a paused sequence can resume: less than half of the buffer is unread."""
         return len(self._tokens) * 2 < self.capacity
 
     def bind(self, on_drain: Callable[[], None]) -> None:
-        """Say whom to tell when a paused stream may go on."""
+        """Set the function to call when a paused sequence can resume."""
         self._on_drain = on_drain
 
     def put(self, token: TokenEvent) -> None:
-        """Add a token; `wake` afterwards."""
+        """Add a token. Call `wake` afterwards."""
         if not self.is_deserted:
             self._tokens.append(token)
 
     def finish(self, end: End) -> bool:
-        """Add the End, if it is the first; `wake` afterwards."""
+        """Set the End; False if there is one already. Call `wake` afterwards."""
         if not self._ending.acquire(blocking=False):
             return False
         self.end = end
         return True
 
-    # The reader's end.
+    # Called by the reader.
 
     def get_nowait(self) -> TokenEvent | End | None:
-        """The next event; the End again and again once everything was read; None where there is nothing yet."""
+        """Returns the next token; after the last one the End, every time; None if there is nothing yet."""
         tokens = self._tokens
         try:
-            # Mostly there is nothing, and to look costs less than an exception.
+            # Mostly the deque is empty, and testing that is cheaper than an exception.
             token = tokens.popleft() if tokens else None
-        except IndexError:  # another thread took the last
+        except IndexError:  # another thread took the last token
             token = None
         if token is None:
-            # The end was set after the last token, so look for a token once more before believing it.
+            # The engine sets the End after the last token, so look for a token again after reading `end`.
             end = self.end
             return self.get_nowait() if end is not None and tokens else end
         self.num_read += 1
@@ -136,22 +141,22 @@ class Channel:
         return token
 
     def peek(self, index: int) -> TokenEvent | None:
-        """The unread token at this place, without taking it; None where there is none yet."""
+        """Returns the unread token at this index without taking it; None if there is none yet."""
         try:
             return self._tokens[index]
         except IndexError:
             return None
 
     def unread(self) -> tuple[TokenEvent, ...]:
-        """All unread tokens, without taking them."""
-        return tuple(self._tokens.copy())  # the copy is a single step; going through it would not be
+        """Returns all unread tokens without taking them."""
+        return tuple(self._tokens.copy())  # copy() is atomic; iterating is not
 
-    def get(self, timeout: float | None = None, look: _Look | None = None) -> TokenEvent | End:
-        """The next event; waits for it.
+    def get(self, timeout: float | None = None, look: _GetNowait | None = None) -> TokenEvent | End:
+        """Wait for the next event and return it.
 
         Args:
-            timeout: seconds to wait at most.
-            look: what looks for the event, where this reader is not the only one; None for `get_nowait`.
+            timeout: the most seconds to wait; None for no limit.
+            look: returns the next event or None, for a reader that shares the channel; None for `get_nowait`.
 
         Raises:
             TimeoutError: nothing came within `timeout` seconds.
@@ -161,7 +166,7 @@ class Channel:
         while (event := look()) is None:
             waiter = _ThreadWaiter()
             self._waiters.append(waiter)
-            # Once more, since what came before the waiter was on the list has not woken it.
+            # Look again: an event that came before the waiter was on the list did not wake it.
             if (event := look()) is not None:
                 return event
             if not waiter.sleep(deadline):
@@ -169,8 +174,8 @@ class Channel:
                 raise TimeoutError
         return event
 
-    async def aget(self, look: _Look | None = None) -> TokenEvent | End:
-        """The next event; waits for it without blocking the event loop. See `get`."""
+    async def aget(self, look: _GetNowait | None = None) -> TokenEvent | End:
+        """Wait for the next event without blocking the event loop. See `get`."""
         look = look or self.get_nowait
         while (event := look()) is None:
             waiter = _TaskWaiter()
@@ -185,7 +190,7 @@ class Channel:
         return event
 
     def wait_end(self, timeout: float | None = None) -> End | None:
-        """Wait until the End is there, whatever is unread; None where it did not come within `timeout` seconds."""
+        """Wait for the End, even if tokens are unread; None if it did not come within `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.end is None:
             waiter = _ThreadWaiter()
@@ -196,7 +201,7 @@ class Channel:
         return self.end
 
     async def await_end(self) -> End:
-        """The same for a task."""
+        """Wait for the End without blocking the event loop."""
         while self.end is None:
             waiter = _TaskWaiter()
             self._end_waiters.append(waiter)
@@ -209,22 +214,22 @@ class Channel:
         return self.end
 
     def lift_bound(self) -> None:
-        """From now on the stream is never paused, because whoever reads wants all of it."""
+        """Never pause the stream from now on: its reader wants all of it."""
         self.capacity = float("inf")
         self._drained()
 
     def discard(self) -> None:
-        """Nobody will read any more: drop what is unread and what comes, but for the End."""
+        """Drop unread and future tokens, but not the End: the reader has left."""
         self.is_deserted = True
         self._tokens.clear()
 
     def take_waiters(self) -> Iterable[_Waiter]:
-        """Whoever sleeps on this channel, each once."""
+        """Yields the waiters that are to be woken, and removes them from the channel."""
         for waiters in (self._waiters,) if self.end is None else (self._waiters, self._end_waiters):
             while waiters:
                 try:
                     yield waiters.popleft()
-                except IndexError:  # another thread took the last
+                except IndexError:  # another thread took the last waiter
                     break
 
     def _drained(self) -> None:
@@ -234,13 +239,13 @@ class Channel:
 
 
 def _forget(waiters: deque[_Waiter], waiter: _Waiter) -> None:
-    """Take somebody off the list who has given up waiting, if he was not woken meanwhile."""
+    """Remove a waiter that gave up, unless it was woken meanwhile."""
     with contextlib.suppress(ValueError):
         waiters.remove(waiter)
 
 
 def wake(channels: Iterable[Channel]) -> None:
-    """Wake whoever sleeps on these channels, with one call per event loop."""
+    """Wake the readers that sleep on these channels, with one call per event loop."""
     tasks: dict[asyncio.AbstractEventLoop, list[_Waiter]] | None = None
     for channel in channels:
         for waiter in channel.take_waiters():
@@ -253,7 +258,7 @@ def wake(channels: Iterable[Channel]) -> None:
         try:
             loop.call_soon_threadsafe(_rouse_all, waiters)
         except RuntimeError:
-            # The loop was closed with a reader still asleep on it: nobody is left to be told.
+            # The loop was closed while a reader slept on it, so there is no reader any more.
             continue
 
 

@@ -1,4 +1,4 @@
-"""Keeps a stream to its output_format: which tokens may come next, and which must."""
+"""`Constraint`: keeps a stream to its output format, by banning tokens that may not come next."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _BANNED = -np.inf
 
 
 class _Mode(Enum):
-    """What may come next, where no token is forced: tokens that must come, such as those of a tag, go before it all.
+    """What may come next. Forced tokens, such as the rest of a tag, come first in any mode.
 
-    FREE: anything. It is a thought, or an answer of any form. Ended by what the output reads: a thought that is closed
-        (to CHOICE, if the answer has a form), or the trigger of a call (to MATCH).
-    CHOICE: the beginning of an answer that has a form, of a call or of a thought. Ended by what is chosen: to MATCH for
-        the answer; the rest of a trigger or a tag is forced, then FREE.
-    MATCH: what a grammar allows, of the answer or of a call. Ended by the end of the grammar: to DONE, or to BETWEEN.
-    BETWEEN: behind a call, another one (what is before it is forced, then FREE), or the end.
+    FREE: any token: in a thought, or in an unconstrained answer. When the output closes a thought and the answer has a
+        grammar, CHOICE follows; when the output reads the trigger of a tool call, MATCH follows.
+    CHOICE: the first token of the answer, of a tool call or of a thought. An answer leads to MATCH. Otherwise the rest
+        of the trigger or tag is forced, and FREE follows.
+    MATCH: what the grammar of the answer or of a tool call allows. At its end, DONE follows an answer, and BETWEEN
+        follows a tool call.
+    BETWEEN: after a tool call: the start of the next call (its tokens are forced, and FREE follows), or the end.
     DONE: nothing.
     """
 
@@ -38,22 +39,21 @@ class _Mode(Enum):
 
 
 class Constraint:
-    """Says what may be sampled next, from what was sampled.
+    """Decides which tokens may be sampled next, given the tokens so far.
 
-    Before each token `restrict` bans what may not come, and `refuses` looks at what was chosen all the same; afterwards
-    comes `accept`, once the output has read the token.
+    For each token: `restrict` bans tokens before sampling, `refuses` checks the sampled token, and `accept` takes it in
+    after the output has read it.
 
-    A thought is free; a token that closes it, or that triggers a call, may have nothing but white space behind the tag,
-    so that what follows begins with a token of its own and can be restricted. Whether a token does that is looked at
-    when it was chosen, since to look at all of the vocabulary would take too long.
+    A token that completes a closing tag or a trigger may have only white space after it, so that the next token starts
+    the constrained part. `refuses` checks this for the sampled token only: checking the vocabulary would take too long.
 
-    All of this is done on the engine thread, after each decode: a mask takes tens of microseconds as a rule, and what
-    could make it elsewhere would take a core from the decode of the next step.
+    All of this runs on the engine thread after each decode. A mask mostly takes tens of microseconds, and another
+    thread would take a core from the next decode.
 
     Args:
-        output_format: what to keep it to.
-        output: what reads the stream.
-        piece: the bytes of a token.
+        output_format: the format of the output.
+        output: reads the stream.
+        piece: returns the bytes of a token.
         eog_tokens: the tokens that end a generation.
     """
 
@@ -65,18 +65,17 @@ class Constraint:
         self._piece = piece
         self._eog = np.array(sorted(eog_tokens), np.intp)
         ends = output_format.finishing[:1] or sorted(eog_tokens)
-        self._behind_call = np.array([*ends, *output_format.going_on[:1]], np.intp)
+        self._after_call = np.array([*ends, *output_format.going_on[:1]], np.intp)
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
         self._is_in_call = False
         self._has_calls = False
-        self._num_thought = int(
-            output_format.is_thinking
-        )  # tokens of the thought behind its opening tag, the next included
+        # Tokens of the thought after its opening tag, the next one included.
+        self._num_thought = int(output_format.is_thinking)
         self._is_constrained = output_format.answer is not None or output_format.is_required
-        self._minds_tags = self._is_constrained or output_format.call is not None
-        self._choices: tuple[tuple[int, ...], ...] = ()
-        self._has_chosen = False  # whether the first token of one of them has come
+        self._checks_tags = self._is_constrained or output_format.call is not None
+        self._choices: tuple[tuple[int, ...], ...] = ()  # in mode CHOICE: the token sequences of triggers and tags
+        self._has_chosen = False  # whether the first token of a choice was sampled
         self._mode = _Mode.FREE
         if self._is_constrained and not output_format.is_thinking:
             self._begin_answer(may_think=True)
@@ -85,23 +84,23 @@ class Constraint:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing may follow: the answer's grammar has come to its end, or the calls have."""
+        """Whether nothing may follow: the grammar of the answer is complete, or the tool calls are."""
         return self._mode is _Mode.DONE and not self._forced
 
     @property
     def is_in_tag(self) -> bool:
-        """Whether a tag or a trigger has been begun that has to be completed."""
+        """Whether a tag or a trigger has begun and is not complete."""
         return bool(self._forced) or (self._mode is _Mode.CHOICE and self._has_chosen)
 
     @property
     def is_accepting(self) -> bool:
-        """Whether there is an answer that, as it is, fits its grammar as a whole."""
+        """Whether the answer so far is complete according to its grammar."""
         if self._is_in_call or self._has_calls:
             return False
         return self._mode is _Mode.DONE or (self._matcher is not None and self._matcher.is_accepting)
 
     def restrict(self, row: NDArray[np.float32]) -> None:
-        """Ban, in a row of logits, what may not come next."""
+        """Ban tokens that may not come next: write -inf into a row of logits."""
         if self._forced:
             _keep(row, np.array([self._forced[0]]))
         elif self._mode is _Mode.MATCH:
@@ -110,32 +109,32 @@ class Constraint:
         elif self._mode is _Mode.CHOICE:
             self._restrict_to_choices(row)
         elif self._mode is _Mode.BETWEEN:
-            _keep(row, self._behind_call)
+            _keep(row, self._after_call)
         elif self._is_constrained:
-            row[self._eog] = _BANNED  # a thought is not the answer that was asked for
+            row[self._eog] = _BANNED  # the answer must follow the thought
 
     def refuses(self, token: int) -> bool:
-        """Whether a token cannot be taken, although it was not banned."""
-        if self._mode is not _Mode.FREE or self._forced or not self._minds_tags:
+        """Returns whether a sampled token must be replaced although it was not banned."""
+        if self._mode is not _Mode.FREE or self._forced or not self._checks_tags:
             return False
-        piece = self._output_format.texts.get(token) or self._piece(token)  # as the output will read it
+        piece = self._output_format.texts.get(token) or self._piece(token)  # the bytes that the output will read
         return self._output.overshoots(piece)
 
     def accept(self, token: int) -> None:
-        """Note what was sampled."""
+        """Take in a sampled token that the output has read."""
         if self._forced:
             self._forced.popleft()
         elif self._mode is _Mode.MATCH:
-            self._follow(token)
+            self._advance_grammar(token)
         elif self._mode is _Mode.CHOICE:
             self._choose(token)
         elif self._mode is _Mode.BETWEEN:
-            self._go_on(token)
+            self._leave_call(token)
         if not self._forced:
-            self._look_at_output()
+            self._follow_output()
 
     def _begin_answer(self, *, may_think: bool) -> None:
-        """The answer may begin: with what it has to be, with a call, or with a thought."""
+        """Allow the first token of the answer, of a tool call, or of a thought (`may_think`)."""
         output_format = self._output_format
         choices = [output_format.opening] if may_think and output_format.opening and output_format.budget != 0 else []
         if output_format.tools is not None:
@@ -164,17 +163,17 @@ class Constraint:
         matcher = self._matcher
         if matcher is not None and matcher.allowed()[token]:
             self._mode = _Mode.MATCH
-            self._follow(token)
+            self._advance_grammar(token)
             return
         self._matcher = None
         self._has_chosen = True
-        # A thought and a call may begin alike: "<" is the first token of "<think>" as of "<tool_call>".
+        # A thought and a tool call may start with the same token, such as "<" in "<think>" and "<tool_call>".
         self._choices = tuple(choice[1:] for choice in self._choices if choice[0] == token)
         if len(self._choices) == 1 or not all(self._choices):
             self._mode = _Mode.FREE
             self._forced.extend(min(self._choices, key=len))
 
-    def _follow(self, token: int) -> None:
+    def _advance_grammar(self, token: int) -> None:
         assert self._matcher is not None
         self._matcher.accept(token)
         if not self._matcher.is_stopped:
@@ -188,7 +187,8 @@ class Constraint:
         else:
             self._mode = _Mode.DONE
 
-    def _go_on(self, token: int) -> None:
+    def _leave_call(self, token: int) -> None:
+        """After a tool call, start the next one or end the output, as the token says."""
         output_format = self._output_format
         if output_format.going_on and token == output_format.going_on[0]:
             self._forced.extend(output_format.going_on[1:])
@@ -197,13 +197,13 @@ class Constraint:
             self._forced.extend(output_format.finishing[1:])
             self._mode = _Mode.DONE
 
-    def _look_at_output(self) -> None:
-        """Change modes with what the output has read, the token that was just accepted included."""
+    def _follow_output(self) -> None:
+        """Change the mode, or force a closing tag, according to the part of the output that was read last."""
         if self._mode is not _Mode.FREE:
             return
         output_format, output = self._output_format, self._output
         if output.is_thinking:
-            # A tag that the model has begun to write itself it may finish.
+            # A closing tag that the model has begun itself needs no forced one.
             if output_format.budget is not None and self._num_thought >= output_format.budget and not output.is_closing:
                 self._forced.extend(output_format.closing)
             self._num_thought += 1
@@ -218,15 +218,15 @@ class Constraint:
 
 
 def _keep(row: NDArray[np.float32], tokens: NDArray[Any]) -> None:
-    """Ban all but these."""
+    """Ban all tokens except these."""
     kept = row[tokens]
     row.fill(_BANNED)
-    # A token must be possible even where the model itself, or a bias, makes it impossible.
+    # A forced token must stay possible even if its logit is -inf, from the model or from a logit bias.
     row[tokens] = np.maximum(kept, np.finfo(np.float32).min)
 
 
 def _keep_where(row: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
-    """Ban all that are not allowed; the way that touches fewer is the faster one."""
+    """Ban all tokens that are not allowed. It writes the smaller of the two groups, which is faster."""
     banned = ~allowed
     if np.count_nonzero(banned) * 2 < row.size:
         row[banned] = _BANNED

@@ -1,26 +1,27 @@
-"""Runs the parts of a step; where that fails, finds out who is to blame, so that the others go on."""
+"""`Execution`: runs a planned step; if it fails, finds out which sequence caused that, so that the others go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from headrace.engine.runner import InterruptedStepError, NoRoomError, Runner, StepOutput
-from headrace.engine.scheduler import Part, Scheduler
+from headrace.engine.scheduler import Scheduler
 from headrace.engine.sequence import Sequence
+from headrace.engine.step import StepPart
 
 __all__ = ["Execution"]
 
-_NOTHING_DONE: tuple[list[Part], StepOutput] = ([], StepOutput((), 0.0))
+_NOTHING_DONE: tuple[list[StepPart], StepOutput] = ([], StepOutput((), 0.0))
 
 
 class Execution:
-    """What stands between a plan and what was done of it. Belongs to the engine thread.
+    """Runs steps and handles their failures. Used by the engine thread, except for `interrupt`.
 
     Args:
-        runner: what computes.
-        scheduler: who planned.
-        update: takes in what parts gave that were run apart from the others.
-        fail: ends a sequence that is to blame.
+        runner: computes the steps.
+        scheduler: planned the steps; rolls back or preempts after a failure.
+        update: takes in the output of parts that were run one by one after a failure.
+        fail: ends a sequence that made a step fail.
     """
 
     def __init__(
@@ -28,68 +29,72 @@ class Execution:
         runner: Runner,
         scheduler: Scheduler,
         *,
-        update: Callable[[list[Part], StepOutput], None],
+        update: Callable[[list[StepPart], StepOutput], None],
         fail: Callable[[Sequence, Exception], None],
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._update = update
         self._fail = fail
-        self._reader: Sequence | None = None
+        self._interruptible: Sequence | None = None  # the only sequence of the running step, if that only prefills
 
-    def run(self, parts: list[Part], padding: int = 0) -> tuple[list[Part], StepOutput]:
-        """Run a step and return what of it was done.
+    def run(self, parts: list[StepPart], padding: int = 0) -> tuple[list[StepPart], StepOutput]:
+        """Run a step.
 
         Args:
-            parts: what is planned.
-            padding: with how many rows of no use it is faster.
+            parts: the planned parts.
+            padding: rows of logits to compute in addition, because the step is faster with them.
+
+        Returns:
+            The parts that were computed, and their output. Both are empty after a failure.
         """
-        # What only decodes is over soon, and a recurrent state would be lost.
+        # Steps that decode are short, and an interrupted step loses a recurrent state.
         if len(parts) == 1 and parts[0].num_tokens > 1 and self._runner.can_drop_partial:
-            reader = parts[0].sequence
-            if not any(sequence.leader is reader for sequence in self._scheduler.running):
-                self._reader = reader
+            sequence = parts[0].sequence
+            if not any(other.leader is sequence for other in self._scheduler.running):
+                self._interruptible = sequence
         try:
-            if self._reader is not None and self._reader.is_leaving:  # since before anybody could interrupt it
+            # A cancel before `_interruptible` was set could not interrupt the step.
+            if self._interruptible is not None and self._interruptible.is_leaving:
                 return _NOTHING_DONE
             return parts, self._runner.run([part.slice() for part in parts], padding)
-        except InterruptedStepError:  # whoever is not leaving just tries again
+        except InterruptedStepError:  # a sequence that is not leaving is planned again in the next step
             self._roll_back(parts)
             return _NOTHING_DONE
         except NoRoomError as error:
             self._roll_back(parts)
-            if padding or any(part.drafts for part in parts):  # nobody has to give way to a guess, or to nothing
+            if padding or any(part.drafts for part in parts):  # first try without drafts and padding
                 return self.run([part._replace(drafts=()) for part in parts])
-            self._shed(parts, error)
+            self._make_room(parts, error)
         except Exception as error:
             self._roll_back(parts)
-            if len(parts) == 1 or not self._runner.can_drop_partial:  # a recurrent state is lost with the step
+            if len(parts) == 1 or not self._runner.can_drop_partial:  # the failed step has lost a recurrent state
                 for part in parts:
                     self._fail(part.sequence, error)
             else:
-                self._run_apart(parts)
+                self._run_one_by_one(parts)
         finally:
-            self._reader = None
+            self._interruptible = None
         return _NOTHING_DONE
 
     def interrupt(self, sequence: Sequence | None = None) -> None:
-        """End a step that does nothing but read the prompt of this sequence, or of any. Any thread may call this."""
-        reader = self._reader
-        if reader is not None and sequence in (None, reader):
+        """Interrupt the running step if it only prefills this sequence; None means any. Any thread may call this."""
+        interruptible = self._interruptible
+        if interruptible is not None and sequence in (None, interruptible):
             self._runner.interrupt()
 
-    def _roll_back(self, parts: list[Part]) -> None:
+    def _roll_back(self, parts: list[StepPart]) -> None:
         for part in parts:
             self._scheduler.kv.roll_back(part.row)
 
-    def _run_apart(self, parts: list[Part]) -> None:
-        """A batch has failed as a whole: run its parts one by one, so that only those that fail again end."""
+    def _run_one_by_one(self, parts: list[StepPart]) -> None:
+        """Run the parts of a failed batch one by one, so that only those that fail again end."""
         for part in parts:
             if part.sequence.row is part.row:  # it was not preempted meanwhile
                 self._update(*self.run([part]))
 
-    def _shed(self, parts: list[Part], error: NoRoomError) -> None:
-        """The memory is full although our count says it is not: make room; the next step plans anew."""
+    def _make_room(self, parts: list[StepPart], error: NoRoomError) -> None:
+        """Free KV after a step found no room although cells were counted as free. The next step plans again."""
         if self._scheduler.kv.num_cached:
             self._scheduler.kv.clear()
         elif not self._scheduler.shed():

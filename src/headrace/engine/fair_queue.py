@@ -1,4 +1,4 @@
-"""The queue of streams that wait for a place: flows take turns, so that one busy caller does not starve the others."""
+"""`FairQueue`: the queue of streams that wait for a place; flows take turns, so that a busy caller starves no other."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from headrace.engine.sequence import Sequence
 
 __all__ = ["MOST_OVERTAKING", "FairQueue"]
 
-# A prompt stands back by one place for so many tokens that it needs computed, and by so many places at most: whoever
-# waits behind a long one gains much, and the long one loses little.
+# A sequence steps back by one place for every 256 tokens that it has to prefill, at most 4 places: those behind a long
+# prompt gain much, and the long prompt loses little.
 _TOKENS_PER_PLACE = 256
 MOST_OVERTAKING = 4
 
 
-class _Place(NamedTuple):
+class _Entry(NamedTuple):
     key: float
     number: int
     sequence: Sequence
 
 
 class FairQueue:
-    """First come, first served within a flow, one from each flow in turn; preempted sequences before all others.
+    """Takes one sequence from each flow in turn, and preempted sequences before all others.
 
-    Within a flow, a short prompt may overtake long ones: each is overtaken by fewer than `MOST_OVERTAKING` later ones.
+    A flow is a caller's queue: its sequences come in order, except that short prompts overtake long ones. A sequence is
+    overtaken by fewer than `MOST_OVERTAKING` later ones.
     """
 
     def __init__(self) -> None:
         self._returned: deque[Sequence] = deque()
-        self._flows: dict[Hashable, list[_Place]] = {}  # in the order of their turns
+        self._flows: dict[Hashable, list[_Entry]] = {}  # in the order of their turns
         self._num_pushed = 0
 
     def __len__(self) -> int:
@@ -40,44 +41,44 @@ class FairQueue:
     def __iter__(self) -> Iterator[Sequence]:
         yield from self._returned
         for flow in self._flows.values():
-            for place in flow:
-                yield place.sequence
+            for entry in flow:
+                yield entry.sequence
 
     def push(self, sequence: Sequence, num_tokens: int) -> None:
-        """Queue a new sequence, which so many tokens must be computed for before it can start to write."""
+        """Queue a new sequence that has `num_tokens` tokens to prefill."""
         number = self._num_pushed
         self._num_pushed += 1
         key = number + min(num_tokens / _TOKENS_PER_PLACE, MOST_OVERTAKING)
-        bisect.insort(self._flows.setdefault(sequence.request.flow, []), _Place(key, number, sequence))
+        bisect.insort(self._flows.setdefault(sequence.request.flow, []), _Entry(key, number, sequence))
 
     def push_front(self, sequence: Sequence) -> None:
-        """Queue a sequence that ran before, ahead of everything new; of several, the oldest first."""
+        """Queue a preempted sequence ahead of all new ones; preempted ones are ordered by age, the oldest first."""
         at = sum(other.order < sequence.order for other in self._returned)
         self._returned.insert(at, sequence)
 
     def peek(self) -> Sequence | None:
-        """Whose turn it is."""
+        """Returns the next sequence without taking it; None if the queue is empty."""
         return next(iter(self), None)
 
     def pop(self) -> Sequence:
-        """Take the one whose turn it is."""
+        """Take the next sequence."""
         if self._returned:
             return self._returned.popleft()
         key = next(iter(self._flows))
         flow = self._flows.pop(key)
-        place = flow.pop(0)
+        entry = flow.pop(0)
         if flow:
-            self._flows[key] = flow  # to the end of the round
-        return place.sequence
+            self._flows[key] = flow  # at the end of the dict: all other flows come first
+        return entry.sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Take one out of turn, if it is here."""
+        """Remove a sequence, if it is queued."""
         if sequence in self._returned:
             self._returned.remove(sequence)
             return
         key = sequence.request.flow
         flow = self._flows.get(key, [])
-        at = next((at for at, place in enumerate(flow) if place.sequence is sequence), None)
+        at = next((at for at, entry in enumerate(flow) if entry.sequence is sequence), None)
         if at is not None:
             del flow[at]
             if not flow:

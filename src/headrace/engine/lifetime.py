@@ -1,4 +1,4 @@
-"""What becomes of engines when their process ends or forks."""
+"""`register`: closes an engine when its process exits, and tells it when its process was forked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 
 __all__ = ["register"]
 
-# How long the exit waits for a step that is running, in seconds.
-_PATIENCE = 10
+# How long the exit waits for a running step, in seconds.
+_EXIT_TIMEOUT = 10
 
 
 class _Engine(Protocol):
@@ -23,14 +23,14 @@ _engines: weakref.WeakSet[_Engine] = weakref.WeakSet()
 
 
 def register(engine: _Engine) -> None:
-    """Have an engine closed at exit, and told of a fork, for as long as it lives."""
+    """Close this engine at interpreter exit, and call its `after_fork` in forked children. Keeps a weak reference."""
     _engines.add(engine)
 
 
 def _close_all() -> None:
-    # A daemon thread that is inside llama.cpp while the interpreter ends would crash it.
+    # A daemon thread that is inside llama.cpp while the interpreter ends would crash the process.
     for engine in list(_engines):
-        engine.close(timeout=_PATIENCE)
+        engine.close(timeout=_EXIT_TIMEOUT)
 
 
 def _after_fork_all() -> None:

@@ -1,4 +1,4 @@
-"""The streams that have not ended, and the only place where one of them ends."""
+"""`Live`: the streams that have not ended, and the only place where a stream ends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Live"]
 
 
 class Live:
-    """What an engine has been asked for and still owes an End.
+    """The sequences that were submitted and have not got their End yet.
 
     Args:
-        counts: what the engine counts.
+        counts: the engine's counters.
 
     Attributes:
-        lock: guards who is here, and the end of every sequence.
-        next_deadline: no sequence times out before, on the clock of `time.perf_counter()`. The engine thread's.
+        lock: guards the set of sequences, and the end of each.
+        next_deadline: no sequence times out before this time of `time.perf_counter()`. Used by the engine thread only.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -33,35 +33,35 @@ class Live:
         self._is_ending = False
 
     def get(self, stream_id: str) -> Sequence | None:
-        """One of them; a single look, which needs no lock."""
+        """Returns a live sequence by id, or None. This is one atomic look-up and takes no lock."""
         return self._sequences.get(stream_id)
 
     def all(self) -> list[Sequence]:
-        """All of them."""
+        """Returns all live sequences."""
         with self.lock:
             return list(self._sequences.values())
 
     def states(self) -> Counter[State]:
-        """How many are in which state."""
+        """Returns the number of live sequences in each state."""
         return Counter(sequence.state for sequence in self.all())
 
     def num_staying(self) -> int:
-        """How many there are, without those that were cancelled and are about to end."""
+        """Returns the number of live sequences that were not cancelled."""
         return sum(not sequence.is_leaving for sequence in self.all())
 
     def check_id(self, stream_id: str) -> None:
-        """Raise InvalidRequestError where an id is taken."""
+        """Raise InvalidRequestError if a live stream has this id."""
         if stream_id in self._sequences:
             raise InvalidRequestError("id", stream_id, "an id that no live stream has")
 
     def add(self, sequence: Sequence) -> None:
-        """Take one in; the lock is held, and its id was checked."""
+        """Add a sequence. The caller holds the lock and has called `check_id`."""
         self._sequences[sequence.request.id] = sequence
         self._counts.started += 1
         self._counts.prompt_tokens += sequence.stats.prompt_tokens
 
     def claim(self, sequence: Sequence) -> bool:
-        """Take one out of the hands of other threads, which may end it only while it waits."""
+        """Mark a waiting sequence as running, so that other threads can no longer end it; False if it has ended."""
         with self.lock:
             if sequence.state is not State.WAITING:
                 return False
@@ -69,13 +69,13 @@ class Live:
             return True
 
     def watch(self, sequence: Sequence) -> None:
-        """Remember the deadline of a sequence whose state has changed."""
+        """Update `next_deadline` after the state of a sequence has changed."""
         due = sequence.deadline()
         if due is not None:
             self.next_deadline = min(self.next_deadline, due[0])
 
     def expired(self, now: float) -> list[tuple[Sequence, str]]:
-        """Those that are past a deadline, with its name."""
+        """Returns the sequences that are past a deadline, with the name of the deadline."""
         if now < self.next_deadline:
             return []
         self.next_deadline = float("inf")
@@ -96,10 +96,10 @@ class Live:
         timeout: str | None = None,
         error: GenerationError | None = None,
     ) -> None:
-        """End a stream; a second end is none. Whoever calls it wakes its reader.
+        """End a stream, unless it has ended. The caller wakes its reader.
 
-        A signal handler that cancels may have interrupted this very method, and the lock lets its thread in again. What
-        it asks for is left to the engine thread, which has a message of it.
+        A signal handler may interrupt this method and cancel a stream; the lock is re-entrant and lets it in. The call
+        is then ignored, and the engine thread ends that stream when it gets the cancel message.
         """
         with self.lock:
             if self._is_ending:
@@ -124,12 +124,12 @@ class Live:
         key = reason or "error"
         self._counts.finished[key] = self._counts.finished.get(key, 0) + 1
         if sequence.state is State.WAITING:
-            sequence.state = State.FINISHED  # in the queue it is only a husk by now
+            sequence.state = State.FINISHED  # the scheduler drops it from the queue later
         if request.last_tokens is not None and sequence.has_computed:
             request.last_tokens.tokens = sequence.tokens
         sequence.channel.finish(end)
 
     def after_fork(self) -> None:
-        """The parent's other threads may have held the lock."""
+        """Replace the lock in a forked child: a thread of the parent may have held it."""
         self.lock = threading.RLock()
         self._is_ending = False

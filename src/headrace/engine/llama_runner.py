@@ -1,4 +1,4 @@
-"""Runs steps with llama.cpp: fills its batch, decodes it, and samples from the rows of logits."""
+"""`LlamaRunner`: runs steps with llama.cpp: fills the batch, decodes it, and samples from the rows of logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ __all__ = ["LlamaRunner"]
 
 
 class LlamaRunner:
-    """Runs steps with llama.cpp, and owns the context; the model belongs to whoever loaded it."""
+    """A `Runner` on llama.cpp. It owns the context and the drafter, but not the model.
+
+    Args:
+        model: the loaded model; its owner closes it.
+        context: a context on the model.
+        num_cells: the number of KV cells to use, at most the context's.
+        thread_counts: the thread counts to choose from, rising.
+        drafter: the draft model, or None.
+    """
 
     can_measure = True
 
@@ -41,7 +49,7 @@ class LlamaRunner:
         self.num_cells = num_cells
         self.max_length = min(num_cells, model.n_ctx_train or num_cells)
         self.num_rows = context.n_seq_max - 1
-        self._spare = context.n_seq_max - 1  # a sequence for what is only computed
+        self._spare = context.n_seq_max - 1  # the sequence id for padding, and for saving and loading KV
         self.max_batch = context.n_batch
         self.max_outputs = context.n_outputs_max
         self.eog_tokens = model.eog_tokens
@@ -65,18 +73,18 @@ class LlamaRunner:
         self._sample_rows = sample_rows
 
     def make_sampler(self, request: Request) -> Any:
-        """A sampler with the request's settings and a random state of its own."""
+        """Returns a sampler with the request's settings and its own random state."""
         model = self._model
         return self._sampler_type(
             request.config, n_vocab=model.n_vocab, eog_tokens=model.eog_tokens, prompt=request.prompt
         )
 
     def warm_up(self) -> None:
-        """Find out what the memory can do.
+        """Run the first decodes, which also find out whether the end of a sequence can be removed.
 
-        This must not happen on any other thread: OpenMP keeps a team of compute threads for each thread that ever asked
-        for one, and where its count of all of them exceeds the cores, it no longer spins at barriers but sleeps, which
-        makes every step of a small model half as fast again.
+        Only the engine thread may do this. OpenMP keeps a team of compute threads for each thread that ever used it; if
+        all teams exceed the cores, they sleep at barriers instead of spinning, and steps of a small model take half as
+        long again.
         """
         self.can_drop_partial = self._context.probe()
         if self.drafter is not None:
@@ -115,18 +123,18 @@ class LlamaRunner:
                 at = end
         num_outputs = len(samplers) + num_drafts
         padding = min(padding, self.max_outputs - num_outputs, self.max_batch - at)
-        is_apart = False
+        has_extra_tokens = False
         if padding > 0:
-            is_apart = self._pad(at, slices[-1], padding)
+            has_extra_tokens = self._pad(at, slices[-1], padding)
         before = time.perf_counter()
         try:
-            logits = context.decode(at + padding * is_apart, num_outputs + padding)
+            logits = context.decode(at + padding * has_extra_tokens, num_outputs + padding)
         except self._no_slot_error as error:
             raise NoRoomError(str(error)) from error
         except self._interrupted_error as error:
             raise InterruptedStepError from error
         finally:
-            if is_apart:
+            if has_extra_tokens:
                 context.remove_sequence(self._spare, 0)
         decoded = time.perf_counter()
         if num_drafts:
@@ -136,11 +144,11 @@ class LlamaRunner:
         return StepOutput(samples, decoded - before, time.perf_counter() - decoded)
 
     def set_threads(self, count: int) -> None:
-        """Compute the steps that follow with so many threads."""
+        """Set the number of compute threads for later steps."""
         self._context.set_threads(count, count)
 
     def measure(self, num_decodes: int, num_prefill: int) -> float:
-        """Seconds that llama.cpp takes for such a step."""
+        """Returns the seconds that llama.cpp takes for a step of this shape."""
         context, count = self._context, num_decodes + num_prefill
         context.tokens[:count] = self._model.bos_token or 0
         context.positions[:num_decodes] = 0
@@ -157,10 +165,10 @@ class LlamaRunner:
             context.clear()
 
     def _pad(self, at: int, last: Slice, count: int) -> bool:
-        """Ask for so many rows behind those that are needed; True where tokens were added to the batch for them."""
+        """Request `count` unused rows of logits; returns whether tokens were added to the batch for them."""
         context = self._context
         if last.sampler is None and len(last.tokens) >= count:
-            context.outputs[at - count : at] = 1  # in the midst of a prompt there are rows enough
+            context.outputs[at - count : at] = 1  # prefill tokens, which have no output of their own
             return False
         end = at + count
         context.tokens[at:end] = self._model.bos_token or 0
@@ -170,7 +178,7 @@ class LlamaRunner:
         return True
 
     def _verify(self, logits: Any, slices: Sequence[Slice]) -> list[Sample | Exception]:
-        """Sample where there are drafts, row after row, since a draft counts for the penalties of what follows it."""
+        """Sample row by row in a step with drafts: the penalties of a row count the drafts before it."""
         samples: list[Sample | Exception] = []
         at = 0
         for part in slices:
@@ -182,7 +190,7 @@ class LlamaRunner:
         return self._sample_rows(row[None], [part.sampler], [part.constraint])[0]
 
     def close(self) -> None:
-        """Free the context, and the smaller model."""
+        """Free the context and the draft model."""
         self._context.close()
         if self.drafter is not None:
             self.drafter.close()

@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the model, and what other threads may ask of it."""
+"""`Engine`: the thread that runs the model step by step, and the methods that other threads call."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from typing import Any, TypeVar
 from headrace.engine import lifetime
 from headrace.engine.channel import Channel, wake
 from headrace.engine.constraint import Constraint
+from headrace.engine.delivery import Delivery, caused_error
 from headrace.engine.execution import Execution
 from headrace.engine.kv.cache import KVCache
 from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.live import Live
 from headrace.engine.messages import Call, Cancel, Message, Submit, Wake
 from headrace.engine.metrics import Counts, StreamStats
-from headrace.engine.runner import Runner, StepOutput, verified
-from headrace.engine.scheduler import Part, Scheduler, step_shape
+from headrace.engine.runner import Runner, StepOutput
+from headrace.engine.scheduler import Scheduler
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation.planner import MAX_DRAFTS, Speculation
+from headrace.engine.step import StepPart, step_shape
 from headrace.engine.tuning.calibration import CostFile
 from headrace.engine.tuning.tuner import Tuning
 from headrace.values.errors import (
@@ -33,9 +35,8 @@ from headrace.values.errors import (
     InvalidRequestError,
     QueueFullError,
 )
-from headrace.values.events import Sample
 from headrace.values.request import Request
-from headrace.values.results import EngineMetrics, FinishReason, TopLogprob
+from headrace.values.results import EngineMetrics
 
 __all__ = ["Engine"]
 
@@ -43,23 +44,22 @@ _T = TypeVar("_T")
 
 
 class Engine:
-    """Runs many streams on one runner, one batch a step, on a thread of its own.
+    """Runs many streams on one runner, with one batch per step, on its own thread.
 
-    Everything public may be called from any thread. A reader gets its tokens through the channel that it hands to
-    `submit`; whatever happens, the channel gets exactly one End.
+    Public methods may be called from any thread. A reader passes a channel to `submit` and gets its tokens there. The
+    channel gets exactly one End, even if the engine dies.
 
     Args:
-        runner: what computes; the engine closes it.
-        max_streams: streams that decode together at most, at least 1.
-        max_queue: streams that may wait at most, at least 0.
-        step_target_ms: what a step should take at most while a prompt is read, in milliseconds.
-        prefix_cache_mb: main memory for copies of the KV of prefixes that nobody is using, in millions of bytes;
-            0 for none.
-        costs: where what steps cost is kept from one start to the next; None to forget it.
-        debug: check every invariant whenever the engine is idle.
+        runner: computes the steps; the engine closes it.
+        max_streams: the most streams that decode together, at least 1.
+        max_queue: the most streams that may wait, at least 0.
+        step_target_ms: how long a step with prefill should take at most, in milliseconds.
+        prefix_cache_mb: main memory for offloaded KV of unused prefixes, in millions of bytes; 0 for none.
+        costs: the file that keeps measured step times from one start to the next; None to forget them.
+        debug: check every invariant whenever the engine is idle. None reads the variable HEADRACE_DEBUG.
 
     Raises:
-        InvalidRequestError: a limit that this runner cannot keep.
+        InvalidRequestError: a limit is out of range, or more than this runner can do.
         Exception: whatever the runner's warm-up raises.
     """
 
@@ -74,9 +74,9 @@ class Engine:
         costs: CostFile | None = None,
         debug: bool | None = None,
     ) -> None:
-        most = min(runner.num_rows, runner.max_batch)
-        if not 1 <= max_streams <= most:
-            raise InvalidRequestError("max_streams", max_streams, f"1 to {most}")
+        limit = min(runner.num_rows, runner.max_batch)
+        if not 1 <= max_streams <= limit:
+            raise InvalidRequestError("max_streams", max_streams, f"1 to {limit}")
         if max_queue < 0:
             raise InvalidRequestError("max_queue", max_queue, "at least 0")
         if not step_target_ms > 0:
@@ -92,9 +92,9 @@ class Engine:
         self._live = Live(self._counts)
         offloaded = OffloadedKV(round(prefix_cache_mb * 1e6), runner.most_saved) if prefix_cache_mb else None
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows, offloaded=offloaded)
-        # With guesses, a few streams have as many rows in a step as many streams without.
-        most_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs, runner.max_batch))
-        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=most_rows, file=costs)
+        # Drafts add rows of logits: one stream with drafts needs as many as several streams without.
+        max_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs, runner.max_batch))
+        self._tuning = Tuning(runner, target=step_target_ms / 1000, max_streams=max_rows, file=costs)
         self._scheduler = Scheduler(
             kv,
             self._tuning.cost,
@@ -104,53 +104,58 @@ class Engine:
             speculation=Speculation(self._tuning.cost.decode_time, runner.max_length, runner.drafter),
             claim=self._live.claim,
         )
-        self._execution = Execution(runner, self._scheduler, update=self._update, fail=self._fail)
-        self._inbox: SimpleQueue[Message] = SimpleQueue()  # its put() is safe even inside a garbage collection
+        self._delivery = Delivery(runner, self._scheduler, self._live, self._counts)
+        self._execution = Execution(runner, self._scheduler, update=self._delivery.update, fail=self._delivery.fail)
+        self._inbox: SimpleQueue[Message] = SimpleQueue()  # put() is safe even during garbage collection
         self._closing = False
         self._death: str | None = None
-        self._touched: list[Channel] = []  # whose readers to wake at the end of the step
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="headrace-engine", daemon=True)
         self._thread.start()
         lifetime.register(self)
         try:
             self._ready.result()
-        except BaseException:  # the warm-up has failed; or Ctrl-C, which must not leave the thread behind
+        except BaseException:  # the warm-up failed, or Ctrl-C came: end the thread
             self.close()
             raise
 
-    # What other threads ask for.
+    # Called by other threads.
 
     @property
     def is_dead(self) -> bool:
-        """Whether it failed, rather than being closed."""
+        """Whether the engine thread failed. False after an ordinary `close`."""
         return self._death is not None
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the engine refuses new requests: closed or dead."""
         return self._closing or self._death is not None
 
     def check_open(self) -> None:
-        """Raise EngineClosedError, with the cause, where it takes no more requests."""
+        """Raise EngineClosedError, with the cause, if the engine is closed or dead."""
         if self._death is not None:
             raise EngineClosedError(self._death)
         if self._closing:
             raise EngineClosedError("the model was closed; load it again")
 
     def check_room(self, num_streams: int) -> None:
-        """Raise QueueFullError where so many more streams would be too many."""
+        """Raise QueueFullError if `num_streams` more streams would exceed `max_streams` + `max_queue`."""
         if self._live.num_staying() + num_streams > self.max_streams + self.max_queue:
             raise QueueFullError(self.max_queue, self._retry_after())
 
     def submit(self, request: Request, channel: Channel, stats: StreamStats) -> None:
-        """Queue a request: its tokens and its End go to the channel, its counts and times to the stats.
+        """Queue a request.
+
+        Args:
+            request: the prompt and the settings.
+            channel: gets the tokens and the End.
+            stats: gets the counts and times.
 
         Raises:
             EngineClosedError: the engine is closed or dead.
             ContextOverflowError: the prompt is longer than the context.
-            QueueFullError: too many streams wait already.
-            InvalidRequestError: a setting that does not fit the model.
+            QueueFullError: the queue is full.
+            InvalidRequestError: a setting that does not fit the model, or an id that a live stream has.
         """
         self.check_open()
         if len(request.prompt) > self.max_length:
@@ -169,7 +174,7 @@ class Engine:
             self._inbox.put(Submit(sequence))
 
     def cancel(self, stream_id: str) -> None:
-        """End a stream as "cancelled": at once while it is queued, otherwise within a step; an ended one stays so."""
+        """End a stream as "cancelled": at once while it is queued, otherwise within a step. No effect after its end."""
         self.abandon(stream_id)
         with self._live.lock:
             sequence = self._live.get(stream_id)
@@ -178,7 +183,7 @@ class Engine:
                 wake((sequence.channel,))
 
     def abandon(self, stream_id: str) -> None:
-        """The same, without any lock and not at once: for a garbage collection, which may strike anywhere."""
+        """Cancel without taking a lock, so that it is safe during garbage collection. The End comes within a step."""
         sequence = self._live.get(stream_id)
         if sequence is not None:
             sequence.is_leaving = True
@@ -186,11 +191,11 @@ class Engine:
             self._execution.interrupt(sequence)
 
     def wake(self) -> None:
-        """Make the engine look again at who may go on."""
+        """Make the engine thread look again at which paused streams can resume."""
         self._inbox.put(_WAKE)
 
     def metrics(self) -> EngineMetrics:
-        """A snapshot."""
+        """Returns a snapshot of the engine's counters and gauges."""
         states, scheduler = self._live.states(), self._scheduler
         return self._counts.snapshot(
             scheduler.kv,
@@ -201,34 +206,34 @@ class Engine:
         )
 
     def clear_cache(self) -> None:
-        """Drop every cached prefix."""
-        self.with_cache(KVCache.forget)
+        """Drop every cached prefix, offloaded ones included."""
+        self.with_cache(KVCache.drop_all)
 
     def with_cache(self, function: Callable[[KVCache], _T]) -> _T:
-        """Call a function with the KV cache between two steps, which wait for it."""
+        """Call a function with the KV cache on the engine thread, between two steps. Steps wait until it returns."""
         return self._call(lambda: function(self._scheduler.kv))
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where an invariant of the engine does not hold; waits for the step that is running."""
+        """Raise AssertionError if an invariant does not hold. Waits for the end of the running step."""
         self._call(self._check_integrity)
 
     @property
     def tuning(self) -> Tuning:
-        """What is known of the cost of steps. It is the engine thread's: others may look, and no more."""
+        """Measured step times. The engine thread writes them; other threads may only read."""
         return self._tuning
 
     def close(self, timeout: float | None = None) -> None:
-        """End every stream as "cancelled", stop the thread, free the model's memory. Any number of times.
+        """End every stream as "cancelled", stop the thread and free the model's memory. May be called again.
 
         Args:
-            timeout: seconds to wait for the step that is running; None for as long as it takes.
+            timeout: seconds to wait for the thread; None waits until the running step is over.
         """
         self.close_soon()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     def close_soon(self) -> None:
-        """The same without waiting, and without any lock."""
+        """Close without waiting and without taking a lock."""
         self._closing = True
         self._inbox.put(_WAKE)
         self._execution.interrupt()
@@ -239,15 +244,15 @@ class Engine:
         while self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
                 return answer.result(timeout=0.1)
-        if not answer.done():  # the thread has ended, so nothing changes any more
+        if not answer.done():  # the thread has ended, so this thread may use its data
             return function()
         return answer.result()
 
     def _retry_after(self) -> float:
-        """Until a place is free: of those that run at once, one ends every so often."""
+        """Returns how long to wait for a free place, in seconds: mean stream time over the number of places."""
         return max(1.0, (self._counts.stream_time.value or 1.0) / self.max_streams)
 
-    # The engine thread.
+    # Called by the engine thread.
 
     def _main(self) -> None:
         try:
@@ -258,7 +263,7 @@ class Engine:
             death = f"the engine thread failed: {type(error).__name__}: {error}"
             self._death = death
             cause = error
-            self._end_all(lambda: _failure(death, cause))
+            self._end_all(lambda: caused_error(death, cause))
         else:
             self._end_all(None)
         finally:
@@ -281,29 +286,29 @@ class Engine:
         now = time.perf_counter()
         self._receive()
         for sequence, deadline in self._live.expired(now):
-            self._finish(sequence, "timeout", timeout=deadline)
+            self._delivery.finish(sequence, "timeout", timeout=deadline)
         self._resume(now)
-        now = time.perf_counter()  # what others asked for is no part of what the step takes
+        now = time.perf_counter()  # handling messages does not count as time of the step
         parts = self._scheduler.schedule(now)
-        planned = time.perf_counter()  # what is copied, or guessed, to plan it says nothing of what the next one costs
+        planned = time.perf_counter()  # nor do KV copies and drafts: they do not predict the next step's time
         if parts:
             num_decodes, num_prefill = shape = step_shape(parts)
             is_repeatable = len(parts) == 1 and parts[0].sequence.is_seeded
             room = self._scheduler.kv.room_besides(sum(shape))
             padding = self._tuning.begin(num_decodes, num_prefill, room=room, repeatable=is_repeatable)
             done, output = self._execution.run(parts, padding)
-            self._update(done, output)
-            self._notify()
+            self._delivery.update(done, output)
+            self._delivery.notify()
             planning = planned - now - self._scheduler.draft_seconds
             self._account((num_decodes + padding, num_prefill), done, output, time.perf_counter() - planned, planning)
-            self._scheduler.kv.tidy()
+            self._scheduler.kv.offload_unused()
         else:
-            self._notify()
+            self._delivery.notify()
             if not self._scheduler.running:
                 self._sleep()
 
     def _receive(self) -> None:
-        """Take in what other threads asked for since the last step."""
+        """Handle the messages that other threads sent since the last step."""
         while not self._inbox.empty():
             self._handle(self._inbox.get_nowait())
 
@@ -314,7 +319,7 @@ class Engine:
                 self._scheduler.enqueue(sequence)
                 self._live.watch(sequence)
         elif isinstance(message, Cancel):
-            self._finish(message.sequence, "cancelled")
+            self._delivery.finish(message.sequence, "cancelled")
         elif isinstance(message, Call):
             try:
                 message.answer.set_result(message.function())
@@ -322,7 +327,7 @@ class Engine:
                 message.answer.set_exception(error)
 
     def _resume(self, now: float) -> None:
-        """Let those go on whose readers have caught up."""
+        """Resume the paused sequences whose readers have caught up."""
         if not self._scheduler.paused:
             return
         for sequence in [sequence for sequence in self._scheduler.paused if sequence.channel.can_resume]:
@@ -331,67 +336,8 @@ class Engine:
             self._scheduler.resume(sequence)
             self._live.watch(sequence)
 
-    def _update(self, parts: list[Part], output: StepOutput) -> None:
-        """Take in what the step computed and sampled."""
-        samples = iter(output.samples)
-        now, timestamp = time.perf_counter(), time.time()
-        for part in parts:
-            if part.drafts:
-                self._take_in_drafts(part, verified(part.drafts, samples), now, timestamp)
-                continue
-            self._scheduler.computed(part)
-            if part.num_tokens > 1 or not part.samples:
-                self._counts.prefill_tokens += part.num_tokens
-            if part.samples:
-                self._emit(part.sequence, next(samples), now, timestamp)
-
-    def _take_in_drafts(self, part: Part, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
-        """Take in several samples of one sequence, up to where it ends."""
-        sequence = part.sequence
-        self._scheduler.computed(part, len(samples) - 1)
-        for number, sample in enumerate(samples):
-            for counts in (self._counts, sequence.stats):  # first, since a reader may count as soon as the end is there
-                counts.drafted_tokens += 0 if number else len(part.drafts)
-                counts.accepted_tokens += number > 0 and not isinstance(sample, Exception)
-            self._emit(sequence, sample, now, timestamp)
-            if sequence.state is State.FINISHED:
-                break
-
-    def _emit(self, sequence: Sequence, sample: Sample | Exception, now: float, timestamp: float) -> None:
-        try:
-            if isinstance(sample, Exception):
-                raise sample
-            token, logprob, top = sample
-            runner = self._runner
-            event, reason = sequence.accept(
-                token,
-                runner.piece(token),
-                ends=token in runner.eog_tokens,
-                max_length=self.max_length,
-                now=now,
-                timestamp=timestamp,
-                logprob=logprob,
-                top=None if top is None else tuple(TopLogprob(id, value, runner.piece(id)) for id, value in top),
-            )
-        except Exception as error:  # this stream's trouble stays its own
-            self._fail(sequence, error)
-            return
-        self._counts.completion_tokens += 1
-        channel = sequence.channel
-        channel.put(event)
-        self._touched.append(channel)
-        if event.number == 0:
-            self._counts.cached_tokens += sequence.stats.cached_tokens
-        if reason is not None:
-            self._finish(sequence, reason)
-        elif channel.is_full:
-            channel.is_paused = True  # where the reader read on before it could see this, the next step finds out
-            sequence.stats.pause(now)
-            self._scheduler.pause(sequence)
-            self._live.watch(sequence)
-
     def _account(
-        self, shape: tuple[int, int], parts: list[Part], output: StepOutput, seconds: float, planning: float
+        self, shape: tuple[int, int], parts: list[StepPart], output: StepOutput, seconds: float, planning: float
     ) -> None:
         if not parts:
             return
@@ -402,71 +348,40 @@ class Engine:
         self._counts.sampling.add(output.sample_seconds)
         self._counts.overhead.add(seconds - output.decode_seconds - output.sample_seconds)
 
-    def _notify(self) -> None:
-        """Wake readers: once a step."""
-        if self._touched:
-            wake(self._touched)
-            self._touched.clear()
-
     def _sleep(self) -> None:
-        """Nothing to compute: wait for a message, a deadline, or the moment a paused stream must give up its place."""
+        """Wait for a message, a deadline, or the time at which a paused stream loses its place; nothing is running."""
         if self._debug:
             self._check_integrity()
         if not self._scheduler.kv.num_used and self._inbox.empty() and self._tuning.use_idle_time():
             return
         until = min(self._live.next_deadline, self._scheduler.next_parking() or float("inf"))
-        # A deadline may lie further ahead than the platform's clock can wait; looking again now and then does no harm.
+        # A far deadline may exceed the longest timeout of the platform, so the sleep is cut.
         timeout = None if until == float("inf") else min(max(0.0, until - time.perf_counter()), _LONGEST_SLEEP)
         kv = self._scheduler.kv
         if kv.can_copy_ahead:
-            timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
+            timeout = _COPY_DELAY if timeout is None else min(timeout, _COPY_DELAY)
         try:
             self._handle(self._inbox.get(timeout=timeout))
         except Empty:
             while kv.can_copy_ahead and self._inbox.empty() and time.perf_counter() < until:
                 kv.copy_ahead()
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, timeout: str | None = None) -> None:
-        self._scheduler.remove(sequence)  # first, so that its KV is free when its reader learns of the end
-        self._live.end(sequence, reason, timeout=timeout)
-        self._touched.append(sequence.channel)
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self._scheduler.remove(sequence)
-        self._live.end(sequence, None, error=_failure(f"this stream failed: {error}", error))
-        self._touched.append(sequence.channel)
-
     def _end_all(self, make_error: Callable[[], GenerationError] | None) -> None:
-        """The thread is about to end: nobody may be left waiting for it."""
         self._closing = True
-        sequences = self._live.all()
-        for sequence in sequences:
-            if make_error is None:
-                self._live.end(sequence, "cancelled")
-            else:
-                self._live.end(sequence, None, error=make_error())
-        # Also those whose streams ended earlier in a step that never came to its end.
-        self._touched += [sequence.channel for sequence in sequences]
-        self._notify()
+        self._delivery.end_all(make_error)
 
     def _check_integrity(self) -> None:
         self._scheduler.check_integrity()
         assert not self._live.states()[State.FINISHED], "an ended stream is still live"
 
     def after_fork(self) -> None:
-        """The child has this object, but not the thread: end what it cannot go on with, and never touch the model."""
+        """End all streams in a forked child: the child has no engine thread, and must not touch the model."""
         self._live.after_fork()
-        self._death = "this process was forked, and an engine does not survive that; load the model in the child"
+        self._death = "this process is a fork, and a model cannot be used after a fork; load it again in this process"
         self._end_all(lambda: GenerationError(self._death or ""))
 
 
 _WAKE = Wake()
 _LONGEST_SLEEP = 3600.0  # seconds
-# Of idleness until something is done ahead: readers take in what the last step brought, and often ask for more.
-_MOMENT = 0.01  # seconds
-
-
-def _failure(message: str, cause: BaseException) -> GenerationError:
-    error = GenerationError(message)
-    error.__cause__ = cause
-    return error
+# Idle time before KV is copied ahead, in seconds: readers of the last step's tokens often send another request.
+_COPY_DELAY = 0.01

@@ -1,4 +1,4 @@
-"""What other threads ask of the engine thread, one message at a time."""
+"""`Submit`, `Cancel`, `Call` and `Wake`: the messages that other threads send to the engine thread."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ = ["Call", "Cancel", "Message", "Submit", "Wake"]
 
 
 class Submit(NamedTuple):
-    """Queue this."""
+    """Queue a sequence."""
 
     sequence: Sequence
 
 
 class Cancel(NamedTuple):
-    """End this, wherever it is."""
+    """End a sequence, whatever its state."""
 
     sequence: Sequence
 
 
 class Call(NamedTuple):
-    """Something to do between two steps, and where the answer goes."""
+    """Call a function between two steps, and put its result into `answer`."""
 
     function: Callable[[], Any]
     answer: Future[Any]
 
 
 class Wake(NamedTuple):
-    """A reader has caught up, or the engine shall close: look again."""
+    """Run the loop once: a reader has caught up, or the engine is closing."""
 
 
 Message = Submit | Cancel | Call | Wake

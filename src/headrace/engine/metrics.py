@@ -1,4 +1,4 @@
-"""What is measured while a stream runs, and the frozen snapshots made of it."""
+"""`StreamStats` and `Counts`: counters and times of a stream and of an engine, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Average", "Counts", "StreamStats"]
 
 @dataclass(slots=True)
 class StreamStats:
-    """Counters of one stream: written by the engine thread, read by anybody.
+    """Counters and times of one stream. The engine thread writes them; any thread may read.
 
-    Times are on the clock of `time.perf_counter()`, in seconds. A value read while it changes is at worst a step old.
+    Times are in seconds, on the clock of `time.perf_counter()`. A value may be one step old.
     """
 
     created: float
@@ -39,7 +39,7 @@ class StreamStats:
     _paused_at_last_token: float = 0.0
 
     def note_token(self, now: float) -> None:
-        """A token was sampled."""
+        """Count a sampled token."""
         self.completion_tokens += 1
         if self.last_token is None:
             self.first_token = now
@@ -49,22 +49,22 @@ class StreamStats:
         self._paused_at_last_token = self.paused
 
     def pause(self, now: float) -> None:
-        """Its reader is behind."""
+        """Start a pause: the reader is behind."""
         self.paused_since = now
 
     def resume(self, now: float) -> None:
-        """Its reader has caught up."""
+        """End a pause: the reader has caught up."""
         if self.paused_since is not None:
             self.paused += now - self.paused_since
             self.paused_since = None
 
     def paused_until(self, now: float) -> float:
-        """Seconds paused so far, the pause that still lasts included."""
+        """Returns the seconds paused until `now`, a running pause included."""
         since = self.paused_since
         return self.paused + (max(0.0, now - since) if since is not None else 0.0)
 
     def usage(self) -> Usage:
-        """The counts so far."""
+        """Returns the counts so far."""
         prompt, cached, completion = self.prompt_tokens, self.cached_tokens, self.completion_tokens
         pricing = self.pricing
         if pricing is None:
@@ -73,11 +73,11 @@ class StreamStats:
         return Usage(prompt, cached, completion, self.thinking_tokens, cost, pricing.currency)
 
     def tokens_per_second(self) -> float:
-        """Tokens after the first over the time after the first, without pauses; 0 before the second token."""
+        """Returns tokens after the first over the time after the first, without pauses; 0 before the second token."""
         return _speed(self.gaps[:])
 
     def metrics(self) -> Metrics:
-        """The times so far."""
+        """Returns the times so far."""
         now = self.ended if self.ended is not None else time.perf_counter()
         gaps = self.gaps[:]
         ordered = sorted(gaps)
@@ -99,7 +99,7 @@ class StreamStats:
 
 
 class Average:
-    """An exponential mean that starts at its first value."""
+    """An exponential moving average that starts at its first value."""
 
     __slots__ = ("_weight", "value")
 
@@ -108,14 +108,14 @@ class Average:
         self.value: float | None = None
 
     def add(self, sample: float) -> None:
-        """Take a value in."""
+        """Add a sample."""
         value = self.value
         self.value = sample if value is None else value + self._weight * (sample - value)
 
 
 @dataclass(slots=True)
 class Counts:
-    """What an engine counts over its life."""
+    """Counters of an engine since its start."""
 
     started: int = 0
     steps: int = 0
@@ -132,7 +132,7 @@ class Counts:
     stream_time: Average = field(default_factory=lambda: Average(0.2))
 
     def snapshot(self, kv: KVCache, *, queued: int, running: int, paused: int, preemptions: int) -> EngineMetrics:
-        """All of it at this moment; see EngineMetrics."""
+        """Returns the counters and gauges now; see EngineMetrics."""
         return EngineMetrics(
             queued=queued,
             running=running,
@@ -158,13 +158,13 @@ class Counts:
 
 
 def _speed(gaps: array[float]) -> float:
-    """Tokens per second from the seconds between them."""
+    """Returns tokens per second, given the seconds between tokens."""
     total = sum(gaps)
     return len(gaps) / total if total > 0 else 0.0
 
 
 def _percentile(ordered: list[float], share: float) -> float | None:
-    """The nearest-rank percentile."""
+    """Returns the nearest-rank percentile, in milliseconds; None without values."""
     if not ordered:
         return None
     return _ms(ordered[min(len(ordered) - 1, int(share * len(ordered)))])

@@ -1,4 +1,4 @@
-"""The output of one stream: from the bytes of its tokens to text, thought and tool calls."""
+"""`Output`: turns the bytes of a stream's tokens into text, thought and tool calls."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Output"]
 
 
 class Output:
-    """Reads what a stream writes, token by token: `feed` each, and `take` what goes with it.
+    """Parses the output of one stream. For each token: `feed` its bytes, then `take` the part to emit with it.
 
-    Stop sequences are looked for in the answer, not in thoughts and calls. With each token goes text of one kind: where
-    a token completes text of two kinds, the second waits for the next token.
+    Stop sequences are searched in the answer, not in thoughts and tool calls. A token is emitted with a part of one
+    kind; if it completes parts of two kinds, the second part is emitted with the next token.
 
     Args:
         config: the stream's settings.
-        output_format: what the output consists of.
+        output_format: how thoughts and tool calls are written.
 
     Attributes:
-        answer_start: where in the text the answer starts: a raw thought comes before it.
-        is_plain: whether it can be nothing but text.
+        answer_start: index in the text at which the answer starts; a raw thought comes before it.
+        is_plain: whether the output can only be text: no thoughts and no tool calls.
     """
 
     __slots__ = (
@@ -60,36 +60,36 @@ class Output:
         self._taken = Accumulator()
         self._pending: deque[Part] = deque()
 
-    # What is known of it so far.
+    # The state of the output so far.
 
     @property
     def text(self) -> str:
-        """Everything taken of kind "text"."""
+        """All text of kind "text" that was taken."""
         return self._taken.text
 
     @property
     def thinking(self) -> str | None:
-        """What was taken of the thought; None where there is none, or it is not kept apart."""
+        """The part of the thought that was taken; None if there is none, or if thinking is not "split"."""
         return self._taken.thinking if self.has_thought and not self._is_raw and not self._hides else None
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """What was taken of the calls; the last may be incomplete."""
+        """The tool calls that were taken; the last one may be incomplete."""
         return self._taken.tool_calls
 
     @property
     def num_calls(self) -> int:
-        """How many calls are complete."""
+        """The number of complete tool calls."""
         return self._calls.num_complete if self._calls is not None else 0
 
     @property
     def stop_sequence(self) -> str | None:
-        """Which stop sequence matched."""
+        """The stop sequence that matched, or None."""
         return self._stops.matched if self._stops is not None else None
 
     @property
     def is_calling(self) -> bool:
-        """Whether it is inside a tool call."""
+        """Whether the output is inside a tool call."""
         return self._calls is not None and self._calls.is_calling
 
     @property
@@ -104,28 +104,28 @@ class Output:
 
     @property
     def is_thinking(self) -> bool:
-        """Whether a thought has begun, and not ended."""
+        """Whether a thought has begun and not ended."""
         return self.has_thought and not self.is_answer
 
     @property
     def kind(self) -> Kind:
-        """What a token is that shows nothing."""
+        """The kind of a token that is emitted without text."""
         if self.is_thinking and not self._is_raw:
             return "thinking"
         return "tool_call" if self._calls is not None and self._calls.is_in_calls else "text"
 
     @property
     def is_closing(self) -> bool:
-        """Whether the beginning of the tag that closes the thought has come, and not the rest."""
+        """Whether the closing tag of the thought has begun and is not complete."""
         return self.is_thinking and self._thought is not None and self._thought.is_closing
 
     @property
     def is_hidden(self) -> bool:
-        """Whether what comes now may be part of a thought that is to be hidden."""
+        """Whether the next text may belong to a thought that has to be hidden."""
         return self._hides and not self.is_answer
 
     def overshoots(self, piece: bytes) -> bool:
-        """Whether these bytes would complete a tag or a trigger, and go on with more than white space."""
+        """Returns whether these bytes complete a tag or a trigger and have more than white space after it."""
         if self.is_plain:
             return False
         text = self._detokenizer.peek(piece)
@@ -135,10 +135,10 @@ class Output:
             text = self._thought.answer_after(text)
         return self._calls is not None and self._calls.overshoots(text)
 
-    # The way through it.
+    # Parsing.
 
-    def pass_on(self, piece: bytes) -> str:
-        """`feed` and `take` at once, where it `is_plain`: most streams are, and this is done for every token."""
+    def feed_plain(self, piece: bytes) -> str:
+        """`feed` and `take` in one, for an output that `is_plain`: faster, since most streams are plain."""
         text = self._detokenizer.feed(piece)
         if self._stops is not None:
             text = self._stops.feed(text)
@@ -147,40 +147,40 @@ class Output:
         return text
 
     def feed(self, piece: bytes) -> None:
-        """Read a token's bytes."""
+        """Parse a token's bytes."""
         text = self._detokenizer.feed(piece)
         if not text:
             return
         if self._thought is not None and not self._thought.is_over:
             thought, text = self._thought.feed(text)
-            self._note(thought)
+            self._add_thought(thought)
             if self._thought.is_over:
                 self._begin_answer()
         elif self._thought is not None:
             text = self._thought.feed(text)[1]
         if text:
-            self._answer(text)
+            self._add_answer(text)
 
     def flush(self, *, is_in_tag: bool = False) -> None:
-        """Read to the end: what was held back is no beginning of anything.
+        """End the output: held-back text starts no tag and no stop sequence.
 
         Args:
-            is_in_tag: whether it is known to be part of a tag or a trigger, and so no text.
+            is_in_tag: whether the held-back text is part of a tag or a trigger, so that it is dropped.
         """
         text = self._detokenizer.flush()
         if not is_in_tag:
             if self._thought is not None:
                 thought, text = self._thought.flush()
-                self._note(thought)
+                self._add_thought(thought)
             if text:
-                self._answer(text)
+                self._add_answer(text)
             for part in self._calls.flush() if self._calls is not None else ():
-                self._put(part)
+                self._add_part(part)
         if self._stops is not None and self._stops.matched is None:
-            self._show(self._stops.flush())
+            self._add_text(self._stops.flush())
 
     def take(self) -> Part | None:
-        """What goes with this token, of one kind; None where there is nothing."""
+        """Returns the part to emit with this token; None if there is nothing to emit."""
         pending = self._pending
         if not pending:
             return None
@@ -192,12 +192,12 @@ class Output:
         return part
 
     def take_rest(self) -> tuple[Part, ...]:
-        """All that is left, where there is no next token."""
+        """Returns all remaining parts, after the last token."""
         return tuple(iter(self.take, None))
 
-    def _note(self, thought: str) -> None:
+    def _add_thought(self, thought: str) -> None:
         if self._is_raw:
-            self._show(thought)
+            self._add_text(thought)
         elif thought and not self._hides:
             self._pending.append(Part("thinking", thought))
 
@@ -205,31 +205,31 @@ class Output:
         pending = sum(len(part.text) for part in self._pending if part.kind == "text")
         self.answer_start = self._taken.num_characters + pending
 
-    def _answer(self, text: str) -> None:
+    def _add_answer(self, text: str) -> None:
         if self._calls is None:
-            self._put(Part("text", text))
+            self._add_part(Part("text", text))
         else:
             for part in self._calls.feed(text):
-                self._put(part)
+                self._add_part(part)
 
-    def _put(self, part: Part) -> None:
+    def _add_part(self, part: Part) -> None:
         if self._stops is None:
             self._pending.append(part)
         elif self._stops.matched is None:
             if part.kind == "text":
-                self._show(self._stops.feed(part.text))
+                self._add_text(self._stops.feed(part.text))
             else:
-                self._show(self._stops.flush())  # no stop sequence reaches into a call
+                self._add_text(self._stops.flush())  # no stop sequence reaches into a call
                 if self._stops.matched is None:
                     self._pending.append(part)
 
-    def _show(self, text: str) -> None:
+    def _add_text(self, text: str) -> None:
         if text:
             self._pending.append(Part("text", text))
 
 
 def _joined(part: Part, other: Part) -> Part | None:
-    """Two parts as one; None where they are of different kinds, or of different calls."""
+    """Returns two parts as one; None if they have different kinds, or belong to different tool calls."""
     one, two = part.tool_call, other.tool_call
     if one is not None and two is not None:
         if two.index != one.index:

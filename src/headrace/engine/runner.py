@@ -1,4 +1,4 @@
-"""`Runner`: what the engine needs of a model. `llama_runner.py` computes; `scripted.py` emits given tokens."""
+"""`Runner`: the interface between the engine and a model. `LlamaRunner` computes; `ScriptedRunner` emits a script."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ __all__ = ["InterruptedStepError", "NoRoomError", "Runner", "Slice", "StepOutput
 
 
 class NoRoomError(Exception):
-    """The model's memory has no place for this step; nothing was changed."""
+    """The KV memory has no room for this step. Nothing has changed."""
 
 
 class InterruptedStepError(Exception):
-    """`interrupt` was called; what the step began has to be removed."""
+    """`interrupt` stopped the step. The caller removes the KV of the step's tokens."""
 
 
 class Slice(NamedTuple):
-    """Consecutive tokens of one sequence, for one step.
+    """Consecutive tokens of one sequence that a step computes.
 
     Attributes:
         row: llama.cpp's sequence id.
         start: position of the first token.
-        tokens: what to compute.
-        sampler: what samples from the last token's logits; None where the prompt goes on in a later step.
-        constraint: what restricts the sample; None where anything goes.
-        drafts: what may follow the tokens: computed with them, to be verified. There must be a sampler, and no
-            constraint.
+        tokens: the tokens to compute.
+        sampler: samples from the last token's logits; None if the prompt goes on in a later step.
+        constraint: restricts the sample; None for no restriction.
+        drafts: guessed next tokens, to be computed and verified. They require a sampler and no constraint.
     """
 
     row: int
@@ -45,13 +44,13 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step gave.
+    """The output of a step.
 
     Attributes:
-        samples: one per slice with a sampler, in order; an exception where sampling failed for that one alone. A slice
-            with drafts gives one more behind each sample that is the draft in its place: see `verified`.
-        decode_seconds: time in the model, without sampling.
-        sample_seconds: time of choosing tokens from the model's logits.
+        samples: one per slice with a sampler, in order; an exception if sampling failed for that slice alone. A slice
+            with drafts has one more sample for each draft that was sampled: see `verified`.
+        decode_seconds: time of the decode, without sampling.
+        sample_seconds: time of sampling.
     """
 
     samples: Sequence[Sample | Exception]
@@ -60,11 +59,11 @@ class StepOutput:
 
 
 def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> list[Sample | Exception]:
-    """The samples of a slice with drafts: one, and another behind each that is the draft in its place.
+    """Returns the samples of a slice with drafts: one, and one more for each leading draft that was sampled.
 
     Args:
-        drafts: what may follow the slice's tokens.
-        samples: what to take from, no more than is needed.
+        drafts: the guessed tokens.
+        samples: the samples after the slice's last token and after each draft; only as many as needed are taken.
     """
     taken = [next(samples)]
     for draft in drafts:
@@ -76,21 +75,21 @@ def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> li
 
 
 class Runner(Protocol):
-    """A model as the engine sees it. `run` and the sequence operations are only called by the engine thread.
+    """A model as the engine uses it. Only the engine thread calls `run` and the sequence operations.
 
     Attributes:
-        num_cells: KV budget, in tokens.
-        max_length: longest sequence, in tokens.
-        num_rows: sequence ids.
-        max_batch: tokens in one step at most.
-        max_outputs: samples and drafts in one step at most.
+        num_cells: number of KV cells: the most tokens of all sequences together.
+        max_length: the most tokens of one sequence.
+        num_rows: number of sequence ids.
+        max_batch: the most tokens in one step.
+        max_outputs: the most samples and drafts in one step.
         eog_tokens: tokens that end a generation.
-        can_drop_partial: whether part of a sequence can be removed from the memory; known after `warm_up`.
-        thread_counts: numbers of threads that a step can be computed with, rising; it begins with the last.
-        can_measure: whether `measure` tells what steps cost.
-        drafter: a smaller model that guesses; None where there is none.
-        kv_format: in what form it saves KV: what was saved in another one cannot be loaded.
-        most_saved: tokens whose KV is saved at once at most.
+        can_drop_partial: whether the end of a sequence can be removed; known after `warm_up`.
+        thread_counts: the thread counts to choose from, rising; the runner starts with the last.
+        can_measure: whether `measure` works.
+        drafter: the draft model, or None.
+        kv_format: names the format of saved KV; KV saved in another format cannot be loaded.
+        most_saved: the most tokens whose KV is saved at once.
     """
 
     num_cells: int
@@ -107,42 +106,44 @@ class Runner(Protocol):
     most_saved: int
 
     def make_sampler(self, request: Request) -> Any:
-        """What samples for a request; called by the caller's thread, raises InvalidRequestError."""
+        """Returns the sampler for a request. Called on the caller's thread; raises InvalidRequestError."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """The text of a token."""
+        """Returns the bytes of a token. Any thread may call this."""
         ...
 
     def warm_up(self) -> None:
-        """Whatever has to be done before the first step, on the engine thread."""
+        """Prepare for the first step, on the engine thread."""
         ...
 
     def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
-        """Compute and sample.
+        """Compute a step and sample.
 
         Args:
-            slices: what to compute.
-            padding: rows of logits of no use to compute besides; there is room for as many tokens.
+            slices: the tokens to compute.
+            padding: unused rows of logits to compute in addition; there is room for as many tokens.
 
         Raises:
-            NoRoomError: the memory is full; nothing was changed.
+            NoRoomError: the KV memory is full; nothing has changed.
             InterruptedStepError: `interrupt` was called meanwhile.
             Exception: the step failed.
         """
         ...
 
     def interrupt(self) -> None:
-        """Make a step that is running fail soon, where that can be done. Any thread may call this, at any time."""
+        """Make the running step fail soon, if the backend can. Any thread may call this, at any time."""
         ...
 
     def set_threads(self, count: int) -> None:
-        """Compute the steps that follow with so many threads."""
+        """Set the number of compute threads for later steps."""
         ...
 
     def measure(self, num_decodes: int, num_prefill: int) -> float:
-        """Seconds that a step of so many decodes and prefill tokens takes, on an empty memory, which stays empty."""
+        """Returns the seconds that a step of this shape takes. The KV memory must be empty, and is empty afterwards."""
         ...
+
+    # The operations of `KVBackend`, see there.
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None: ...
 

@@ -1,74 +1,50 @@
-"""Who gets a place, and what the next step computes. Policy only: it knows no backend and reads no clock."""
+"""`Scheduler`: decides which sequences get a place and what the next step computes. No backend, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
 
 from headrace.engine.fair_queue import FairQueue
 from headrace.engine.kv.cache import KVCache
-from headrace.engine.kv.radix import Row, common_prefix
-from headrace.engine.runner import Slice
+from headrace.engine.kv.radix import common_prefix
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.speculation.planner import Speculation
+from headrace.engine.step import StepPart
 from headrace.engine.tuning.cost import CostModel
 
-__all__ = ["PARK_AFTER", "Part", "Scheduler", "step_shape"]
+__all__ = ["PARK_AFTER", "Scheduler"]
 
-# Waiting for somebody else's prefill costs about a step; recomputing fewer tokens than this costs less.
-_SHARE_AT_LEAST = 16
-# A paused sequence keeps its place this long, in seconds, when others wait for one: most readers are back by then.
+# Waiting for another sequence's prefill costs about a step. Computing fewer shared tokens than this costs less.
+_MIN_SHARED = 16
+# Seconds for which a paused sequence keeps its place while others wait for one. Most readers catch up sooner.
 PARK_AFTER = 0.5
-# Cells kept free per running sequence when another one is admitted, so that it is not preempted right away.
+# Cells kept free per running sequence at an admission, so that the new sequence is not preempted right away.
 _HEADROOM = 16
-# Tokens of a prompt that a step reads where its logits shall be the same whenever it is run.
+# Prefill tokens per step for a seeded stream that runs alone: a fixed size makes its logits repeatable.
 _REPEATABLE_CHUNK = 32
 
 
-class Part(NamedTuple):
-    """What one sequence does in a step: its next `num_tokens` tokens, and a sample if these are its last.
-
-    Guesses of what comes then may be verified with them: `drafts`. What any seeded stream that is alone would compute
-    in the same way `is_repeatable`: such a one may begin with it.
-    """
-
-    sequence: Sequence
-    row: Row
-    num_tokens: int
-    samples: bool
-    drafts: SequenceOf[int] = ()
-    is_repeatable: bool = False
-
-    def slice(self) -> Slice:
-        """The same for the runner."""
-        sequence, tokens = self.sequence, self.sequence.uncomputed(self.num_tokens)
-        sampler = sequence.sampler if self.samples else None
-        return Slice(self.row.id, self.row.length, tokens, sampler, sequence.constraint, self.drafts)
-
-
-def step_shape(parts: SequenceOf[Part]) -> tuple[int, int]:
-    """How many tokens are decoded in a step, drafts included, and how many tokens of prompts are read."""
-    num_decodes = num_prefill = 0
-    for part in parts:
-        if part.num_tokens == 1 and part.samples:
-            num_decodes += 1 + len(part.drafts)
-        else:
-            num_prefill += part.num_tokens
-    return num_decodes, num_prefill
-
-
 class Scheduler:
-    """Owns the queue, the places and the KV cache's rows. All of it belongs to the engine thread.
+    """Owns the queue, the places and the rows of the KV cache. Used by the engine thread only.
+
+    A sequence that holds a row has a place.
 
     Args:
         kv: the KV cache.
-        cost: what steps cost.
-        max_streams: sequences with a row at most.
-        max_batch: tokens in a step at most.
-        max_outputs: samples and drafts in a step at most.
-        speculation: what may guess tokens.
-        claim: makes a waiting sequence a running one; False where it has ended in the queue.
+        cost: predicts step times.
+        max_streams: number of places.
+        max_batch: the most tokens in a step.
+        max_outputs: the most samples and drafts in a step.
+        speculation: plans drafts.
+        claim: marks a waiting sequence as running; returns False if it has ended in the queue.
+
+    Attributes:
+        kv: the KV cache.
+        waiting: sequences without a row, except paused ones.
+        running: sequences that take part in steps, oldest first.
+        paused: sequences whose readers are behind, those paused longest first.
+        num_preemptions: how often a sequence lost its row.
     """
 
     def __init__(
@@ -84,8 +60,8 @@ class Scheduler:
     ) -> None:
         self.kv = kv
         self.waiting = FairQueue()
-        self.running: list[Sequence] = []  # oldest first
-        self.paused: list[Sequence] = []  # longest first
+        self.running: list[Sequence] = []
+        self.paused: list[Sequence] = []
         self.num_preemptions = 0
         self._cost = cost
         self._max_streams = max_streams
@@ -98,56 +74,60 @@ class Scheduler:
 
     @property
     def num_rows(self) -> int:
-        """Sequences that hold a row."""
+        """The number of sequences that hold a row."""
         return len(self.running) + sum(sequence.row is not None for sequence in self.paused)
 
     def next_parking(self) -> float | None:
-        """When somebody who waits may get the place of a paused sequence; None where that cannot come about."""
+        """Returns when a waiting sequence may take the place of a paused one; None if none waits or none is paused."""
         if not len(self.waiting):
             return None
         sequence = self._longest_paused()
         return None if sequence is None else (sequence.stats.paused_since or 0.0) + PARK_AFTER
 
     def enqueue(self, sequence: Sequence) -> None:
-        """A new sequence waits for its turn."""
+        """Queue a new sequence."""
         tokens = sequence.tokens
-        self.waiting.push(sequence, len(tokens) - self.kv.reach(tokens, len(tokens) - 1))
+        self.waiting.push(sequence, len(tokens) - self.kv.num_reachable(tokens, len(tokens) - 1))
 
-    def schedule(self, now: float) -> list[Part]:
-        """Admit whom there is a place for, then choose what the next step computes: decodes first, then prefill."""
+    def schedule(self, now: float) -> list[StepPart]:
+        """Admit waiting sequences, then plan the next step: decodes first, then prefill or drafts.
+
+        Args:
+            now: the time, on the clock of the stats.
+        """
         self._speculation.seconds = 0.0
         self._admit(now)
-        # Sharing a prefix keeps it from eviction, so it comes before room is made for the decodes.
+        # Sharing a prefix protects it from eviction, so this comes before making room for the decodes.
         held_up = [sequence for sequence in self.running if sequence.num_remaining > 1 and self._is_held_up(sequence)]
         self._make_room_for_decodes()
-        parts: list[Part] = []
+        parts: list[StepPart] = []
         prefills: list[Sequence] = []
         for sequence in self.running:
             if sequence.num_remaining > 1:
                 if sequence not in held_up:
                     prefills.append(sequence)
             elif sequence.row is not None:
-                parts.append(Part(sequence, sequence.row, 1, samples=True))
+                parts.append(StepPart(sequence, sequence.row, 1, samples=True))
         num_decodes = len(parts)
         if prefills:
-            # Where several prompts block one another, the youngest gives way.
+            # If several prompts leave each other no cells, the youngest is preempted.
             while (room := self.kv.num_available - num_decodes) <= 0 and not num_decodes and self.preempt():
                 prefills = [sequence for sequence in prefills if sequence.row is not None]
             chunk = min(self._chunk(prefills, num_decodes), room, self._max_batch - num_decodes)
             for sequence, count in _share(prefills, max(0, chunk)):
                 if sequence.row is not None and count:
                     samples, is_repeatable = count == sequence.num_remaining, self._is_repeatable(sequence, count)
-                    parts.append(Part(sequence, sequence.row, count, samples, is_repeatable=is_repeatable))
-        else:  # who waits for a prompt shall not wait for guesses, too
+                    parts.append(StepPart(sequence, sequence.row, count, samples, is_repeatable=is_repeatable))
+        else:  # no drafts beside prefill: they would delay it
             parts = self._with_drafts(parts)
         if not self.kv.make_room(sum(part.num_tokens + len(part.drafts) for part in parts)):
             raise AssertionError("the scheduler planned more than the KV cache holds")
         return parts
 
     def _chunk(self, prefills: list[Sequence], num_decodes: int) -> int:
-        """Tokens of prompts that the next step reads, if there is room for them."""
+        """Returns how many prefill tokens the next step should have, if there is room."""
         if len(self.running) == 1 and prefills[0].is_seeded:
-            # What is computed together decides the last bits, so it must not depend on times that were measured.
+            # The chunk size decides the last bits of the logits, so it must not depend on measured times.
             return _REPEATABLE_CHUNK - prefills[0].num_computed % _REPEATABLE_CHUNK
         return self._cost.chunk(num_decodes, len(prefills))
 
@@ -157,11 +137,11 @@ class Scheduler:
 
     @property
     def draft_seconds(self) -> float:
-        """What `schedule` has just spent in a smaller model that guesses."""
+        """Seconds that the last `schedule` spent in the draft model."""
         return self._speculation.seconds
 
-    def _with_drafts(self, parts: list[Part]) -> list[Part]:
-        """Add guesses where they pay. They only take cells that are free: nothing is evicted for them."""
+    def _with_drafts(self, parts: list[StepPart]) -> list[StepPart]:
+        """Add drafts where they pay. They use free cells only: nothing is evicted for them."""
         if not parts or not self.kv.can_drop_partial:
             return parts
         room = min(self._max_outputs, self.kv.num_free) - len(parts)
@@ -170,8 +150,8 @@ class Scheduler:
             parts[place] = parts[place]._replace(drafts=tokens)
         return parts
 
-    def computed(self, part: Part, num_accepted: int = 0) -> None:
-        """A step has computed a part and, behind it, so many drafts that were accepted; the others are removed."""
+    def computed(self, part: StepPart, num_accepted: int = 0) -> None:
+        """Record that a step computed a part and accepted its first `num_accepted` drafts; remove the other drafts."""
         tokens = list(part.sequence.uncomputed(part.num_tokens))
         if part.drafts:
             self.kv.append(part.row, [*tokens, *part.drafts[:num_accepted]], is_alone=False)
@@ -183,23 +163,23 @@ class Scheduler:
         part.sequence.stats.computed_tokens = part.row.length
 
     def pause(self, sequence: Sequence) -> None:
-        """Its reader is behind: it keeps its row, but takes no part in the steps."""
+        """Take a sequence out of the steps, because its reader is behind. It keeps its row."""
         self.running.remove(sequence)
         sequence.state = State.PAUSED
         self.paused.append(sequence)
 
     def resume(self, sequence: Sequence) -> None:
-        """Its reader has caught up: go on, or queue for a place if it had to give its own up."""
+        """Let a paused sequence take part in steps again; queue it if it has lost its row."""
         self.paused.remove(sequence)
         if sequence.row is None:
-            self._return(sequence)
+            self._requeue(sequence)
         else:
             sequence.state = State.RUNNING
             at = sum(other.order < sequence.order for other in self.running)
             self.running.insert(at, sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """It has ended, wherever it was; what was computed stays as a cached prefix."""
+        """Remove a sequence that has ended, whatever its state. Its KV stays as a cached prefix."""
         for place in (self.running, self.paused):
             if sequence in place:
                 place.remove(sequence)
@@ -209,28 +189,28 @@ class Scheduler:
         sequence.state = State.FINISHED
 
     def preempt(self) -> bool:
-        """Take the row of a paused sequence, or else of the youngest; False where that would be the only one."""
+        """Take the row of a paused sequence, or else of the youngest running one; False if only one is running."""
         paused = self._longest_paused()
         if paused is not None:
             self._release(paused)
         elif len(self.running) > 1:
             youngest = self.running.pop()
             self._release(youngest)
-            self._return(youngest)
+            self._requeue(youngest)
         else:
             return False
         self.num_preemptions += 1
         return True
 
     def shed(self) -> bool:
-        """The memory holds less than it should: preempt, and admit nobody instead until one of the others has ended."""
+        """Preempt a sequence, and lower the number of places until another one ends: the backend's memory is full."""
         if not self.preempt():
             return False
         self._num_places = max(1, self.num_rows)
         return True
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where a sequence is in the wrong place or a row is held by nobody."""
+        """Raise AssertionError if a sequence is in the wrong list, or a row belongs to no sequence."""
         self.kv.check_integrity()
         assert all(sequence.state is State.RUNNING and sequence.row is not None for sequence in self.running)
         assert all(sequence.state is State.PAUSED for sequence in self.paused)
@@ -238,15 +218,15 @@ class Scheduler:
         orders = [sequence.order for sequence in self.running]
         assert orders == sorted(orders), "running is not in order of admission"
         rows = [sequence.row for sequence in (*self.running, *self.paused) if sequence.row is not None]
-        assert len(rows) == self.kv.num_active_rows <= self._max_streams, "a row is held by nobody, or by two"
+        assert len(rows) == self.kv.num_active_rows <= self._max_streams, "a row belongs to no sequence, or to two"
 
     def _admit(self, now: float) -> None:
-        """Give places to those who wait, in turn, while there are places and KV for their prompts."""
+        """Start waiting sequences in turn, while there are places, and KV for their prompts."""
         while (sequence := self.waiting.peek()) is not None:
             if sequence.state is State.FINISHED:  # it was cancelled in the queue
                 self.waiting.pop()
                 continue
-            # A place, or the KV, that a paused reader does not use goes to whoever waits.
+            # A paused sequence gives up its place, and its KV, for the waiting one.
             while self.num_rows >= self._num_places or not self._fits(sequence):
                 if not self._park(now):
                     return
@@ -261,14 +241,14 @@ class Scheduler:
             sequence.order = self._num_admitted
             self._num_admitted += 1
         limit = len(sequence.tokens) - 1
-        if self.num_rows or not sequence.is_seeded:  # otherwise only its own KV may be in the memory
+        if self.num_rows or not sequence.is_seeded:  # a seeded stream that runs alone is isolated below instead
             match = self.kv.match(sequence.tokens, limit)
             if not self.num_rows:
-                self.kv.let_go(match)
+                self.kv.free_copied(match)
                 self.kv.bring_back(sequence.tokens, limit)
             elif self._leader(sequence, match.length)[0] is None:
-                sequence.is_coming_back = True  # a few pieces in each step
-        self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict it
+                sequence.has_offloaded = True  # bring back a few blocks in each step
+        self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict the prefix
         sequence.row = self.kv.acquire()
         at = sum(other.order < sequence.order for other in self.running)
         self.running.insert(at, sequence)
@@ -277,7 +257,7 @@ class Scheduler:
         self._attach(sequence)
 
     def _attach(self, sequence: Sequence) -> None:
-        """Take the longest prefix that is there; where somebody is computing a longer one, wait for that."""
+        """Share the longest cached prefix; if another sequence is computing a longer one, wait for that one."""
         row = sequence.row
         assert row is not None
         limit = len(sequence.tokens) - 1
@@ -288,11 +268,12 @@ class Scheduler:
             sequence.stats.cached_tokens = row.length
         sequence.leader, sequence.leader_until = self._leader(sequence, row.length)
 
-    def _leader(self, sequence: Sequence, has: int) -> tuple[Sequence | None, int]:
-        best, most = None, has + _SHARE_AT_LEAST - 1
+    def _leader(self, sequence: Sequence, num_held: int) -> tuple[Sequence | None, int]:
+        """Returns a sequence that is computing more of the same prefix, and the length of the common prefix."""
+        best, most = None, num_held + _MIN_SHARED - 1
         for other in self.running:
             if other is sequence or (0 <= sequence.order <= other.order):
-                continue  # only ahead in line, so that nobody waits in a circle
+                continue  # only older sequences lead, so that no two wait for each other
             if other.num_remaining <= 1:
                 continue
             common = common_prefix(other.tokens, sequence.tokens, len(sequence.tokens) - 1)
@@ -301,12 +282,12 @@ class Scheduler:
         return best, most if best is not None else 0
 
     def _is_held_up(self, sequence: Sequence) -> bool:
-        """Whether its prompt need not be read in this step, since more of it will be there without that."""
-        if sequence.is_coming_back:
+        """Returns whether to leave a prompt out of this step, since KV for it is being brought back or computed."""
+        if sequence.has_offloaded:
             limit = len(sequence.tokens) - 1
-            sequence.is_coming_back = self.kv.bring_back(sequence.tokens, limit, at_once=False)
+            sequence.has_offloaded = self.kv.bring_back(sequence.tokens, limit, at_once=False)
             self._attach(sequence)
-        return sequence.is_coming_back or self._waits_for_leader(sequence)
+        return sequence.has_offloaded or self._waits_for_leader(sequence)
 
     def _waits_for_leader(self, sequence: Sequence) -> bool:
         leader = sequence.leader
@@ -314,17 +295,18 @@ class Scheduler:
             return False
         if leader.state is State.RUNNING and leader.num_computed < sequence.leader_until:
             return True
-        self._attach(sequence)  # it is there now; or the leader is gone, and what it computed is there
+        self._attach(sequence)  # share what the leader computed; it may have ended or been preempted
         return sequence.leader is not None
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Whether its tokens can be computed beside what the others still need."""
+        """Returns whether there are cells for a waiting sequence besides those that running ones still need."""
         if not self.num_rows:
-            return True  # alone, everything that was accepted fits
+            return True  # `submit` has checked that each sequence fits alone
         limit = len(sequence.tokens) - 1
         match = self.kv.match(sequence.tokens, limit)
         _, shared = self._leader(sequence, match.length)
-        # What others hold or will hold anyway takes no cells; what is only cached has to be kept from eviction.
+        # Tokens that running sequences hold or will hold take no more cells. Tokens that are only cached do: they can
+        # no longer be evicted.
         need = len(sequence.tokens) + 1 - max(match.num_pinned, shared)
         promised = 0
         for other in self.running:
@@ -333,7 +315,7 @@ class Scheduler:
         return need + promised <= self.kv.num_available
 
     def _park(self, now: float) -> bool:
-        """Take the row of the sequence that is paused longest; it queues again when its reader is back."""
+        """Take the row of the sequence that is paused longest, if that is long enough; it queues again on resume."""
         sequence = self._longest_paused()
         if sequence is None or (sequence.stats.paused_since or now) + PARK_AFTER > now:
             return False
@@ -342,7 +324,7 @@ class Scheduler:
         return True
 
     def _longest_paused(self) -> Sequence | None:
-        """The paused sequence that gives its row up first; None where none of them has one."""
+        """Returns the paused sequence that gives up its row first; None if no paused sequence has a row."""
         return next((sequence for sequence in self.paused if sequence.row is not None), None)
 
     def _make_room_for_decodes(self) -> None:
@@ -355,15 +337,15 @@ class Scheduler:
             self.kv.release(sequence.row)
             sequence.row = None
         sequence.leader = None
-        sequence.is_coming_back = False
+        sequence.has_offloaded = False
 
-    def _return(self, sequence: Sequence) -> None:
+    def _requeue(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING
         self.waiting.push_front(sequence)
 
 
 def _share(prefills: SequenceOf[Sequence], chunk: int) -> list[tuple[Sequence, int]]:
-    """Divide a chunk: half to the oldest, so that nobody starves; the rest to the shortest, so that they start soon."""
+    """Divide a chunk among prompts: half to the oldest, so that none starves; the rest to the shortest first."""
     oldest = prefills[0]
     shares = {id(sequence): 0 for sequence in prefills}
     half = min(oldest.num_remaining, chunk if len(prefills) == 1 else (chunk + 1) // 2)

@@ -1,4 +1,4 @@
-"""A runner without a model: it emits the tokens that a script gives. The backbone of tests, for applications too."""
+"""`ScriptedRunner`: a runner without a model that emits the tokens of a script, for tests of the engine and of apps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Script = Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]]
 
 @dataclass
 class _ScriptedSampler:
-    """Hands out a script, token by token."""
+    """A script, and the index of its next token."""
 
     script: Sequence[int]
     at: int = 0
@@ -33,31 +33,30 @@ class _ScriptedSampler:
 
 @dataclass
 class ScriptedRunner:
-    """Does what `LlamaRunner` does, with a script in place of a model.
+    """A `Runner` with a script in place of a model.
 
-    It keeps a true account of its memory: which tokens lie in which row's cells. Computing at a wrong position, from a
-    prefix that is not there or past the memory's size is an error, so that a test of the engine is a test of its KV
-    bookkeeping too.
+    It records which tokens lie in which row's cells. Computing at a wrong position, after a prefix that is not there,
+    or in more cells than there are is an error. So every test of the engine also tests the KV bookkeeping.
 
     Args:
         pieces: the text of each token, as bytes. Token 0 ends a generation.
-        script: the tokens to sample, the same for every request or made from its prompt; after the last one, token 0.
-            Where only one token may come, that one is sampled, whatever the script says; where the script's may not
-            come, the stream fails.
-        num_cells: KV budget, in tokens.
-        num_rows: sequence ids.
-        max_batch: tokens in a step at most.
-        max_outputs: samples and drafts in a step at most.
+        script: the tokens to sample, the same for every request, or a function that makes them from the prompt. Token 0
+            follows the last one. If a constraint allows one token only, that token is sampled instead; if it does not
+            allow the script's token, the stream fails.
+        num_cells: number of KV cells: the most tokens of all sequences together.
+        num_rows: number of sequence ids.
+        max_batch: the most tokens in a step.
+        max_outputs: the most samples and drafts in a step.
         can_drop_partial: False behaves like a recurrent model.
-        before_step: called with the slices of each step on the engine thread; what it raises fails the step.
-        on_sample: called with a slice and its sample; what it raises fails that sample alone.
-        steps: a list to note the slices of each step in.
-        drafter: what guesses tokens.
-        thread_counts: numbers of threads that the engine may choose from; a script needs none of them.
-        threads: what it chose last.
-        padding: rows of no use that the last step was padded with.
-        kv_format: in what form it saves KV; what was saved in another one is refused.
-        most_saved: tokens whose KV is saved at once at most.
+        before_step: called with the slices of each step on the engine thread; an exception from it fails the step.
+        on_sample: called with a slice and its sample; an exception from it fails that sample alone.
+        steps: a list to which the slices of each step are added.
+        drafter: guesses tokens; None for no drafts.
+        thread_counts: thread counts that the engine chooses from; a script uses none.
+        threads: the thread count that the engine chose last.
+        padding: unused rows of logits in the last step.
+        kv_format: names the format of saved KV; KV saved in another format is refused.
+        most_saved: the most tokens whose KV is saved at once.
     """
 
     pieces: Mapping[int, bytes]
@@ -84,34 +83,34 @@ class ScriptedRunner:
 
     @property
     def max_length(self) -> int:
-        """Longest sequence, in tokens."""
+        """The most tokens of one sequence."""
         return self.num_cells
 
     @property
     def num_used(self) -> int:
-        """Cells in use: each counts once, however many rows share it."""
+        """Cells in use. A cell that several rows share counts once."""
         return len({id(cell) for row in self._rows.values() for _, cell in row})
 
     def row(self, sequence: int) -> list[int]:
-        """The tokens that a row holds."""
+        """Returns the tokens of a row."""
         return [token for token, _ in self._rows.get(sequence, [])]
 
     def make_sampler(self, request: Request) -> Any:
-        """Start the script for a request."""
+        """Returns a sampler at the start of the request's script."""
         script = self.script(request.prompt) if callable(self.script) else self.script
         return _ScriptedSampler(script)
 
     def piece(self, token: int) -> bytes:
-        """The text of a token; none for one that has none."""
+        """Returns the text of a token; empty if it has none."""
         return self.pieces.get(token, b"")
 
     def warm_up(self) -> None:
-        """There is nothing to prepare but the drafter."""
+        """Prepare the drafter."""
         if self.drafter is not None:
             self.drafter.warm_up()
 
     def run(self, slices: Sequence[Slice], padding: int = 0) -> StepOutput:
-        """Write the tokens to their rows and hand out the next of each script."""
+        """Write the tokens to their rows, and sample the next token of each script."""
         self.padding = padding
         self._is_interrupted = False
         if self.before_step is not None:
@@ -120,12 +119,12 @@ class ScriptedRunner:
             raise InterruptedStepError
         count = padding + sum(len(part.tokens) + len(part.drafts) for part in slices)
         if count > self.max_batch:
-            raise AssertionError(f"a step of {count} tokens, where {self.max_batch} are allowed")
+            raise AssertionError(f"a step of {count} tokens; at most {self.max_batch} are allowed")
         num_outputs = sum(1 + len(part.drafts) for part in slices if part.sampler is not None)
         if num_outputs > self.max_outputs:
-            raise AssertionError(f"a step of {num_outputs} outputs, where {self.max_outputs} are allowed")
+            raise AssertionError(f"a step of {num_outputs} outputs; at most {self.max_outputs} are allowed")
         if self.num_used + count > self.num_cells:
-            raise NoRoomError(f"{count} tokens do not fit beside {self.num_used} of {self.num_cells}")
+            raise NoRoomError(f"{count} tokens do not fit: {self.num_used} of {self.num_cells} cells are in use")
         if self.steps is not None:
             self.steps.append([part._replace(tokens=tuple(part.tokens), drafts=tuple(part.drafts)) for part in slices])
         samples: list[Sample | Exception] = []
@@ -154,7 +153,7 @@ class ScriptedRunner:
         return sample
 
     def _constrained(self, token: int, constraint: Constraint) -> int:
-        """The script's token, if it may come; where only one may, that one, and the script waits."""
+        """Returns the script's token if it is allowed; if only one token is allowed, that one, and the script waits."""
         row = np.zeros(max(self.pieces, default=0) + 1, np.float32)
         constraint.restrict(row)
         allowed = np.flatnonzero(row == 0)
@@ -165,19 +164,19 @@ class ScriptedRunner:
         return token
 
     def set_threads(self, count: int) -> None:
-        """Note it."""
+        """Record the thread count."""
         self.threads = count
 
     def measure(self, num_decodes: int, num_prefill: int) -> float:
-        """A script costs nothing."""
+        """Returns 0: a script takes no time."""
         return 0.0
 
     def interrupt(self) -> None:
-        """Fail the step that is running, unless it has begun to write."""
+        """Fail the running step, unless it has begun to write tokens."""
         self._is_interrupted = True
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
-        """Share cells."""
+        """Let `target` share cells of `source`."""
         held = self._rows.get(source, [])
         if end > len(held) or start != 0 or self._rows.get(target):
             raise AssertionError(f"copy of {start} to {end} from a row of {len(held)} tokens")
@@ -186,7 +185,7 @@ class ScriptedRunner:
         self._rows[target] = held[:end]
 
     def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool:
-        """Give cells up."""
+        """Remove the end of a sequence."""
         held = self._rows.get(sequence, [])
         if end != -1:
             raise AssertionError("only tails are removed")
@@ -196,35 +195,37 @@ class ScriptedRunner:
         return True
 
     def can_reuse(self, sequence: int, length: int) -> bool:
-        """Whether nothing is missing that comes before position `length`: here nothing ever is."""
+        """Returns whether the sequence has `length` positions: there is no sliding window here."""
         return length <= len(self._rows.get(sequence, []))
 
     def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
-        """The tokens themselves stand for their KV."""
+        """Returns the tokens, which stand for their KV."""
         held = self.row(sequence)
         if self._rows.get(spare) or end > len(held) or not 0 < end - start <= self.most_saved:
-            raise AssertionError(f"cannot save {start} to {end} of {len(held)} tokens by way of row {spare}")
+            raise AssertionError(f"cannot save {start} to {end} of {len(held)} tokens through row {spare}")
         return bytearray(json.dumps(held[start:end]).encode())
 
     def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
-        """Append them to a row."""
+        """Append saved tokens to a row."""
         held, tokens = self._rows.setdefault(sequence, []), json.loads(data)
         if self._rows.get(spare) or len(held) != start or len(tokens) != end - start:
-            raise AssertionError(f"cannot load {start} to {end} behind {len(held)} tokens by way of row {spare}")
+            raise AssertionError(f"cannot load {start} to {end} behind {len(held)} tokens through row {spare}")
         if self.num_used + len(tokens) > self.num_cells:
-            raise AssertionError(f"{len(tokens)} tokens do not fit beside {self.num_used} of {self.num_cells}")
+            raise AssertionError(
+                f"{len(tokens)} tokens do not fit: {self.num_used} of {self.num_cells} cells are in use"
+            )
         held.extend((token, object()) for token in tokens)
         return True
 
     def close(self) -> None:
-        """Note that the engine has let go."""
+        """Record that the engine closed the runner."""
         self.is_closed = True
         if self.drafter is not None:
             self.drafter.close()
 
 
 class ScriptedVocabulary:
-    """What `LlamaModel` knows of its vocabulary, for a model that is only a script: each token is its piece of text.
+    """A `Vocabulary` for a scripted model: each token is a piece of text.
 
     Args:
         pieces: the text of each token, as bytes.
@@ -250,7 +251,7 @@ class ScriptedVocabulary:
         )
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Cut text into pieces, the longest that fits first; what no piece fits is an error."""
+        """Split text into pieces, the longest matching piece first. Text that no piece matches is an error."""
         del add_special
         data = text.encode()
         tokens: list[int] = []
@@ -272,24 +273,24 @@ class ScriptedVocabulary:
         return max(self._pieces, default=0) + 1
 
     def piece(self, token: int) -> bytes:
-        """The text of a token; none for one that has none."""
+        """Returns the text of a token; empty if it has none."""
         return self._pieces.get(token, b"")
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
-        """The pieces, joined."""
+        """Returns the joined pieces."""
         del special
         return b"".join(self._pieces.get(token, b"") for token in tokens)
 
     @property
     def longest_piece(self) -> int:
-        """Bytes of the longest token."""
+        """Length of the longest piece, in bytes."""
         return max(map(len, self._pieces.values()))
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
-        """Refuse a token that is not in the vocabulary."""
+        """Raise InvalidRequestError if a token is not in the vocabulary."""
         for index, token in enumerate(tokens):
             if token != 0 and token not in self._pieces:
                 raise InvalidRequestError(f"prompt[{index}]", token, f"token ids of the script: {sorted(self._pieces)}")
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: there is nothing to free."""

@@ -1,4 +1,4 @@
-"""One stream as the engine sees it: its tokens, its place in the KV cache, its text, its clock."""
+"""`Sequence`: one stream in the engine: its tokens, its row in the KV cache, its output and its deadlines."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ __all__ = ["Sequence", "State"]
 
 
 class State(Enum):
-    """Where a sequence is on its way."""
+    """The state of a sequence."""
 
     WAITING = "waiting"  # in the queue, without a row
-    RUNNING = "running"  # with a row, part of the steps
-    PAUSED = "paused"  # its reader is behind; with a row, until somebody needs it
+    RUNNING = "running"  # holds a row and takes part in steps
+    PAUSED = "paused"  # its reader is behind; holds a row until another sequence needs it
     FINISHED = "finished"
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """Belongs to the engine thread from the moment it is admitted; until then, to whoever holds the engine's lock.
+    """One stream from its submission to its end.
+
+    Only the engine thread uses it once it is admitted; before that, the thread that holds the lock of `Live`.
 
     Attributes:
-        tokens: the prompt and everything sampled. The last sampled token is computed by the next step.
-        row: its place in the KV cache.
-        order: when it was admitted, relative to others; the highest is the youngest.
-        leader: a sequence admitted earlier that is computing a prefix which this one will share.
-        leader_until: how much of the leader's prefix that is, in tokens.
-        is_coming_back: whether KV of its prompt is offloaded that is still to be brought back.
-        has_computed: whether it has computed anything itself.
-        is_leaving: whether it was cancelled, so that its place in the queue's count is free already.
-        output: what it has written.
-        constraint: what it is kept to; None where anything goes.
-        lookup: what guesses its next tokens; None where nobody has asked for that yet.
-        is_complete: whether it has ended as its grammar wants it.
+        tokens: the prompt and all sampled tokens. The next step computes the last sampled token.
+        row: the row in the KV cache; None while it has none.
+        order: number of its admission; the highest is the youngest.
+        leader: an older sequence that is computing a prefix which this sequence will share; None if there is none.
+        leader_until: length of that prefix, in tokens.
+        has_offloaded: whether offloaded KV of its prompt still has to be brought back.
+        has_computed: whether it has computed any token itself.
+        is_leaving: whether it was cancelled, so that it no longer counts as queued or running.
+        output: parses its tokens into text, thought and tool calls.
+        constraint: restricts its tokens; None for no restriction.
+        lookup: guesses its next tokens from its text; None until guesses are needed.
+        is_complete: whether the answer ended where its grammar allows the end.
     """
 
     request: Request
@@ -59,7 +61,7 @@ class Sequence:
     order: int = -1
     leader: Sequence | None = None
     leader_until: int = 0
-    is_coming_back: bool = False
+    has_offloaded: bool = False
     has_computed: bool = False
     is_leaving: bool = False
     output: Output = field(init=False)
@@ -74,44 +76,44 @@ class Sequence:
 
     @property
     def config(self) -> StreamConfig:
-        """Its settings."""
+        """The settings of the request."""
         return self.request.config
 
     @property
     def is_seeded(self) -> bool:
-        """Whether it shall give the same tokens again: the last bits of its logits may decide a draw, or a near-tie."""
+        """Whether it has a seed, so that its tokens should be repeatable: even the last bits of logits can matter."""
         return self.config.seed is not None
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has ended."""
+        """Whether the sequence has ended."""
         return self.state is State.FINISHED
 
     @property
     def num_left(self) -> int:
-        """How many tokens it may still sample."""
+        """How many tokens may still be sampled, by `max_tokens`."""
         return self.config.max_tokens - self.stats.completion_tokens
 
     def num_guessable(self, max_length: int) -> int:
-        """How many tokens may be guessed in a step, so that all of them and one more can be taken in.
+        """Returns the most drafts for the next step: all of them and one more token must be acceptable.
 
-        A seeded one guesses only where it was asked to: which guesses are tried depends on measured times, and the
-        more are computed at once, the more differ the last bits of the logits.
+        A seeded sequence has drafts only with speculation="on": the number of drafts depends on measured times, and
+        rows that are computed together differ in the last bits of their logits.
         """
         config = self.config
-        # What a constraint allows is only known behind tokens that it has accepted.
+        # A constraint can restrict a token only after it has accepted all tokens before it.
         if (
             self.constraint is not None
             or config.speculation == "off"
             or (self.is_seeded and config.speculation == "auto")
         ):
             return 0
-        most = min(self.num_left, max_length + 1 - len(self.tokens))
-        return int(min(most, self.channel.capacity - len(self.channel))) - 1
+        limit = min(self.num_left, max_length + 1 - len(self.tokens))
+        return int(min(limit, self.channel.capacity - len(self.channel))) - 1
 
     @property
     def num_computed(self) -> int:
-        """Tokens whose KV is there."""
+        """Tokens whose KV is in the cache."""
         return self.row.length if self.row is not None else 0
 
     @property
@@ -131,17 +133,20 @@ class Sequence:
         logprob: float | None = None,
         top: tuple[TopLogprob, ...] | None = None,
     ) -> tuple[TokenEvent, FinishReason | None]:
-        """Take in a sampled token: what to emit for it, and whether it was the last.
+        """Take in a sampled token.
 
         Args:
             token: its id.
             piece: its bytes.
-            ends: whether it ends a generation.
-            max_length: longest sequence that can be computed, in tokens.
-            now: when, on the clock of the stats.
-            timestamp: when, in seconds since the epoch.
-            logprob: its log probability.
+            ends: whether the token ends a generation.
+            max_length: the most tokens of a sequence.
+            now: the time, on the clock of the stats.
+            timestamp: the time, in seconds since the epoch.
+            logprob: the token's log probability.
             top: the most likely tokens.
+
+        Returns:
+            The event to emit, and the finish reason if the token was the last one.
         """
         output, stats = self.output, self.stats
         number = stats.completion_tokens
@@ -149,7 +154,7 @@ class Sequence:
         stats.note_token(now)
         text, was_thinking, was_hidden = "", False, False
         if output.is_plain:
-            text = output.pass_on(piece)
+            text = output.feed_plain(piece)
         else:
             was_answer = output.is_answer
             was_thinking = not was_answer and output.kind == "thinking"
@@ -165,12 +170,12 @@ class Sequence:
             return TokenEvent(text, token, number, timestamp, piece, logprob, top), None
         if reason is not None and reason != "stop_sequence":
             output.flush(is_in_tag=self.constraint is not None and self.constraint.is_in_tag)
-            if output.stop_sequence is not None:  # a match that an earlier, now impossible one had kept waiting
+            if output.stop_sequence is not None:  # it matched in text that had been held back
                 reason, self.is_complete = "stop_sequence", False
         kind, more, tool_call = output.take() or Part("thinking" if was_thinking else output.kind, "")
         text += more
         rest = () if reason is None else output.take_rest()
-        if was_hidden:  # neither the bytes nor what else was likely may tell what is not to be seen
+        if was_hidden:  # the bytes and the top tokens would reveal the hidden thought
             piece, logprob, top = text.encode(), None, None
         return TokenEvent(text, token, number, timestamp, piece, logprob, top, kind, tool_call, rest), reason
 
@@ -189,7 +194,7 @@ class Sequence:
         return None
 
     def end(self, reason: FinishReason | None, timeout: str | None, error: BaseException | None) -> End:
-        """What its reader gets as the last."""
+        """Returns the End for the reader."""
         output = self.output
         return End(
             output.text,
@@ -204,7 +209,7 @@ class Sequence:
         )
 
     def deadline(self) -> tuple[float, str] | None:
-        """The next moment at which it times out, and by which deadline; None where it never does."""
+        """Returns the time of the next deadline and its name; None if there is no deadline."""
         config, stats = self.config, self.stats
         deadlines: list[tuple[float, str]] = []
         if config.timeout_ms and stats.paused_since is None:
@@ -218,6 +223,6 @@ class Sequence:
         return min(deadlines, default=None)
 
     def uncomputed(self, count: int) -> SequenceOf[int]:
-        """The next tokens to compute."""
+        """Returns the next `count` tokens to compute."""
         start = self.num_computed
         return self.tokens[start : start + count]

@@ -1,1 +1,1 @@
-"""llama.cpp behind a typed border: the only package that imports `llama_cpp`."""
+"""llama.cpp with types and checked errors: the only package that imports `llama_cpp`."""

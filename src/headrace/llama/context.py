@@ -1,4 +1,4 @@
-"""A context on a model: the KV cache, and one batch that is filled and decoded each step."""
+"""`LlamaContext`: the KV cache of a model and the decoding of batches, on llama.cpp's `llama_context`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.llama.batch import Batch
 from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import library, log
 from headrace.llama.model import LlamaModel
@@ -22,20 +23,18 @@ __all__ = ["DecodeError", "InterruptedDecodeError", "LlamaContext", "NoKVSlotErr
 _NO_KV_SLOT = 1
 _ABORTED = 2
 _MAX_INT32 = 2**31 - 1
-# Per cell, llama.cpp keeps a position, a shift, an extension and a set of 256 sequences beside keys and values.
-_CELL_BYTES = 64
-_MOST_SAVED = 512
+_MAX_SAVED = 512  # positions in one call of `save_state`
 
 
 class NoKVSlotError(Exception):
-    """The KV cache has no room for the batch; the context is as it was before."""
+    """The KV cache has no room for the batch. The context is unchanged."""
 
 
 class DecodeError(Exception):
-    """llama_decode failed; the KV of the batch's tokens is gone or must be removed.
+    """llama_decode failed. The caller removes the KV of the batch's tokens.
 
     Attributes:
-        code: what it returned.
+        code: the return code.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -44,24 +43,24 @@ class DecodeError(Exception):
 
 
 class InterruptedDecodeError(Exception):
-    """`interrupt` was called; the KV of the batch's tokens must be removed."""
+    """`interrupt` stopped the decode. The caller removes the KV of the batch's tokens."""
 
 
 class LlamaContext:
-    """The KV cache and the batch. Not thread-safe: one thread uses it, and closes it.
+    """A KV cache and a batch. Not thread-safe: the thread that uses it also closes it, except for `interrupt`.
 
-    A step fills the first rows of the four arrays, each by slice assignment, and calls `decode`.
+    A step writes the first rows of the four arrays and calls `decode`.
 
     Attributes:
-        n_ctx: KV cells, shared by all sequences; what was asked for, rounded up to a multiple of 256.
-        n_batch: tokens that one `decode` takes at most.
-        n_seq_max: sequences; their ids are 0 to n_seq_max - 1.
-        n_outputs_max: rows of logits that one `decode` gives at most.
+        n_ctx: KV cells, shared by all sequences; the requested number, rounded up to a multiple of 256.
+        n_batch: the most tokens in one `decode`.
+        n_seq_max: number of sequences; their ids are 0 to n_seq_max - 1.
+        n_outputs_max: the most rows of logits from one `decode`.
         kv_type: the precision of keys and values.
-        tokens: int32, one token id a row.
-        positions: int32, its position in its sequence; they must follow one another.
-        sequences: int32, the id of its sequence.
-        outputs: int8, 1 where the row's logits are wanted, otherwise 0.
+        tokens: int32, the token id of each row.
+        positions: int32, the position of each row in its sequence; positions must follow one another.
+        sequences: int32, the sequence id of each row.
+        outputs: int8, 1 if the row's logits are wanted, otherwise 0.
         can_drop_partial: whether the end of a sequence can be removed; False until `probe` has found out.
     """
 
@@ -77,25 +76,25 @@ class LlamaContext:
         kv_type: str = "f16",
         kv_unified: bool = True,
     ) -> None:
-        """Allocates the KV cache and the buffers.
+        """Allocate the KV cache and the buffers.
 
         Args:
-            model: stays loaded as long as this lives.
+            model: stays loaded as long as this context is open.
             n_ctx: tokens that the KV cache holds, of all sequences together.
-            n_batch: tokens in one batch.
-            n_seq_max: sequences.
+            n_batch: the most tokens in one batch.
+            n_seq_max: number of sequences.
             n_threads: compute threads for a batch of one token.
-            n_threads_batch: compute threads for a larger batch; as many as n_threads for None.
+            n_threads_batch: compute threads for a larger batch; None for `n_threads`.
             kv_type: the precision of keys and values, one of KV_TYPES.
-            kv_unified: whether all sequences share the cells; otherwise each has n_ctx / n_seq_max of its own, and
-                `copy_sequence` copies.
+            kv_unified: whether all sequences share the cells. Otherwise each sequence has n_ctx / n_seq_max cells, and
+                `copy_sequence` copies data.
 
         Raises:
             InvalidRequestError: a number out of its range.
-            ModelLoadError: not enough memory, or a model that llama.cpp cannot run in this way.
+            ModelLoadError: not enough memory, or llama.cpp cannot run the model with these settings.
             EngineClosedError: the model was closed.
         """
-        self._handle = 0  # for __del__, should a check below fail
+        self._handle = 0  # for __del__, in case a check below fails
         self._library = library()
         bulk = self._library.bulk
         _check("n_ctx", n_ctx, _MAX_INT32)
@@ -104,28 +103,28 @@ class LlamaContext:
         _check("n_threads", n_threads, 512)
         _check("n_threads_batch", n_threads if n_threads_batch is None else n_threads_batch, 512)
         precision = KV_TYPES[checked_kv_type(kv_type)]
-        _check_memory(model, n_ctx, kv_type)
+        model.check_memory(n_ctx, kv_type)
 
         params = bulk.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = n_batch
-        # One row a sequence is what a step asks for. The default, n_batch rows, is half a GiB for Gemma; and the
-        # buffer has at least n_seq_max rows, which must not be more than this.
+        # A step needs one row of logits per sequence, and llama.cpp's buffer has at least n_seq_max rows. Its default,
+        # n_batch rows, takes half a GiB for Gemma.
         params.n_seq_max = params.n_outputs_max = n_seq_max
         params.n_threads = n_threads
         params.n_threads_batch = n_threads if n_threads_batch is None else n_threads_batch
         params.type_k = params.type_v = precision.id
-        params.kv_unified = kv_unified  # makes copy_sequence a matter of metadata
-        params.swa_full = True  # keeps every prefix whole, for reuse
+        params.kv_unified = kv_unified  # copy_sequence then changes metadata only
+        params.swa_full = True  # keeps cells outside the sliding window, so that prefixes can be reused
         params.no_perf = True
 
         self._model = model
         model_handle = model.retain()
         try:
             log.begin()
-            # Flash attention skips the cells of other sequences cheaply; without it a full cache makes a step four
-            # times slower. Not every backend has it for every model, so the second try leaves the choice open; where
-            # values are quantised, llama.cpp refuses to do without.
+            # Flash attention skips cells of other sequences cheaply; without it, a full cache makes a step four times
+            # slower. Some backends lack it for some models, so the second try lets llama.cpp choose. Quantised values
+            # need it.
             for params.flash_attn_type in (bulk.LLAMA_FLASH_ATTN_TYPE_ENABLED, bulk.LLAMA_FLASH_ATTN_TYPE_AUTO):
                 self._handle: int = bulk.llama_init_from_model(model_handle, params) or 0
                 if self._handle or log.failure is not None:
@@ -133,7 +132,9 @@ class LlamaContext:
             if log.failure is not None:
                 raise log.failure
             if not self._handle:
-                raise ModelLoadError(f"no context of {n_ctx} tokens in {kv_type} for {model.path}: {log.reason()}")
+                raise ModelLoadError(
+                    f"cannot create a context of {n_ctx} tokens in {kv_type} for {model.path}: {log.reason()}"
+                )
             self._memory: int | None = bulk.llama_get_memory(self._handle)
             if not self._memory:
                 raise ModelLoadError(f"{model.path} ({model.description}) cannot generate text: it keeps no KV cache")
@@ -148,57 +149,50 @@ class LlamaContext:
         self.n_outputs_max = n_seq_max
         self.kv_type = kv_type
         self.can_drop_partial = False
-        # On a GPU decode returns early and this waits, so the GIL must be free. On a CPU there is nothing to wait for.
+        # With a GPU, decode returns early and llama_synchronize waits, without the GIL. A CPU needs no waiting.
         self._synchronize: Any = bulk.llama_synchronize if bulk.llama_supports_gpu_offload() else None
         self._decode: Any = bulk.llama_decode
         self._get_logits: Any = self._library.tiny.llama_get_logits
-        # Asked before each of a graph's nodes, some thousand times a step, so it must not be Python: C's strlen of a
-        # text that is empty until `interrupt` writes to it. Other backends than the CPU's do not ask.
+        # The CPU backend calls the abort callback some thousand times per step, so it must not be Python. It is C's
+        # strlen, of a string that is empty until `interrupt` writes to it. Other backends call none.
         self._interruption = (ctypes.c_ubyte * 2)()
         self._is_interrupted = ctypes.cast(_c_library().strlen, bulk.ggml_abort_callback)
         bulk.llama_set_abort_callback(self._handle, self._is_interrupted, self._interruption)
         self._logits_address = 0
-        self._logits: list[NDArray[np.float32]] = [np.empty((0, model.n_vocab), np.float32)]  # the first rows, by count
-        self._make_batch()
+        self._logits: list[NDArray[np.float32]] = [
+            np.empty((0, model.n_vocab), np.float32)
+        ]  # views of the first n rows, by n
+        self._batch = Batch(self.n_batch, n_seq_max, n_seq_max)
+        self.tokens = self._batch.tokens
+        self.positions = self._batch.positions
+        self.sequences = self._batch.sequences
+        self.outputs = self._batch.outputs
 
     def decode(self, n_tokens: int, n_outputs: int) -> NDArray[np.float32]:
-        """Computes the first rows of the batch.
+        """Compute the first rows of the batch.
 
         Args:
-            n_tokens: how many rows.
-            n_outputs: how many of them have `outputs` set.
+            n_tokens: number of rows.
+            n_outputs: number of these rows with `outputs` set.
 
         Returns:
-            Their logits, shape (n_outputs, n_vocab), in the order of the rows. It is libllama's own memory: it may
-            be written to, and is valid until the next `decode` or `close`.
+            Logits, shape (n_outputs, n_vocab), in the order of the rows. The memory is llama.cpp's: it may be written
+            to, and is valid until the next `decode` or `close`.
 
         Raises:
             NoKVSlotError: the KV cache is full; nothing has changed.
             InterruptedDecodeError: `interrupt` was called meanwhile.
             DecodeError: llama.cpp failed.
-            ValueError: a batch out of bounds, at which libllama would end the process.
+            ValueError: a row is out of bounds; llama.cpp would end the process.
             EngineClosedError: the context was closed.
         """
         handle = self._open()
-        if not 0 < n_tokens <= self.n_batch:
-            raise ValueError(f"n_tokens is {n_tokens}; allowed: 1 to {self.n_batch}")
-        # As unsigned numbers the negative ones are the largest. Lists, because between two decodes nothing of numpy
-        # stays in the processor's caches: its own functions for this take five times as long.
-        if max(self._unsigned_sequences[:n_tokens].tolist()) >= self.n_seq_max:
-            raise ValueError(f"a sequence id of {self.sequences[:n_tokens]} is not in 0 to {self.n_seq_max - 1}")
-        if max(self._unsigned_positions[:n_tokens].tolist()) > _MAX_INT32:
-            raise ValueError(f"a position of {self.positions[:n_tokens]} is negative")
-        marked = n_tokens - self.outputs[:n_tokens].tolist().count(0)
-        if marked != n_outputs or n_outputs > self.n_outputs_max:
-            raise ValueError(
-                f"n_outputs is {n_outputs} and {marked} rows are marked; both must be equal, at most "
-                f"{self.n_outputs_max}"
-            )
-        self._batch.n_tokens = n_tokens
+        self._batch.check(n_tokens, n_outputs)
+        self._batch.struct.n_tokens = n_tokens
         self._interruption[0] = 0
-        code: int = self._decode(handle, self._batch)
+        code: int = self._decode(handle, self._batch.struct)
         if code == _NO_KV_SLOT:
-            log.begin()  # its warning is no part of the reason of a later failure
+            log.begin()  # drops its warning, which would be quoted with a later failure
             raise NoKVSlotError(f"no room for {n_tokens} tokens in a KV cache of {self.n_ctx}")
         if code == _ABORTED:
             log.begin()
@@ -214,13 +208,13 @@ class LlamaContext:
         return self._logits[n_outputs]
 
     def interrupt(self) -> None:
-        """Makes a `decode` that is running fail soon, on a CPU. Any thread may call this, at any time."""
+        """Make the running `decode` fail soon; works on a CPU only. Any thread may call this, at any time."""
         self._interruption[0] = 1
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
-        """Lets another sequence share the KV of positions start to end - 1; -1 for the end means all that follow.
+        """Let `target` share the KV of positions start to end - 1 of `source`; an end of -1 means all that follow.
 
-        The target must be empty there. A model without a KV cache per token copies its whole state.
+        The target must be empty at these positions. A recurrent model copies its whole state.
 
         Raises:
             ValueError: a sequence id out of range.
@@ -232,7 +226,7 @@ class LlamaContext:
         self._library.tiny.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool:
-        """Removes positions start to end - 1 of a sequence; False if only the whole sequence can be removed.
+        """Remove positions start to end - 1 of a sequence; False if only the whole sequence can be removed.
 
         Raises:
             ValueError: a sequence id out of range.
@@ -243,46 +237,46 @@ class LlamaContext:
         return self._library.tiny.llama_memory_seq_rm(self._memory, sequence, start, end)
 
     def clear(self) -> None:
-        """Removes all sequences."""
+        """Remove all sequences."""
         self._open()
         self._library.tiny.llama_memory_clear(self._memory, False)
 
     def position_max(self, sequence: int) -> int:
-        """The last position that a sequence holds; -1 where it is empty."""
+        """Returns the last position that a sequence holds; -1 if it is empty."""
         self._open()
         self._check_sequence(sequence)
         return self._library.tiny.llama_memory_seq_pos_max(self._memory, sequence)
 
     def position_min(self, sequence: int) -> int:
-        """The first position that a sequence holds; -1 where it is empty."""
+        """Returns the first position that a sequence holds; -1 if it is empty."""
         self._open()
         self._check_sequence(sequence)
         return self._library.tiny.llama_memory_seq_pos_min(self._memory, sequence)
 
     def can_reuse(self, sequence: int, length: int) -> bool:
-        """Whether a sequence's first `length` positions are all there that the next one looks at.
+        """Returns whether another sequence can start with the first `length` positions of this one.
 
-        In layers with a sliding window llama.cpp gives cells that a sequence has left behind to others. So a sequence
-        can go on, but may no longer be what another one, which parts from it earlier, can begin with.
+        Layers with a sliding window attend to the last positions only, and llama.cpp reuses older cells. A sequence can
+        then go on, but an earlier prefix of it may be incomplete.
         """
         return not self._window or 0 <= self.position_min(sequence) <= max(0, length - self._window + 1)
 
     @property
     def most_saved(self) -> int:
-        """Positions that `save_state` takes at most: a few milliseconds' worth, and never more than a window."""
-        return min(self._window or _MOST_SAVED, _MOST_SAVED)
+        """The most positions in one `save_state`: a few milliseconds of copying, and no more than a sliding window."""
+        return min(self._window or _MAX_SAVED, _MAX_SAVED)
 
     def save_state(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
-        """The KV of positions start to end - 1 of a sequence, as `load_state` takes it.
+        """Returns the KV of positions start to end - 1 of a sequence, in the format that `load_state` reads.
 
         Args:
-            sequence: which.
-            spare: a sequence that is empty, before and after.
+            sequence: a sequence id.
+            spare: an empty sequence to copy through; it is empty again afterwards.
             start: the first position.
-            end: behind the last; at most `most_saved` behind the first.
+            end: the position after the last; at most start + `most_saved`.
 
         Returns:
-            None for a model whose KV is laid out in a way that cannot be checked when it is read.
+            The KV. None if `check_state` does not know the model's KV layout.
         """
         handle, bulk = self._open(), self._library.bulk
         self.copy_sequence(sequence, spare, start, end)
@@ -298,20 +292,20 @@ class LlamaContext:
         return data if written == size else None
 
     def load_state(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
-        """Append what `save_state` gave to a sequence that holds the positions before it.
+        """Append KV from `save_state` to a sequence that holds the positions before it.
 
         Args:
-            sequence: which.
-            spare: a sequence that is empty, before and after.
+            sequence: a sequence id.
+            spare: an empty sequence to copy through; it is empty again afterwards.
             start: the first position.
-            end: behind the last.
+            end: the position after the last.
             data: the KV.
 
         Returns:
-            Whether it lies in the memory in the order of its positions, as far as it is in one piece.
+            Whether the saved cells are in the order of their positions.
 
         Raises:
-            StateError: this is no KV of these positions, or not of this model and kv_type; nothing has changed.
+            StateError: the data is not the KV of these positions, or of another model or kv_type; nothing has changed.
         """
         handle = self._open()
         in_order = check_state(data, start, end)
@@ -325,15 +319,15 @@ class LlamaContext:
         return in_order
 
     def set_threads(self, n: int, n_batch: int) -> None:
-        """Sets the compute threads of the steps that follow: for a batch of one token, and for a larger one."""
+        """Set the compute threads of later decodes: `n` for a batch of one token, `n_batch` for a larger one."""
         _check("n_threads", n, 512)
         _check("n_threads_batch", n_batch, 512)
         self._library.tiny.llama_set_n_threads(self._open(), n, n_batch)
 
     def probe(self) -> bool:
-        """Decodes two tokens and drops the second: sets and returns `can_drop_partial`, and clears the memory.
+        """Decode two tokens and try to drop the second: sets and returns `can_drop_partial`, and clears the KV cache.
 
-        It is also the warm-up that the first request would otherwise pay for.
+        This also is the warm-up, so that the first request does not pay for it.
 
         Raises:
             DecodeError: llama.cpp failed.
@@ -351,9 +345,9 @@ class LlamaContext:
         return self.can_drop_partial
 
     def close(self) -> None:
-        """Frees the KV cache and the buffers. May be called again."""
+        """Free the KV cache and the buffers. May be called again."""
         if self._handle and os.getpid() != self._pid:
-            self._handle = 0  # the parent's, in a forked child: freeing could wait for threads that the child lacks
+            self._handle = 0  # a forked child: freeing could wait for threads that it lacks
         elif self._handle:
             self._free()
 
@@ -364,35 +358,9 @@ class LlamaContext:
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # When the interpreter ends, modules are gone already, and the process gives everything back by itself.
+        # At interpreter exit modules are gone already, and the system frees the memory.
         if getattr(self, "_handle", 0) and not is_finalizing():
             self.close()
-
-    def _make_batch(self) -> None:
-        size = self.n_batch
-        self.tokens = np.zeros(size, np.int32)
-        self.positions = np.zeros(size, np.int32)
-        self.sequences = np.zeros(size, np.int32)
-        self.outputs = np.zeros(size, np.int8)
-        self._unsigned_positions = self.positions.view(np.uint32)
-        self._unsigned_sequences = self.sequences.view(np.uint32)
-        # libllama wants a list of sequences for each row: here always one, whose place in `sequences` never changes.
-        self._n_sequences = np.ones(size, np.int32)
-        self._sequence_lists = (
-            self.sequences.ctypes.data + np.arange(size, dtype=np.uintp) * self.sequences.itemsize
-        ).astype(np.uintp)
-        bulk = self._library.bulk
-        fields: dict[str, NDArray[Any]] = {
-            "token": self.tokens,
-            "pos": self.positions,
-            "n_seq_id": self._n_sequences,
-            "seq_id": self._sequence_lists,
-            "logits": self.outputs,
-        }
-        types = dict(bulk.llama_batch._fields_)
-        self._batch: Any = bulk.llama_batch()
-        for name, array in fields.items():
-            setattr(self._batch, name, ctypes.cast(array.ctypes.data, types[name]))
 
     def _map_logits(self, address: int) -> None:
         n_vocab = self._model.n_vocab
@@ -428,16 +396,3 @@ def _c_library() -> ctypes.CDLL:
 def _check(field: str, value: int, high: int) -> None:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value <= high:
         raise InvalidRequestError(field, value, f"a whole number, 1 to {high}")
-
-
-def _check_memory(model: LlamaModel, n_ctx: int, kv_type: str) -> None:
-    # Linux grants memory that it does not have, and ends the process when it is used.
-    if model.n_gpu_layers != 0 or not hasattr(os, "sysconf"):
-        return
-    needed = n_ctx * (model.kv_bytes_per_token(kv_type) + _CELL_BYTES)
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > available:
-        raise ModelLoadError(
-            f"a context of {n_ctx} tokens in {kv_type} for {model.path} needs {needed / 2**30:.1f} GiB, and this "
-            f"machine has {available / 2**30:.1f} GiB; load the model with a smaller n_ctx"
-        )

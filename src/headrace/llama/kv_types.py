@@ -1,4 +1,4 @@
-"""In which precision keys and values can be kept."""
+"""`KV_TYPES`: the precisions in which the KV cache can store keys and values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 class Precision(NamedTuple):
-    """How ggml keeps values of a type.
+    """How ggml stores values of a type.
 
     Attributes:
-        id: its ggml_type.
-        block_size: values that are kept together, with one scale.
-        block_bytes: what such a block takes.
+        id: the ggml_type.
+        block_size: values in a quantisation block, which share a scale.
+        block_bytes: bytes of such a block.
     """
 
     id: int
@@ -42,7 +42,7 @@ KV_TYPES: Mapping[str, Precision] = MappingProxyType(
 
 
 def checked_kv_type(value: object) -> str:
-    """The name of a type, or an InvalidRequestError."""
+    """Returns the name of a type; raises InvalidRequestError if there is no such type."""
     if not isinstance(value, str) or value not in KV_TYPES:
         raise InvalidRequestError("kv_type", value, f"one of {', '.join(KV_TYPES)}")
     return value

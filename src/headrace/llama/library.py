@@ -1,4 +1,4 @@
-"""Loads libllama once, as two sets of bindings, and keeps what it logs."""
+"""`library`: loads llama.cpp once, as two sets of bindings. `log`: the messages that llama.cpp logs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Library", "library", "library_version", "log"]
 
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
 
-# Calls that take microseconds. Giving up the GIL for them would cost a wait of up to the switch interval, 5 ms, to
-# get it back from a busy thread.
+# Functions that take microseconds. They keep the GIL: getting it back from a busy thread would take up to the switch
+# interval, 5 ms.
 _TINY = (
     "llama_get_logits",
     "llama_memory_clear",
@@ -41,8 +41,8 @@ class Library:
     """The functions of llama.h, by their C names.
 
     Attributes:
-        bulk: all of them, and the structs and constants; each call releases the GIL.
-        tiny: those that are over within microseconds; they keep the GIL. `llama_get_logits` returns an address here.
+        bulk: all functions, structs and constants; each call releases the GIL.
+        tiny: functions that take microseconds; they keep the GIL. Here `llama_get_logits` returns an address.
     """
 
     bulk: Any
@@ -50,7 +50,11 @@ class Library:
 
 
 class _Log(threading.local):
-    """What llama.cpp reported on this thread: its functions log on the thread that called them."""
+    """The warnings and errors that llama.cpp logged on this thread: its functions log on the calling thread.
+
+    Attributes:
+        failure: an exception that was raised inside a callback from C, for the caller to raise again.
+    """
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
@@ -58,20 +62,20 @@ class _Log(threading.local):
         self._keep = False
 
     def begin(self) -> None:
-        """Forgets what was logged before."""
+        """Forget earlier messages."""
         self.failure = None
         self._lines.clear()
 
     def reason(self) -> str:
-        """The warnings and errors since `begin`, oldest first, in one line; forgets them."""
-        # Without the name of the C function that each line starts with, and without those that only say that it failed.
+        """Returns the warnings and errors since `begin` in one line, oldest first, and forgets them."""
+        # Drop the name of the C function at the start of each line, and lines that only say that loading failed.
         texts = dict.fromkeys(line.strip().partition(": ")[2] or line.strip() for line in self._lines)
         self._lines.clear()
         telling = [text for text in texts if text and "failed to load model" not in text]
         return "; ".join(telling or texts) or "llama.cpp gave no reason"
 
     def write(self, level: int, text: str) -> None:
-        """Takes one piece of llama.cpp's output; a piece of level 5 continues the line before."""
+        """Take in llama.cpp's output. A text of level 5 continues the line before it."""
         if level == _CONTINUE:
             if self._keep and self._lines:
                 self._lines[-1] += text
@@ -91,7 +95,7 @@ _kept_callbacks: list[object] = []
 
 
 def library() -> Library:
-    """The bindings, loaded and initialised by the first call, from any thread."""
+    """Returns the bindings. The first call, from any thread, loads and initialises llama.cpp."""
     global _loaded
     with _lock:
         if _loaded is None:
@@ -100,12 +104,12 @@ def library() -> Library:
 
 
 def library_version() -> str:
-    """Version of the bindings, and so of the llama.cpp that they come with."""
+    """Returns the version of llama-cpp-python, which contains llama.cpp."""
     return importlib.metadata.version("llama-cpp-python")
 
 
 def _load() -> Library:
-    # Imported here, so that importing headrace neither costs the import nor loads the shared library.
+    # The import is here so that importing headrace does not load the shared library.
     with _brief_spinning():
         import llama_cpp.llama_cpp as bindings
 
@@ -122,8 +126,8 @@ def _load() -> Library:
     callback = bulk.llama_log_callback(_on_log)
     _kept_callbacks.append(callback)
     bulk.llama_log_set(callback, None)
-    # Python code cannot run any more when the last objects are freed, and NULL means standard error. So the last
-    # callback is a C function that ignores its arguments and does nothing.
+    # When the last objects are freed, Python code can no longer run, and a callback of NULL would log to standard
+    # error. So the last callback is a C function that ignores its arguments and does nothing.
     silent = ctypes.cast(twins.llama_supports_mmap, bulk.llama_log_callback)
     _kept_callbacks.append(silent)
     atexit.register(bulk.llama_log_set, silent, None)
@@ -133,16 +137,16 @@ def _load() -> Library:
 
 @contextlib.contextmanager
 def _brief_spinning() -> Generator[None]:
-    """Let compute threads that are loaded in here spin less while they wait for each other, unless the user has a say.
+    """Make OpenMP's compute threads spin less at barriers, if it is loaded in this block and the user has not chosen.
 
-    By default GNU's OpenMP spins 300,000 times, some milliseconds, before it lets the system have the core. Where
-    another process took the core of the thread that is waited for, that is what keeps it from coming back. A sixth of
-    that is as good as long as nobody disturbs; much less is not, since threads that sleep have to be woken.
+    By default GNU OpenMP spins 300,000 times, some milliseconds, before it gives up the core. If another process has
+    taken the core of the thread that is waited for, the spinning keeps that thread from running. A sixth of that is as
+    fast when nothing disturbs; much less is slower, since sleeping threads have to be woken.
     """
     if any(name in os.environ for name in _SPINNING):
         yield
         return
-    os.environ["GOMP_SPINCOUNT"] = str(_SPIN_COUNT)  # read once, when the library is loaded
+    os.environ["GOMP_SPINCOUNT"] = str(_SPIN_COUNT)  # OpenMP reads it once, when it is loaded
     try:
         yield
     finally:
@@ -150,7 +154,7 @@ def _brief_spinning() -> Generator[None]:
 
 
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
-    # An exception (Ctrl-C arrives in whatever Python code runs next) cannot pass through C: the caller raises it.
+    # No exception can pass through C, not even Ctrl-C, which may arrive here. So the caller raises it again.
     try:
         log.write(level, text.decode("utf-8", "replace"))
     except BaseException as error:

@@ -1,8 +1,8 @@
-"""What llama.cpp writes of a sequence's KV, checked before it reads it again.
+"""`check_state`: checks saved KV of a sequence before llama.cpp reads it.
 
-It checks types and sizes itself, but takes positions as they come, and what is at a wrong one could never be removed
-again. So a piece is walked through first: a magic number and a sequence id, then for each of the model's caches (one,
-or two where some layers have a sliding window) its cells, its keys and its values, layer by layer.
+llama.cpp checks types and sizes itself, but not positions, and KV at wrong positions could never be removed again. So
+the data is parsed first: a magic number and a sequence id, then each of the model's caches (one, or two if some layers
+have a sliding window) with its cells, its keys and its values, layer by layer.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ _CELLS = struct.Struct("<II")  # streams, cells
 _LAYERS = struct.Struct("<II")  # whether values are transposed, layers
 _ROWS = struct.Struct("<iQ")  # type, bytes of a cell
 _COLUMNS = struct.Struct("<iII")  # type, bytes of a value, values of a cell
-_CELL = 3  # position, how many sequences follow, the sequence: an int32 each
+_CELL = 3  # int32s of a cell: its position, the number of sequence ids, and one sequence id
 
 
 class StateError(ValueError):
-    """This is no KV that can be read here; the message says why."""
+    """The data is not KV that can be loaded; the message says why."""
 
 
 def check_state(data: bytes | bytearray, start: int, end: int) -> bool:
-    """Make sure that this is the KV of positions start to end - 1, each once.
+    """Check that the data is the KV of positions start to end - 1, each once.
 
     Returns:
-        Whether they are in order.
+        Whether the positions are in order.
 
     Raises:
-        StateError: it is not, or of a model whose KV is laid out in a way that is not known here.
+        StateError: the data is something else, or the layout of the model's KV is unknown.
     """
     try:
         at, in_order = _HEAD.size, True
         while at < len(data):
-            at, is_sorted = _walk(data, at, start, end)
+            at, is_sorted = _parse_cache(data, at, start, end)
             in_order = in_order and is_sorted
     except (struct.error, ValueError, OverflowError) as error:
         raise StateError(f"this is not the KV of positions {start} to {end - 1}: {error}") from None
@@ -46,8 +46,8 @@ def check_state(data: bytes | bytearray, start: int, end: int) -> bool:
     return in_order
 
 
-def _walk(data: bytes | bytearray, at: int, start: int, end: int) -> tuple[int, bool]:
-    """Walk through one cache, and return where it ends and whether its positions are in order."""
+def _parse_cache(data: bytes | bytearray, at: int, start: int, end: int) -> tuple[int, bool]:
+    """Parse one cache; returns the offset of its end, and whether its positions are in order."""
     count = end - start
     n_stream, n_cells = _CELLS.unpack_from(data, at)
     at += _CELLS.size
@@ -57,7 +57,7 @@ def _walk(data: bytes | bytearray, at: int, start: int, end: int) -> tuple[int, 
     positions, expected = cells[:, 0], np.arange(start, end)
     in_order = bool((positions == expected).all())
     if not (in_order or (np.sort(positions) == expected).all()) or (cells[:, 1] != 1).any():
-        raise ValueError("its positions are others")
+        raise ValueError("it has other positions")
     at += cells.nbytes
     is_transposed, n_layer = _LAYERS.unpack_from(data, at)
     at += _LAYERS.size

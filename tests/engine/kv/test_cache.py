@@ -174,8 +174,8 @@ class RecurrentCacheMachine(CacheMachine):
     partial = False
 
 
-class AsideCacheMachine(CacheMachine):
-    """The same where what has long been of no use is offloaded, in as little memory as a few pieces take."""
+class OffloadCacheMachine(CacheMachine):
+    """The same where what has long been of no use is offloaded, in as little memory as a few blocks take."""
 
     @initialize(max_bytes=st.sampled_from([0, 30, 100, 1000]), length=st.integers(1, 5), after=st.integers(0, 20))
     def make_room_offloaded(self, max_bytes: int, length: int, after: int) -> None:
@@ -183,9 +183,9 @@ class AsideCacheMachine(CacheMachine):
 
     @precondition(lambda self: hasattr(self, "cache"))
     @rule()
-    def tidy(self) -> None:
+    def offload_unused(self) -> None:
         before = self.kv.num_cached
-        self.kv.tidy()
+        self.kv.offload_unused()
         assert self.kv.num_cached <= before
 
     @precondition(lambda self: hasattr(self, "cache"))
@@ -199,19 +199,19 @@ class AsideCacheMachine(CacheMachine):
 
     @precondition(lambda self: hasattr(self, "cache"))
     @rule(tokens=TOKENS, other=TOKENS)
-    def let_go(self, tokens: list[int], other: list[int]) -> None:
+    def free_copied(self, tokens: list[int], other: list[int]) -> None:
         before = self.kv.num_cached
         keep = self.kv.match(tokens, len(tokens))
-        reached = [self.kv.reach(text, len(text)) for text in (tokens, *self.tokens.values(), other)]
-        self.kv.let_go(keep)
+        reached = [self.kv.num_reachable(text, len(text)) for text in (tokens, *self.tokens.values(), other)]
+        self.kv.free_copied(keep)
         assert self.kv.num_cached <= before
         assert self.kv.match(tokens, len(tokens)).length == keep.length
-        assert [self.kv.reach(text, len(text)) for text in (tokens, *self.tokens.values(), other)] == reached
+        assert [self.kv.num_reachable(text, len(text)) for text in (tokens, *self.tokens.values(), other)] == reached
 
     @precondition(lambda self: hasattr(self, "cache"))
     @rule(tokens=TOKENS)
     def bring_back(self, tokens: list[int]) -> None:
-        had, reach = self.kv.match(tokens, len(tokens)).length, self.kv.reach(tokens, len(tokens))
+        had, reach = self.kv.match(tokens, len(tokens)).length, self.kv.num_reachable(tokens, len(tokens))
         assert had <= reach <= len(tokens)
         self.kv.bring_back(tokens, len(tokens))
         assert had <= self.kv.match(tokens, len(tokens)).length <= reach
@@ -219,11 +219,11 @@ class AsideCacheMachine(CacheMachine):
     @invariant()
     def keeps_to_its_budget(self) -> None:
         if self.offloaded is not None:
-            assert self.offloaded.num_bytes == sum(len(piece.data) for piece in self.offloaded._pieces.values())
+            assert self.offloaded.num_bytes == sum(len(block.data) for block in self.offloaded._blocks.values())
             assert self.offloaded.num_bytes <= self.offloaded.max_bytes
-            for piece in self.offloaded._pieces.values():
-                assert json.loads(piece.data) == list(piece.tokens)
-                assert len(piece.tokens) <= self.offloaded.length
+            for block in self.offloaded._blocks.values():
+                assert json.loads(block.data) == list(block.tokens)
+                assert len(block.tokens) <= self.offloaded.block_length
 
 
 MODEST = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
@@ -231,8 +231,8 @@ TestCache = CacheMachine.TestCase
 TestCache.settings = MODEST
 TestRecurrentCache = RecurrentCacheMachine.TestCase
 TestRecurrentCache.settings = MODEST
-TestAsideCache = AsideCacheMachine.TestCase
-TestAsideCache.settings = MODEST
+TestOffloadCache = OffloadCacheMachine.TestCase
+TestOffloadCache.settings = MODEST
 
 
 @given(TOKENS, TOKENS, st.integers(0, 12), st.integers(0, 5), st.integers(0, 5))
@@ -352,7 +352,7 @@ def test_the_memory_of_the_scripted_runner_is_strict() -> None:
     memory.run([Slice(0, 0, [1, 2], None)])
     with pytest.raises(AssertionError, match="holds 2 tokens"):
         memory.run([Slice(0, 1, [3], None)])
-    with pytest.raises(AssertionError, match="4 tokens, where 3 are allowed"):
+    with pytest.raises(AssertionError, match="4 tokens; at most 3 are allowed"):
         memory.run([Slice(0, 2, [3] * 4, None)])
     with pytest.raises(NoRoomError):
         memory.run([Slice(0, 2, [3] * 3, None)])

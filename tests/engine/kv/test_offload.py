@@ -22,17 +22,17 @@ LONG = "abcdefgh" * 8
 def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> OffloadedKV:
     offloaded = OffloadedKV(max_bytes, length)
     for text in texts:
-        start = offloaded.beginning(len(text) - 1)
+        start = offloaded.block_start(len(text) - 1)
         offloaded.put(ids(text), start, bytearray(10))
     return offloaded
 
 
 def reach(offloaded: OffloadedKV, text: str, known: int, limit: int) -> int:
-    chain = offloaded.chain(ids(text), known, limit)
+    chain = offloaded.find_chain(ids(text), known, limit)
     return chain[-1][2] if chain else known
 
 
-def test_a_piece_is_found_by_what_comes_before_it() -> None:
+def test_a_block_is_found_by_the_tokens_before_it() -> None:
     offloaded = filled("abcd", "abcdef", "xbcdef")
     assert reach(offloaded, "abcdefgh", 0, 8) == 6
     assert reach(offloaded, "abcdefgh", 0, 5) == 5
@@ -43,11 +43,11 @@ def test_a_piece_is_found_by_what_comes_before_it() -> None:
     assert reach(offloaded, "abcd", 4, 4) == 4
 
 
-def test_of_pieces_with_the_same_beginning_the_one_that_goes_on_is_taken() -> None:
+def test_of_blocks_with_the_same_key_the_one_that_matches_longest_is_taken() -> None:
     offloaded = filled("abx", "aby", "abyz")
     assert offloaded.num_tokens == 3 + 4, "what is the beginning of another one is not kept beside it"
-    ((piece, start, end),) = offloaded.chain(ids("abyz"), 0, 4)
-    assert (piece.tokens, start, end) == (tuple(ids("abyz")), 0, 4)
+    ((block, start, end),) = offloaded.find_chain(ids("abyz"), 0, 4)
+    assert (block.tokens, start, end) == (tuple(ids("abyz")), 0, 4)
     assert offloaded.holds(ids("aby"), 0)
     assert not offloaded.holds(ids("abz"), 0)
 
@@ -70,7 +70,7 @@ def test_many_texts_may_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_used_longest_ago_is_thrown_away() -> None:
     offloaded = filled("a", "b", "c", "d", max_bytes=40)
-    ((first, _, _),) = offloaded.chain(ids("a"), 0, 1)
+    ((first, _, _),) = offloaded.find_chain(ids("a"), 0, 1)
     assert offloaded.holds(ids("b"), 0)
     offloaded.put(ids("e"), 0, bytearray(10))
     offloaded.put(ids("f"), 0, bytearray(10))
@@ -91,26 +91,26 @@ def test_the_end_of_a_text_is_thrown_away_before_its_beginning() -> None:
 
 def test_what_the_memory_has_room_for_is_not_thrown_away() -> None:
     """Where less fits offloaded than into the memory, as with a large model."""
-    cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(24, 4, after=1))
+    cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(24, 4, idle_tokens=1))
     texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
     for text in texts:
         cache.cache(text)
-        cache.kv.tidy()
-    assert all(cache.kv.reach(text, 4) == 4 for text in texts)
+        cache.kv.offload_unused()
+    assert all(cache.kv.num_reachable(text, 4) == 4 for text in texts)
     assert cache.kv.num_used == 12
     cache.cache([9] * 90)  # now something has to go
-    assert sum(cache.kv.reach(text, 4) == 4 for text in texts) == 4
+    assert sum(cache.kv.num_reachable(text, 4) == 4 for text in texts) == 4
 
 
-def test_what_comes_back_makes_nobody_older() -> None:
-    cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(1000, 4, after=10))
+def test_what_is_brought_back_makes_nobody_older() -> None:
+    cache = Cache(num_cells=100, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=10))
     cache.cache([1] * 8)
     cache.cache([2] * 16)
-    cache.kv.tidy()
-    cache.kv.tidy()
+    cache.kv.offload_unused()
+    cache.kv.offload_unused()
     cache.cache([3] * 4)
     cache.kv.bring_back([1] * 8, 8)
-    cache.kv.tidy()
+    cache.kv.offload_unused()
     assert cache.found([1] * 8) == 8
     assert cache.found([2] * 16) == 16
     assert cache.found([3] * 4) == 4
@@ -122,24 +122,24 @@ def test_what_cannot_be_loaded_is_computed_again() -> None:
             raise StateError("no room in one piece")
 
     cache = Cache()
-    offloaded = OffloadedKV(1000, 4, after=1)
+    offloaded = OffloadedKV(1000, 4, idle_tokens=1)
     memory = cache.memory = Fragmented(num_cells=64, num_rows=4)
     kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=offloaded)
     cache.cache([1, 2, 3, 4])
     cache.cache([5])
-    kv.tidy()
-    assert kv.reach([1, 2, 3, 4], 4) == 4
+    kv.offload_unused()
+    assert kv.num_reachable([1, 2, 3, 4], 4) == 4
     kv.bring_back([1, 2, 3, 4], 4)
-    assert kv.reach([1, 2, 3, 4], 4) == 0
+    assert kv.num_reachable([1, 2, 3, 4], 4) == 0
     cache.check()
 
 
 def test_where_there_is_no_room_nothing_is_driven_out() -> None:
-    cache = Cache(num_cells=16, num_rows=8, offloaded=OffloadedKV(1000, 4, after=1))
+    cache = Cache(num_cells=16, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     cache.cache([1] * 8)
     cache.cache([2])
-    cache.kv.tidy()
-    cache.kv.tidy()
+    cache.kv.offload_unused()
+    cache.kv.offload_unused()
     active, _ = cache.start([3] * 10)
     cache.cache([4] * 4)
     assert not cache.kv.adopt([1] * 8, 0, 8, bytearray(b"[1, 1, 1, 1, 1, 1, 1, 1]"))
@@ -154,17 +154,17 @@ def test_the_only_copy_that_can_be_reused_stays() -> None:
     """A sequence that goes on from a prefix may leave it behind, but is still one of its owners."""
     cache = Cache()
     memory = cache.memory = Windowed(num_cells=64, num_rows=4)
-    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     cache.cache([1, 2, 3, 4, 5, 6])
     row, _ = cache.start([1, 2, 3, 4, 5, 6, 7, 8])
     memory.cut[row.id] = 7
-    kv.tidy()
-    kv.tidy()
+    kv.offload_unused()
+    kv.offload_unused()
     assert cache.found([1, 2, 3, 9]) == 3
     cache.check()
 
 
-def test_what_comes_back_leaves_what_it_follows_in_order() -> None:
+def test_what_is_brought_back_leaves_what_it_follows_in_order() -> None:
     cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4))
     cache.cache(list(range(1, 13)))
     while cache.kv.can_copy_ahead:
@@ -182,24 +182,24 @@ def test_the_end_of_what_was_copied_ahead_is_thrown_away_first() -> None:
     cache.cache(list(range(1, 10)))
     while cache.kv.can_copy_ahead:
         cache.kv.copy_ahead()
-    assert cache.kv.reach(list(range(1, 10)), 9) == 9
+    assert cache.kv.num_reachable(list(range(1, 10)), 9) == 9
     offloaded = OffloadedKV(36, 4)
     cache = Cache(num_cells=12, num_rows=4, offloaded=offloaded)
-    for text in (list(range(1, 10)), [20] * 4):  # 30 bytes of pieces, and 16
+    for text in (list(range(1, 10)), [20] * 4):  # 30 bytes of blocks, and 16
         cache.cache(text)
         while cache.kv.can_copy_ahead:
             cache.kv.copy_ahead()
         cache.kv.clear()
     assert 0 < offloaded.num_tokens < 13, "something had to go"
-    assert cache.kv.reach([20] * 4, 4) == 4
-    assert cache.kv.reach(list(range(1, 10)), 9) >= 4
+    assert cache.kv.num_reachable([20] * 4, 4) == 4
+    assert cache.kv.num_reachable(list(range(1, 10)), 9) >= 4
 
 
-def test_what_comes_back_does_not_count_as_in_order() -> None:
-    cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
+def test_what_is_brought_back_does_not_count_as_in_order() -> None:
+    cache = Cache(num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     cache.cache([1, 2, 3, 4])
     cache.cache([5])
-    cache.kv.tidy()
+    cache.kv.offload_unused()
     cache.kv.clear()
     cache.kv.bring_back([1, 2, 3, 4], 4)
     source = cache.kv.match([1, 2, 3, 4], 4).source
@@ -207,25 +207,25 @@ def test_what_comes_back_does_not_count_as_in_order() -> None:
     assert source.num_in_order == 0
 
 
-def test_it_is_set_aside_once_nobody_has_used_it_for_long() -> None:
-    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, after=10))
+def test_a_prefix_is_offloaded_once_nobody_has_used_it_for_long() -> None:
+    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=10))
     cache.cache([1, 2, 3, 4, 5, 6])
     cache.cache([7, 7, 7, 7])
-    cache.kv.tidy()
+    cache.kv.offload_unused()
     assert cache.kv.num_used == 10
     cache.cache([8] * 6)
-    cache.kv.tidy()  # a piece at a time
+    cache.kv.offload_unused()  # a block at a time
     assert cache.found([1, 2, 3, 4, 5, 6]) == 4
-    cache.kv.tidy()
-    cache.kv.tidy()
+    cache.kv.offload_unused()
+    cache.kv.offload_unused()
     assert cache.found([1, 2, 3, 4, 5, 6]) == 0
     assert cache.found([7, 7, 7, 7]) == 4
-    assert cache.kv.reach([1, 2, 3, 4, 5, 6, 7], 7) == 6
+    assert cache.kv.num_reachable([1, 2, 3, 4, 5, 6, 7], 7) == 6
     cache.kv.bring_back([1, 2, 3, 4, 5, 6, 7], 7)
     assert cache.found([1, 2, 3, 4, 5, 6]) == 6
     cache.check()
-    cache.kv.forget()
-    assert cache.kv.reach([1, 2, 3, 4, 5, 6, 7], 7) == 0
+    cache.kv.drop_all()
+    assert cache.kv.num_reachable([1, 2, 3, 4, 5, 6, 7], 7) == 0
 
 
 def test_what_was_copied_ahead_goes_without_being_copied() -> None:
@@ -238,7 +238,7 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
 
     cache = Cache()
     memory = cache.memory = Counting(BYTES, num_cells=64, num_rows=4)
-    offloaded = OffloadedKV(1000, 4, after=10)
+    offloaded = OffloadedKV(1000, 4, idle_tokens=10)
     kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=offloaded)
     cache.cache([1, 2, 3, 4, 5, 6])
     while kv.can_copy_ahead:
@@ -247,8 +247,8 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
     assert offloaded.num_tokens == 6
     assert cache.found([1, 2, 3, 4, 5, 6]) == 6, "it is still here, too"
     cache.cache([8] * 12)
-    kv.tidy()
-    kv.tidy()
+    kv.offload_unused()
+    kv.offload_unused()
     assert cache.found([1, 2, 3, 4, 5, 6]) == 0
     assert memory.num_saved == 2
     kv.bring_back([1, 2, 3, 4, 5, 6], 6)
@@ -258,13 +258,13 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
     offloaded.clear()
     cache.cache([9] * 12)
     for _ in range(6):
-        kv.tidy()
-    assert kv.reach([1, 2, 3, 4, 5, 6], 6) == 6, "what was thrown away is copied again"
+        kv.offload_unused()
+    assert kv.num_reachable([1, 2, 3, 4, 5, 6], 6) == 6, "what was thrown away is copied again"
     cache.check()
 
 
-def test_where_less_fits_aside_copies_ahead_throw_nothing_away() -> None:
-    offloaded = OffloadedKV(24, 4, after=1)
+def test_where_less_fits_into_main_memory_copies_ahead_throw_nothing_away() -> None:
+    offloaded = OffloadedKV(24, 4, idle_tokens=1)
     cache = Cache(num_cells=100, num_rows=8, offloaded=offloaded)
     texts = [[number] * 4 for number in range(1, 6)]  # 12 bytes each
     for text in texts:
@@ -272,12 +272,12 @@ def test_where_less_fits_aside_copies_ahead_throw_nothing_away() -> None:
         while cache.kv.can_copy_ahead:
             cache.kv.copy_ahead()
     assert len(offloaded) == 2
-    assert [cache.kv.reach(text, 4) for text in texts] == [4] * 5
+    assert [cache.kv.num_reachable(text, 4) for text in texts] == [4] * 5
     assert cache.kv.num_used == 20
-    cache.kv.tidy()
-    cache.kv.tidy()
+    cache.kv.offload_unused()
+    cache.kv.offload_unused()
     assert cache.kv.num_used == 12, "what is offloaded already can go"
-    assert [cache.kv.reach(text, 4) for text in texts] == [4] * 5
+    assert [cache.kv.num_reachable(text, 4) for text in texts] == [4] * 5
 
 
 def test_an_idle_engine_copies_ahead_and_the_next_stream_lies_in_the_first_cells() -> None:
@@ -325,7 +325,7 @@ def test_what_several_have_in_common_stays_where_it_is() -> None:
         while cache.kv.can_copy_ahead:
             cache.kv.copy_ahead()
         prompt = [1, 2, 3, 4, 5, 6, 0]
-        cache.kv.let_go(cache.kv.match(prompt, 7))
+        cache.kv.free_copied(cache.kv.match(prompt, 7))
         assert cache.found(prompt) == 6
         assert cache.kv.num_used == 6
         cache.check()
@@ -340,7 +340,7 @@ def test_of_two_who_have_computed_the_same_one_stays() -> None:
         cache.kv.release(row)
     while cache.kv.can_copy_ahead:
         cache.kv.copy_ahead()
-    cache.kv.let_go(cache.kv.match([1, 1, 1, 9], 4))
+    cache.kv.free_copied(cache.kv.match([1, 1, 1, 9], 4))
     assert cache.found([1, 1, 1, 9]) == 3
     assert cache.kv.num_used == 3
     cache.check()
@@ -354,11 +354,11 @@ def test_what_a_prompt_does_not_begin_with_leaves() -> None:
         cache.kv.copy_ahead()
     cache.cache([6] * 3)  # not copied
     prompt = [1, 2, 3, 4, 5, 0, 0]
-    cache.kv.let_go(cache.kv.match(prompt, 7))
+    cache.kv.free_copied(cache.kv.match(prompt, 7))
     assert cache.found(prompt) == 5
     assert cache.kv.num_used == 5 + 3
-    assert cache.kv.reach([1, 2, 3, 4, 5, 6, 7, 8], 8) == 8
-    assert cache.kv.reach([9] * 5, 5) == 5
+    assert cache.kv.num_reachable([1, 2, 3, 4, 5, 6, 7, 8], 8) == 8
+    assert cache.kv.num_reachable([9] * 5, 5) == 5
     cache.check()
 
 
@@ -372,12 +372,12 @@ def test_who_goes_on_keeps_what_it_shares() -> None:
         assert made.engine.with_cache(lambda kv: kv.num_bytes_offloaded) >= before
 
 
-def test_what_others_share_is_not_set_aside() -> None:
-    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, after=1))
+def test_what_others_share_is_not_offloaded() -> None:
+    cache = Cache(num_cells=200, num_rows=8, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     row, _ = cache.start([1, 2, 3, 4, 5])
     cache.cache([1, 2, 3, 4, 5, 6, 7])
     cache.compute(row, [9, 9, 9])
-    cache.kv.tidy()
+    cache.kv.offload_unused()
     assert cache.memory.row(row.id) == [1, 2, 3, 4, 5, 9, 9, 9]
     assert cache.kv.num_used == 8
     cache.kv.bring_back([1, 2, 3, 4, 5, 6, 7], 7)
@@ -388,15 +388,15 @@ def test_what_others_share_is_not_set_aside() -> None:
 def test_a_sequence_whose_window_is_gone_stays_where_it_is() -> None:
     cache = Cache()
     memory = cache.memory = Windowed(num_cells=64, num_rows=4)
-    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
+    kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     row, _ = cache.start([1, 2, 3, 4, 5, 6])
     memory.cut[row.id] = 5
     kv.release(row)
     cache.cache([7] * 6)
-    kv.tidy()
+    kv.offload_unused()
     assert cache.found([1, 2, 3, 4, 5, 6]) == 6
     cache.cache([8] * 6)
-    kv.tidy()
+    kv.offload_unused()
     assert cache.found([7] * 6) == 4, "it does not keep others from it"
     cache.check()
 
@@ -414,10 +414,10 @@ def test_a_memory_that_cannot_be_saved_is_asked_once() -> None:
     cache = Cache()
     memory = Unsaved(num_cells=8, num_rows=4)
     cache.memory = memory
-    kv = cache.kv = KVCache(memory, num_cells=8, num_rows=4, offloaded=OffloadedKV(1000, 4, after=1))
+    kv = cache.kv = KVCache(memory, num_cells=8, num_rows=4, offloaded=OffloadedKV(1000, 4, idle_tokens=1))
     for tokens in ([1, 2, 3, 4, 5, 6], [7, 8, 9], [10] * 8, [11] * 8):
         cache.cache(tokens)
-        kv.tidy()
+        kv.offload_unused()
         assert cache.found(tokens) == len(tokens)
     assert memory.asked == 2
 
@@ -435,7 +435,7 @@ def test_what_had_to_make_room_is_not_computed_again(megabytes: float, expected:
         assert made.model.generate(prompts[0]).usage.cached_tokens == 0
 
 
-def test_a_stream_takes_up_what_was_set_aside_while_others_run() -> None:
+def test_a_stream_takes_up_what_was_offloaded_while_others_run() -> None:
     with scripted(echo, num_cells=2000, max_streams=4) as made:
         made.model.generate(LONG)
         others = [made.model.generate(letter * 150) for letter in "uvwxyz"]
@@ -447,7 +447,7 @@ def test_a_stream_takes_up_what_was_set_aside_while_others_run() -> None:
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_what_comes_back_beside_others_comes_in_some_steps(cancelled: bool) -> None:
+def test_what_is_brought_back_beside_others_comes_in_some_steps(cancelled: bool) -> None:
     loads: list[int] = []
 
     class Counting(ScriptedRunner):
@@ -499,7 +499,7 @@ def test_who_waits_for_somebody_else_takes_nothing_up() -> None:
         assert made.model.metrics.kv_cached < 3 * 800
 
 
-def test_a_seeded_stream_alone_begins_with_nothing_that_was_set_aside() -> None:
+def test_a_seeded_stream_alone_begins_with_nothing_that_was_offloaded() -> None:
     """Its KV lies as in an empty memory."""
     with scripted(echo, num_cells=2000) as made:
         made.model.generate(LONG)

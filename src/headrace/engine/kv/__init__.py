@@ -1,1 +1,1 @@
-"""The KV cache: which cells hold what, the tree of shared prefixes, eviction, and KV kept in main memory."""
+"""The KV cache: which row holds which cells, shared prefixes, eviction, and offloading to main memory."""

@@ -1,7 +1,7 @@
-"""Which KV stays when there is no room for all of it: cached prefixes are evicted, offloaded and brought back.
+"""`KVCache`: eviction of cached prefixes, and offloading of their KV to main memory.
 
-The least recently used goes first, as in SGLang's RadixAttention (Zheng et al., 2023); who holds what is in
-`kv_tree.py`, what is outside the model's memory in `offloaded.py`.
+The least recently used prefix goes first, as in SGLang's RadixAttention (Zheng et al., 2023). `tree.py` knows which row
+holds which cells; `offload.py` stores the KV in main memory.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.engine.kv.offload import OffloadedKV
-from headrace.engine.kv.radix import Match, Row, num_own, tokens_of
+from headrace.engine.kv.radix import Match, Row, num_unshared, tokens_of
 from headrace.engine.kv.tree import KVBackend, KVTree
 
 __all__ = ["KVCache"]
 
-# Evicting costs a scan of all cells, so a cached row that must shrink gives up at least this many tokens.
+# An eviction scans all cells, so it frees at least this many tokens of a row.
 _EVICT_AT_LEAST = 128
-# Pieces that are copied between two steps, out because a row's id is needed or in: some milliseconds' worth.
-_MOST_PIECES = 8
+# The most blocks that are copied between two steps, some milliseconds of work: to free a row's id, or to bring KV back.
+_MAX_BLOCKS = 8
 
 
 class KVCache(KVTree):
-    """Owns every row and cell.
+    """The KV cache of a model: owns every row and every cell, and decides which prefixes to evict or offload.
 
     Args:
         backend: the model's memory.
-        num_cells: KV budget, in tokens.
-        num_rows: sequence ids, for running sequences and cached prefixes together. The backend has one more, which is
-            always empty: KV is saved and loaded by way of it.
-        can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
-            whole rows are reused and evicted.
-        offloaded: where KV goes that nobody is using; None to evict it when its cells are needed.
+        num_cells: number of cells: the most tokens.
+        num_rows: sequence ids, for running sequences and cached prefixes together. The backend has one more, always
+            empty: KV is saved and loaded through it.
+        can_drop_partial: whether part of a sequence can be removed. Recurrent and hybrid models cannot do that: their
+            rows are only reused and evicted whole.
+        offloaded: the store for offloaded KV; None to evict without keeping a copy.
     """
 
     def __init__(
@@ -47,34 +47,34 @@ class KVCache(KVTree):
 
     @property
     def num_bytes_offloaded(self) -> int:
-        """Bytes of KV that are offloaded."""
+        """Bytes of offloaded KV in main memory."""
         return 0 if self._offloaded is None else self._offloaded.num_bytes
 
     def acquire(self) -> Row:
-        """An empty active row. There must be fewer active rows than rows."""
-        num_pieces = 0
+        """Returns an empty active row. There must be fewer active rows than rows."""
+        num_blocks = 0
         while not self._free_ids:
             oldest = next(iter(self._cached.values()))
-            num_pieces += 1
-            if num_pieces > _MOST_PIECES or not self._offload(oldest):
+            num_blocks += 1
+            if num_blocks > _MAX_BLOCKS or not self._offload(oldest):
                 self._drop(oldest)
         return self._take_row()
 
-    def isolate(self, row: Row, tokens: Sequence[int], limit: int, piece: int) -> None:
-        """Put the only active row, still empty, where it would be in an empty memory: drop every cached prefix.
+    def isolate(self, row: Row, tokens: Sequence[int], limit: int, chunk: int) -> None:
+        """Give the only active row, still empty, the cells that it would have in an empty cache: drop every prefix.
 
-        A prefix of tokens[:limit] is shared where it lies in the first cells in order. The order of a sequence's cells
-        is the order in which attention adds them up, so it decides the last bits of the logits. So does what is
-        computed together; so whole pieces are shared, and the rest is computed as it was before.
+        Attention adds up cells in their order, so the order decides the last bits of the logits; so does the chunk in
+        which tokens are computed. So a prefix of tokens[:limit] is shared only if it lies in the first cells in order,
+        and only in whole chunks.
         """
         length = self.num_in_order(tokens, limit)
-        match = self.match(tokens, length - length % piece)
+        match = self.match(tokens, length - length % chunk)
         if match.source is not None and match.source.num_in_order >= match.length:
             self.share(row, match)
         self.clear()
 
     def make_room(self, count: int) -> bool:
-        """Evict cached prefixes until `count` cells are free; False where even all of them do not suffice."""
+        """Evict cached prefixes until `count` cells are free; False if evicting all of them is not enough."""
         while self.num_free < count:
             if not self._cached:
                 return False
@@ -82,11 +82,11 @@ class KVCache(KVTree):
         return True
 
     def room_besides(self, count: int) -> int:
-        """How many tokens more than a step needs can be computed in it and removed again, with nothing evicted."""
+        """Returns how many temporary tokens a step of `count` tokens can take in addition, with nothing evicted."""
         return max(0, self.num_free - count) if self.can_drop_partial else 0
 
     def save(self, tokens: Sequence[int], start: int, end: int) -> bytearray | None:
-        """The KV of tokens[start:end], as the backend writes it; None where it is not here, or cannot be saved."""
+        """Returns the KV of tokens[start:end] in the backend's format; None if it is not cached or cannot be saved."""
         match = self.match(tokens, end)
         if match.length < end or match.source is None or not self.can_drop_partial:
             return None
@@ -94,9 +94,9 @@ class KVCache(KVTree):
         return self._backend.save_sequence(match.source.id, self._num_rows, start, end)
 
     def num_in_order(self, tokens: Sequence[int], limit: int) -> int:
-        """How many of tokens[:limit] a seeded stream that starts alone could begin with."""
+        """Returns how many of tokens[:limit] a seeded stream that starts alone can reuse."""
         match = self.match(tokens, limit)
-        # Where cells that a window has left behind went to others, those that follow lie elsewhere, too.
+        # If cells behind a sliding window were given to other sequences, the cells after them are out of order, too.
         if match.source is None or not self._backend.can_reuse(match.source.id, 0):
             return 0
         return min(match.source.num_in_order, match.length)
@@ -104,20 +104,20 @@ class KVCache(KVTree):
     def adopt(
         self, tokens: Sequence[int], start: int, end: int, data: bytearray, *, num_in_order: int | None = None
     ) -> bool:
-        """Take in the KV of tokens[start:end] that was saved, as a cached prefix with what is here of tokens[:start].
+        """Load saved KV of tokens[start:end] behind the cached tokens[:start]; the result is a cached prefix.
 
         Args:
-            tokens: of a text.
-            start: the first of those whose KV it is.
-            end: behind the last of them.
-            data: the KV.
-            num_in_order: how many of tokens[:end] were computed as whenever a seeded stream is alone; None for all.
+            tokens: the text.
+            start: position of the first saved token.
+            end: position after the last saved token.
+            data: the KV, as `save` returned it.
+            num_in_order: how many of tokens[:end] a seeded stream that starts alone can reuse; None for all.
 
         Returns:
-            False where what comes before is not here, or where running sequences leave no room.
+            False if tokens[:start] are not cached, or if running sequences leave no room.
 
         Raises:
-            ValueError: the data is no such KV; nothing has changed.
+            ValueError: the data is not the KV of these tokens; nothing has changed.
         """
         match = self.match(tokens, end)
         if match.length == end:
@@ -126,7 +126,7 @@ class KVCache(KVTree):
         match = self.match(tokens, start)
         if match.length < start or not self.can_drop_partial or len(self._free_ids) + len(self._cached) < 2:
             return False
-        if end - match.num_pinned > self.num_available:  # it would drive everybody out, in vain
+        if end - match.num_pinned > self.num_available:  # evicting everything would not make room
             return False
         self.touch(match)
         row = self.acquire()
@@ -144,123 +144,128 @@ class KVCache(KVTree):
         finally:
             self.release(row)
 
-    def tidy(self) -> None:
-        """Set offloaded a piece of what has long been of no use: its cells make every step longer."""
+    def offload_unused(self) -> None:
+        """Offload one block of a prefix that has long been unused: its cells make every step longer."""
         offloaded = self._offloaded
         if offloaded is None:
             return
         for row in self._cached.values():
-            if self._num_computed - row.used_at < offloaded.after or self._offload(row, is_needed=False):
+            if self._num_computed - row.used_at < offloaded.idle_tokens or self._offload(row, is_needed=False):
                 return
 
     @property
     def can_copy_ahead(self) -> bool:
-        """Whether a cached prefix is not copied out yet."""
+        """Whether there is a cached prefix that is not copied to main memory yet."""
         return self._offloaded is not None and not all(row.is_copied for row in self._cached.values())
 
     def copy_ahead(self) -> None:
-        """Copy a piece of a cached prefix out, so that no step has to wait for that when its cells must go.
+        """Copy one block of a cached prefix to main memory, so that freeing its cells later delays no step.
 
-        Where as much fits offloaded as into the memory, it takes the place of what was used longest ago.
+        If main memory holds as much KV as the cache, the block replaces the least recently used ones.
         """
         row = next((row for row in self._cached.values() if not row.is_copied), None)
         if self._offloaded is None or row is None:
             return
-        start, end = row.num_copied, min(row.num_copied + self._offloaded.length, row.length)
+        start, end = row.num_copied, min(row.num_copied + self._offloaded.block_length, row.length)
         held = start < end and self._offloaded.holds(tokens_of(row)[:end], start)
         if held or (start < end and self._copy_out(row, start, end, is_needed=False)):
             row.num_copied = end
         else:
             row.is_copied = True
-            self._offloaded.chain(tokens_of(row), 0, row.length)  # its end goes before what it hangs on
+            self._offloaded.find_chain(tokens_of(row), 0, row.length)  # marks its blocks as used, the first one last
 
-    def let_go(self, keep: Match) -> None:
-        """Free the cells of what was copied ahead, but for a match: what comes next lies in the first cells, then.
+    def free_copied(self, keep: Match) -> None:
+        """Free the cells of prefixes that were copied ahead, except those of a match.
 
-        How many cells a step walks over is decided by the last one in use.
+        A step walks over all cells up to the last used one. Afterwards the next stream gets the first cells.
         """
         offloaded = self._offloaded
         if offloaded is None:
             return
         holders = set(keep.path[-1][0].rows) if keep.path else set[Row]()
-        # Those that hold it come last: another row that has computed the same must not leave in trust of one of them.
+        # Rows that hold the match come last. Otherwise such a row could be dropped because another row has computed the
+        # same tokens, and then that other row be freed, too.
         for row in sorted(self._cached.values(), key=holders.__contains__):
-            own = num_own(row)
+            own = num_unshared(row)
             if not own or row.num_copied < row.length:
                 continue
-            chain = offloaded.chain(tokens_of(row), 0, row.length)
+            chain = offloaded.find_chain(tokens_of(row), 0, row.length)
             if chain and chain[-1][2] == row.length:
                 self._cut(row, max(row.length - own, keep.length if row in holders else 0))
 
-    def reach(self, tokens: Sequence[int], limit: int) -> int:
-        """How many of tokens[:limit] need not be computed, if there is room for what was offloaded."""
+    def num_reachable(self, tokens: Sequence[int], limit: int) -> int:
+        """Returns how many of tokens[:limit] are cached or offloaded, and so need not be computed."""
         known = self.match(tokens, limit).length
-        chain = self._offloaded.chain(tokens, known, limit) if self._offloaded is not None else []
+        chain = self._offloaded.find_chain(tokens, known, limit) if self._offloaded is not None else []
         return chain[-1][2] if chain else known
 
     def bring_back(self, tokens: Sequence[int], limit: int, *, at_once: bool = True) -> bool:
-        """Take in what was offloaded of tokens[:limit], as far as there is room, as a cached prefix.
+        """Load offloaded KV of tokens[:limit] into the cache, as far as there is room, as a cached prefix.
 
         Args:
-            tokens: of a text.
-            limit: how many of them are of use.
-            at_once: all of it, instead of a few pieces: somebody may be waiting for the next step.
+            tokens: the text.
+            limit: how many of the tokens are wanted.
+            at_once: load all blocks. Otherwise only a few, because other sequences wait for the next step.
 
         Returns:
-            Whether there is more.
+            Whether there are more blocks to load.
         """
         offloaded = self._offloaded
         if offloaded is None:
             return False
-        pieces = offloaded.chain(tokens, self.match(tokens, limit).length, limit)
-        count = len(pieces) if at_once else _MOST_PIECES
-        for piece, start, _ in pieces[:count]:
-            whole = [*tokens[:start], *piece.tokens]
+        chain = offloaded.find_chain(tokens, self.match(tokens, limit).length, limit)
+        count = len(chain) if at_once else _MAX_BLOCKS
+        for block, start, _ in chain[:count]:
+            whole = [*tokens[:start], *block.tokens]
             try:
-                if not self.adopt(whole, start, len(whole), piece.data, num_in_order=start):
+                if not self.adopt(whole, start, len(whole), block.data, num_in_order=start):
                     return False
-            except ValueError:  # the memory has less room than we thought, or in pieces
-                offloaded.discard(piece)
+            except ValueError:  # the backend has fewer free cells than counted, or they are fragmented
+                offloaded.discard(block)
                 return False
-        return len(pieces) > count
+        return len(chain) > count
 
-    def forget(self) -> None:
-        """Drop every cached prefix, wherever it is."""
+    def drop_all(self) -> None:
+        """Drop every cached prefix, offloaded ones included."""
         self.clear()
         if self._offloaded is not None:
             self._offloaded.clear()
 
     def close(self) -> None:
-        """Let go of what was offloaded."""
+        """Free the offloaded KV."""
         self._offloaded = None
 
     def _offload(self, row: Row, *, is_needed: bool = True) -> bool:
-        """Free cells of a cached row, its own tail, and keep what was in them; False where that cannot be done."""
-        own = num_own(row)
+        """Move the last block of a cached row to main memory, and free the cells of it that no other row holds.
+
+        Returns:
+            False if the row has no cells of its own, or the block cannot be kept.
+        """
+        own = num_unshared(row)
         if self._offloaded is None or not own:
             return False
-        start = self._offloaded.beginning(row.length - 1)
+        start = self._offloaded.block_start(row.length - 1)
         if not self._copy_out(row, start, row.length, is_needed=is_needed):
             return False
         self._cut(row, max(start, row.length - own))
         return True
 
     def _cut(self, row: Row, length: int) -> None:
-        """Shorten a cached row, and drop it where it is of no use any more."""
+        """Shorten a cached row; drop it if it becomes empty, or if another row holds all of it."""
         self._shrink(row, length)
         if not row.length or self._is_covered(row):
             self._drop(row)
 
     def _copy_out(self, row: Row, start: int, end: int, *, is_needed: bool) -> bool:
-        """Keep a piece of a cached row in main memory, too; False where that cannot be done, or is not worth it."""
+        """Copy positions start to end - 1 of a cached row to main memory; False if impossible or not worth it."""
         offloaded = self._offloaded
-        # Where a model has left cells of a sequence behind, its pieces would be of no use.
+        # If cells behind a sliding window are gone, a saved block could not be reused.
         if offloaded is None or not self.can_drop_partial or not self._backend.can_reuse(row.id, 0):
             return False
         if row.num_copied >= end and offloaded.holds(tokens_of(row)[:end], start):
             return True
         row.num_copied = min(row.num_copied, start)
-        if not offloaded.is_worth(end - start, self.num_cells, is_needed=is_needed):
+        if not offloaded.is_worthwhile(end - start, self.num_cells, is_needed=is_needed):
             return False
         tokens = tokens_of(row)[:end]
         if offloaded.holds(tokens, start):
@@ -269,18 +274,18 @@ class KVCache(KVTree):
             data = self._backend.save_sequence(row.id, self._num_rows, start, end)
         except MemoryError:
             return False
-        if data is None:  # of this model nothing can be saved
+        if data is None:  # this model's KV cannot be saved
             self._offloaded = None
             return False
         offloaded.put(tokens, start, data)
         return True
 
     def _evict(self, count: int) -> None:
-        """Free cells of the least recently used cached row: its own tail, since what it shares frees nothing."""
+        """Free cells of the least recently used cached row: those at its end that no other row shares."""
         row = next(iter(self._cached.values()))
         if self._offload(row):
             return
-        own = num_own(row)
+        own = num_unshared(row)
         cut = max(count, _EVICT_AT_LEAST)
         if self.can_drop_partial and cut < own:
             self._shrink(row, row.length - cut)

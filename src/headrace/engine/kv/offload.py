@@ -1,8 +1,8 @@
-"""KV outside the model's memory: what nobody is using, kept where it costs the steps nothing.
+"""`OffloadedKV`: KV of unused prefixes in main memory, outside llama.cpp's KV cache, in `KVBlock`s.
 
-Attention walks over every cell of the memory, also over those that none of the running sequences owns: a memory full of
-cached prefixes makes the steps of a small model a quarter longer. Copying cells out and in again takes microseconds for
-each token, computing them milliseconds. llama-server keeps whole prompts in main memory like this.
+Attention walks over every used cell of the KV cache, also over cells that no running sequence owns: a cache full of
+prefixes makes steps of a small model a quarter longer. Copying KV out and in takes microseconds per token; computing it
+takes milliseconds. llama-server keeps whole prompts in main memory for the same reason.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 
 from headrace.engine.kv.radix import common_prefix
 
-__all__ = ["OffloadedKV", "Piece"]
+__all__ = ["KVBlock", "OffloadedKV"]
 
-# A piece this long is copied in a millisecond or two.
-_LENGTH = 128
+# Tokens in a block. Copying such a block takes a millisecond or two.
+_BLOCK_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """The KV of consecutive tokens of a text.
+class KVBlock:
+    """The KV of consecutive tokens.
 
     Attributes:
-        key: what all tokens before them are known by.
-        tokens: what it holds the KV of.
-        data: as the model's memory wrote it.
+        key: hash of all tokens before the block.
+        tokens: the tokens of the block.
+        data: their KV, as the backend saved it.
     """
 
     key: bytes
@@ -38,120 +38,120 @@ class Piece:
 
 
 class OffloadedKV:
-    """Pieces of KV, the least recently used of which are thrown away. Belongs to the engine thread.
+    """A store of KV blocks that discards the least recently used. Used by the engine thread only.
 
-    Pieces begin at multiples of a length, so that the next one is found by the tokens before it.
+    Blocks start at multiples of `block_length` and are found by a hash of the tokens before them.
 
     Args:
-        max_bytes: of all pieces together.
-        most_saved: tokens in a piece at most.
-        after: a prefix is offloaded when nobody has used it while so many tokens were computed: what these cost more
-            because of it is then several times what it takes to copy it out and in.
+        max_bytes: the most bytes of all blocks together.
+        most_saved: the most tokens that the backend saves at once.
+        idle_tokens: a prefix is offloaded once this many tokens were computed since its last use. By then its cells
+            have cost several times as much as copying them out and in.
     """
 
-    def __init__(self, max_bytes: int, most_saved: int, after: int = 512) -> None:
+    def __init__(self, max_bytes: int, most_saved: int, idle_tokens: int = 512) -> None:
         self.max_bytes = max_bytes
-        self.length = min(_LENGTH, most_saved)
-        self.after = after
+        self.block_length = min(_BLOCK_LENGTH, most_saved)
+        self.idle_tokens = idle_tokens
         self.num_bytes = 0
         self._bytes_per_token = 0.0
-        self._by_key: dict[bytes, list[Piece]] = {}
-        self._pieces: OrderedDict[int, Piece] = OrderedDict()  # least recently used first
+        self._by_key: dict[bytes, list[KVBlock]] = {}
+        self._blocks: OrderedDict[int, KVBlock] = OrderedDict()  # by id(), least recently used first
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._blocks)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens whose KV is here."""
-        return sum(len(piece.tokens) for piece in self._pieces.values())
+        """Tokens of all blocks together."""
+        return sum(len(block.tokens) for block in self._blocks.values())
 
-    def beginning(self, position: int) -> int:
-        """Where the piece begins that holds this position."""
-        return position - position % self.length
+    def block_start(self, position: int) -> int:
+        """Returns the first position of the block that contains this position."""
+        return position - position % self.block_length
 
-    def is_worth(self, num_tokens: int, num_cells: int, *, is_needed: bool) -> bool:
-        """Whether to set so many tokens offloaded.
+    def is_worthwhile(self, num_tokens: int, num_cells: int, *, is_needed: bool) -> bool:
+        """Returns whether to offload a block of `num_tokens` tokens.
 
         Args:
-            num_tokens: how many, a piece at most.
-            num_cells: of the model's memory.
-            is_needed: whether they have to leave that. Otherwise they only do where nothing is thrown away for it, or
-                where as much is kept here as could be kept there.
+            num_tokens: tokens of the block.
+            num_cells: cells of the KV cache.
+            is_needed: whether the block's cells have to be freed. Otherwise a block is offloaded only if no other block
+                is discarded for it, or if this store is as large as the KV cache.
         """
         num_bytes = num_tokens * self._bytes_per_token
         if is_needed or num_cells * self._bytes_per_token <= self.max_bytes:
             return num_bytes <= self.max_bytes
         return self.num_bytes + num_bytes <= self.max_bytes
 
-    def chain(self, tokens: Sequence[int], known: int, limit: int) -> list[tuple[Piece, int, int]]:
-        """The pieces that go on from tokens[:known], as far as tokens[:limit].
+    def find_chain(self, tokens: Sequence[int], known: int, limit: int) -> list[tuple[KVBlock, int, int]]:
+        """Returns the blocks that continue tokens[:known] towards tokens[:limit].
 
         Returns:
-            Each with where it begins, and how far its tokens are these.
+            For each block, the block, the position where it starts, and the position up to which it matches.
         """
-        start = self.beginning(known)
+        start = self.block_start(known)
         key = _hash(tokens[:start])
-        found: list[tuple[Piece, int, int]] = []
+        found: list[tuple[KVBlock, int, int]] = []
         while start < limit:
-            piece, count = self._find(key.digest(), tokens, start, limit)
-            if piece is None or start + count <= known:
+            block, count = self._find(key.digest(), tokens, start, limit)
+            if block is None or start + count <= known:
                 break
-            found.append((piece, start, start + count))
-            if count < self.length:
+            found.append((block, start, start + count))
+            if count < self.block_length:
                 break
             key.update(_bytes(tokens[start : start + count]))
             start += count
-        for piece, _, _ in reversed(found):  # without what comes before it none is of use
-            self._pieces.move_to_end(id(piece))
+        for block, _, _ in reversed(found):  # the first becomes the most recent: the others are of no use without it
+            self._blocks.move_to_end(id(block))
         return found
 
     def holds(self, tokens: Sequence[int], start: int) -> bool:
-        """Whether all of tokens[start:] is in one piece, which then is the last to be thrown away."""
-        piece, count = self._find(_hash(tokens[:start]).digest(), tokens, start, len(tokens))
-        if piece is None or count < len(tokens) - start:
+        """Returns whether one block holds all of tokens[start:]; that block becomes the most recently used."""
+        block, count = self._find(_hash(tokens[:start]).digest(), tokens, start, len(tokens))
+        if block is None or count < len(tokens) - start:
             return False
-        self._pieces.move_to_end(id(piece))
+        self._blocks.move_to_end(id(block))
         return True
 
     def put(self, tokens: Sequence[int], start: int, data: bytearray) -> None:
-        """Keep the KV of tokens[start:]."""
-        piece = Piece(_hash(tokens[:start]).digest(), tuple(tokens[start:]), data)
-        for other in list(self._by_key.get(piece.key, ())):
-            if other.tokens == piece.tokens[: len(other.tokens)]:
+        """Store the KV of tokens[start:] as a block."""
+        block = KVBlock(_hash(tokens[:start]).digest(), tuple(tokens[start:]), data)
+        for other in list(self._by_key.get(block.key, ())):
+            if other.tokens == block.tokens[: len(other.tokens)]:
                 self.discard(other)
-        self._by_key.setdefault(piece.key, []).append(piece)
-        self._pieces[id(piece)] = piece
+        self._by_key.setdefault(block.key, []).append(block)
+        self._blocks[id(block)] = block
         self.num_bytes += len(data)
-        self._bytes_per_token = len(data) / len(piece.tokens)
+        self._bytes_per_token = len(data) / len(block.tokens)
         while self.num_bytes > self.max_bytes:
-            self.discard(next(iter(self._pieces.values())))
+            self.discard(next(iter(self._blocks.values())))
 
-    def discard(self, piece: Piece) -> None:
-        """Throw a piece away, if it is still here."""
-        if self._pieces.pop(id(piece), None) is None:
+    def discard(self, block: KVBlock) -> None:
+        """Discard a block, if it is still stored."""
+        if self._blocks.pop(id(block), None) is None:
             return
-        siblings = self._by_key[piece.key]
-        siblings.remove(piece)
+        siblings = self._by_key[block.key]
+        siblings.remove(block)
         if not siblings:
-            del self._by_key[piece.key]
-        self.num_bytes -= len(piece.data)
+            del self._by_key[block.key]
+        self.num_bytes -= len(block.data)
 
     def clear(self) -> None:
-        """Throw all of them away."""
-        self._pieces.clear()
+        """Discard all blocks."""
+        self._blocks.clear()
         self._by_key.clear()
         self.num_bytes = 0
 
-    def _find(self, key: bytes, tokens: Sequence[int], start: int, limit: int) -> tuple[Piece | None, int]:
-        """The piece behind a key that goes on furthest, and how many of its tokens are tokens[start:limit]."""
+    def _find(self, key: bytes, tokens: Sequence[int], start: int, limit: int) -> tuple[KVBlock | None, int]:
+        """Returns the block with this key that shares most of tokens[start:limit], and how many tokens it shares."""
         best, most = None, 0
-        for piece in self._by_key.get(key, ()):
-            # Many texts may begin here. Only those that agree where the best one so far ends can be better.
-            if most < min(len(piece.tokens), limit - start) and piece.tokens[most] == tokens[start + most]:
-                same = common_prefix(piece.tokens, tokens, limit - start, 0, start)
+        for block in self._by_key.get(key, ()):
+            # Many blocks may have this key. A block can only be better if it has the next token after the best match.
+            if most < min(len(block.tokens), limit - start) and block.tokens[most] == tokens[start + most]:
+                same = common_prefix(block.tokens, tokens, limit - start, 0, start)
                 if same > most:
-                    best, most = piece, same
+                    best, most = block, same
         return best, most
 
 

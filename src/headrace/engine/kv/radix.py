@@ -1,37 +1,37 @@
-"""The tree of token ids by which the KV cache knows what is where: nodes, the rows that own them, and matches."""
+"""`Node`, `Row` and `Match`: the parts of the radix tree over token ids, and functions on them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["NO_MATCH", "Match", "Node", "Row", "common_prefix", "descend", "num_own", "path", "tokens_of"]
+__all__ = ["NO_MATCH", "Match", "Node", "Row", "all_nodes", "common_prefix", "num_unshared", "path", "tokens_of"]
 
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A run of cells that the same rows own."""
+    """A run of cells that belong to the same rows."""
 
     tokens: list[int]
     parent: Node | None
     rows: set[Row] = field(default_factory=lambda: set[Row]())
-    # Two rows may have computed the same tokens side by side, so a first token can lead to several nodes.
+    # Lists of nodes by their first token: two rows may have computed the same tokens independently.
     children: dict[int, list[Node]] = field(default_factory=dict[int, "list[Node]"])
     num_active: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One sequence id and the tokens whose KV it holds.
+    """One of llama.cpp's sequence ids, and the tokens whose KV it holds.
 
     Attributes:
         id: llama.cpp's sequence id.
-        tip: the last node of its path.
-        length: tokens held.
-        is_active: whether a sequence is using it; otherwise it is a cached prefix.
-        num_in_order: how many of its first tokens lie in the memory's first cells, in order, as in an empty memory.
-        used_at: how many tokens had been computed when it was used last, if it is a cached prefix.
-        num_copied: how many of its first tokens were copied out ahead of when its cells must go.
+        tip: the last node of the row's path.
+        length: number of tokens.
+        is_active: whether a sequence is using the row; otherwise the row is a cached prefix.
+        num_in_order: how many of the first tokens lie in the cache's first cells in order, as in an empty cache.
+        used_at: for a cached prefix, how many tokens the engine had computed at its last use.
+        num_copied: how many of the first tokens were copied ahead to main memory.
         is_copied: whether nothing is left to copy ahead.
     """
 
@@ -47,13 +47,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A prefix found in the tree.
+    """A prefix that was found in the tree.
 
     Attributes:
-        length: tokens that need not be computed.
-        num_pinned: how many of them are held by active rows, so that sharing them takes no cell from anybody.
-        path: the nodes, with how many of their tokens matched.
-        source: a row that holds all of it.
+        length: tokens of the prefix; they need not be computed.
+        num_pinned: how many of them active rows hold. Sharing these takes no evictable cells.
+        path: the nodes, with the number of matching tokens of each.
+        source: a row that holds the whole prefix.
     """
 
     length: int
@@ -66,11 +66,11 @@ NO_MATCH = Match(0, 0, (), None)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int], limit: int, a_start: int = 0, b_start: int = 0) -> int:
-    """Length of the common beginning of a[a_start:] and b[b_start:], at most `limit`."""
+    """Returns the length of the common prefix of a[a_start:] and b[b_start:], at most `limit`."""
     limit = min(limit, len(a) - a_start, len(b) - b_start)
     low = 0
     width = 256
-    while low < limit:  # slices compare at C speed, so narrow down to the first difference
+    while low < limit:  # comparing slices runs at C speed, so slices narrow down to the first difference
         width = min(width, limit - low)
         if list(a[a_start + low : a_start + low + width]) == list(b[b_start + low : b_start + low + width]):
             low += width
@@ -82,7 +82,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int], limit: int, a_start: int =
 
 
 def path(row: Row) -> Iterator[Node]:
-    """The nodes of a row, last first."""
+    """Yields the nodes of a row, last first."""
     node = row.tip
     while node.parent is not None:
         yield node
@@ -90,12 +90,12 @@ def path(row: Row) -> Iterator[Node]:
 
 
 def tokens_of(row: Row) -> list[int]:
-    """All that a row holds."""
+    """Returns the tokens of a row."""
     return [token for node in reversed(list(path(row))) for token in node.tokens]
 
 
-def num_own(row: Row) -> int:
-    """Tokens at the end of a row that no other row holds."""
+def num_unshared(row: Row) -> int:
+    """Returns how many tokens at the end of a row belong to no other row."""
     own = 0
     for node in path(row):
         if len(node.rows) > 1:
@@ -104,7 +104,8 @@ def num_own(row: Row) -> int:
     return own
 
 
-def descend(root: Node) -> Iterator[Node]:
+def all_nodes(root: Node) -> Iterator[Node]:
+    """Yields every node below the root."""
     todo = [child for children in root.children.values() for child in children]
     while todo:
         node = todo.pop()

@@ -1,10 +1,9 @@
-"""Which tokens' KV is where: a radix tree over token ids, shared by running sequences and cached prefixes.
+"""`KVTree`: a radix tree over token ids that records which row holds which cells.
 
-A *row* is one of llama.cpp's sequence ids. It holds the KV of a path of tokens, and rows with a common beginning hold
-the same cells (a copy between rows only adds a row to the cells' owners). The tree mirrors that: a node is a run of
-cells with the same owners. So the cells in use are exactly the tokens in the tree, and what an eviction frees is known
-before it happens. The idea of a radix tree is SGLang's RadixAttention (Zheng et al., 2023); rows as owners are
-llama.cpp's unified KV cache.
+A *row* is one of llama.cpp's sequence ids. It holds the KV of a path of tokens. Rows with a common prefix hold the same
+cells: copying a prefix only adds an owner to its cells. The tree mirrors that: a node is a run of cells with the same
+owners. So the used cells are exactly the tokens in the tree, and it is known in advance how many cells an eviction
+frees. The radix tree is SGLang's RadixAttention (Zheng et al., 2023); rows as owners are llama.cpp's unified KV cache.
 """
 
 from __future__ import annotations
@@ -12,44 +11,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.engine.kv.radix import NO_MATCH, Match, Node, Row, common_prefix, descend, path
+from headrace.engine.kv.radix import NO_MATCH, Match, Node, Row, all_nodes, common_prefix, path
 
 __all__ = ["KVBackend", "KVTree"]
 
 
 class KVBackend(Protocol):
-    """What the cache tells the model's memory to do."""
+    """The operations on llama.cpp's KV memory that the cache needs; a `Runner` has them."""
 
     def copy_sequence(self, source: int, target: int, start: int, end: int) -> None:
-        """Let `target` share the cells of `source` at positions start to end."""
+        """Let `target` share the cells of `source` at positions start to end - 1."""
         ...
 
     def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool:
-        """Take `sequence` off the cells at positions start to end (-1: all); False where that is impossible."""
+        """Remove positions start to end - 1 of `sequence` (-1: all that follow); False if that is impossible."""
         ...
 
     def can_reuse(self, sequence: int, length: int) -> bool:
-        """Whether another sequence may begin with the first `length` positions of this one."""
+        """Returns whether another sequence can start with the first `length` positions of this one."""
         ...
 
     def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
-        """The KV of positions start to end, by way of a sequence that is empty; None where that is impossible."""
+        """Returns the KV of positions start to end - 1, copied through an empty sequence; None if impossible."""
         ...
 
     def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool:
-        """Append what was saved to a sequence of `start` positions, and say whether it lies in order."""
+        """Append saved KV to a sequence of `start` positions; returns whether its cells are in order."""
         ...
 
 
 class KVTree:
-    """Rows and cells, and who holds them. What is given up when they do not suffice is decided in `kv_cache.py`.
+    """Rows, cells, and which row holds which cells. `KVCache` in `cache.py` adds eviction and offloading.
 
     Args:
-        backend: the model's memory.
-        num_cells: KV budget, in tokens.
+        backend: the model's KV memory.
+        num_cells: number of cells: the most tokens.
         num_rows: sequence ids, for running sequences and cached prefixes together.
-        can_drop_partial: whether part of a sequence can be removed; recurrent and hybrid models cannot, there only
-            whole rows are reused and evicted.
+        can_drop_partial: whether part of a sequence can be removed. Recurrent and hybrid models cannot do that: their
+            rows are only reused and evicted whole.
+
+    Attributes:
+        num_used: cells in use.
+        num_pinned: cells that active rows hold, so that they cannot be evicted.
     """
 
     def __init__(self, backend: KVBackend, *, num_cells: int, num_rows: int, can_drop_partial: bool) -> None:
@@ -72,23 +75,23 @@ class KVTree:
 
     @property
     def num_free(self) -> int:
-        """Cells that hold nothing."""
+        """Unused cells."""
         return self.num_cells - self.num_used
 
     @property
     def num_available(self) -> int:
-        """Cells that are free, or would be after evicting every cached prefix."""
+        """Cells that are free, or become free when every cached prefix is evicted."""
         return self.num_cells - self.num_pinned
 
     @property
     def num_cached(self) -> int:
-        """Cells that hold nothing but cached prefixes."""
+        """Cells that only cached prefixes hold."""
         return self.num_used - self.num_pinned
 
     def match(self, tokens: Sequence[int], limit: int) -> Match:
-        """The longest prefix of tokens[:limit] whose KV is here."""
+        """Returns the longest prefix of tokens[:limit] whose KV is in the cache."""
         best = NO_MATCH
-        # Where rows have computed the same tokens side by side, each of their nodes may be the one that leads on.
+        # Rows may have computed the same tokens independently, so several nodes may match: follow each of them.
         todo: list[tuple[Node, Match]] = [(self._root, best)]
         while todo:
             node, known = todo.pop()
@@ -105,14 +108,14 @@ class KVTree:
         return best
 
     def touch(self, match: Match) -> None:
-        """Make what was matched the last to be evicted."""
+        """Mark a match as most recently used."""
         row = match.source
         if row is not None and not row.is_active:
             self._cached[row.id] = self._cached.pop(row.id)
             row.used_at = self._num_computed
 
     def share(self, row: Row, match: Match) -> None:
-        """Let an active row hold what was matched, instead of what it held."""
+        """Replace the contents of an active row by the matched prefix."""
         source = match.source
         self.touch(match)
         if row.length:
@@ -131,12 +134,12 @@ class KVTree:
         row.num_in_order = min(match.length, source.num_in_order)
 
     def append(self, row: Row, tokens: list[int], *, is_alone: bool = True) -> None:
-        """Note that the KV of these tokens was computed at the end of an active row.
+        """Record that tokens were computed at the end of an active row.
 
         Args:
-            row: which.
-            tokens: what was computed.
-            is_alone: whether they were computed as they are whenever a seeded stream is alone; otherwise they do not
+            row: the active row.
+            tokens: the tokens.
+            is_alone: whether they were computed exactly as for a seeded stream that runs alone. Otherwise they do not
                 count as in order.
         """
         tip = row.tip
@@ -149,7 +152,7 @@ class KVTree:
         else:
             tip.tokens.extend(tokens)
         count = len(tokens)
-        # Nobody else has a cell that could lie in between.
+        # No other row has a cell, so the new cells follow the row's last one.
         if is_alone and row.num_in_order == row.length == self.num_used:
             row.num_in_order += count
         row.length += count
@@ -158,13 +161,13 @@ class KVTree:
         self._num_computed += count
 
     def roll_back(self, row: Row) -> None:
-        """Remove whatever a failed step left behind the row's end."""
+        """Remove the KV that a failed step left behind the row's end."""
         if not self._backend.remove_sequence(row.id, row.length):
-            # A recurrent state cannot be cut: start over from nothing.
+            # A recurrent state cannot be cut, so the row becomes empty.
             self._shrink(row, 0)
 
     def release(self, row: Row) -> None:
-        """The sequence is done with its row: keep it as a cached prefix, where it holds something of its own."""
+        """Turn an active row into a cached prefix; drop it if another row holds all of it."""
         self._unpin(row)
         self._active.remove(row)
         row.is_active = False
@@ -176,19 +179,19 @@ class KVTree:
         if self.can_drop_partial:
             for node in path(row):
                 for other in [other for other in node.rows if other.tip is node and other is not row]:
-                    # Its whole path is part of this row's, so it holds nothing of its own.
+                    # The other row's whole path is part of this row's path.
                     if not other.is_active and self._backend.can_reuse(row.id, other.length):
                         self._drop(other)
 
     def clear(self) -> None:
-        """Drop every cached prefix that is in the memory."""
+        """Drop every cached prefix in the cache; offloaded KV stays."""
         for row in list(self._cached.values()):
             self._drop(row)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where the tree, the rows and the counters do not agree."""
+        """Raise AssertionError if the tree, the rows and the counters do not agree."""
         used = pinned = 0
-        for node in descend(self._root):
+        for node in all_nodes(self._root):
             used += len(node.tokens)
             pinned += len(node.tokens) if node.num_active else 0
             assert node.tokens, "an empty node"
@@ -207,20 +210,20 @@ class KVTree:
             assert all(row in node.rows for node in path(row)), "a row is missing on its path"
 
     def _take_row(self) -> Row:
-        """An empty active row. There must be a free one."""
+        """Returns an empty active row. There must be a free sequence id."""
         row = Row(self._free_ids.pop(), self._root)
         self._active.add(row)
         return row
 
     def _is_covered(self, row: Row) -> bool:
-        """Whether another row has all that this one has, in a form that can still be used."""
+        """Returns whether another row holds all tokens of this one, and can be used in its place."""
         others = [other for other in row.tip.rows if other is not row]
         if not others:
             return self._is_computed_twice(row)
         return any(self._backend.can_reuse(other.id, row.length) for other in others)
 
     def _is_computed_twice(self, row: Row) -> bool:
-        """Whether another row has computed the same tokens side by side, all of them, and can be used in its place."""
+        """Returns whether another row has computed all tokens of this one independently, and can replace it."""
         tail: list[int] = []
         top = row.tip
         for node in path(row):
@@ -243,13 +246,13 @@ class KVTree:
         return True
 
     def _source(self, node: Node, is_whole: bool, length: int) -> Row | None:
-        """A row from which the tokens up to this node, or into it, can be copied."""
+        """Returns a row that can be copied up to this node (`is_whole`) or into it; None if there is none."""
         if self.can_drop_partial:
             return next((row for row in node.rows if self._backend.can_reuse(row.id, length)), None)
         return next((row for row in node.rows if row.tip is node), None) if is_whole else None
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut a node in two; the first half, which is returned, takes its place."""
+        """Split a node after `at` tokens; returns the first half, which takes the node's place in the tree."""
         parent = node.parent
         assert parent is not None
         head = Node(node.tokens[:at], parent, set(node.rows), {node.tokens[at]: [node]}, node.num_active)
@@ -260,7 +263,7 @@ class KVTree:
         return head
 
     def _shrink(self, row: Row, length: int) -> int:
-        """Cut a row to `length` tokens and return how many cells that freed."""
+        """Cut a row to `length` tokens; returns the number of freed cells."""
         if length == row.length:
             return 0
         self._backend.remove_sequence(row.id, length)
@@ -281,7 +284,7 @@ class KVTree:
         return freed
 
     def _leave(self, node: Node, row: Row) -> int:
-        """Take a row off a node; returns the cells freed, all of them where it was the last."""
+        """Remove a row from a node's owners; returns the number of freed cells: all if it was the last owner."""
         node.rows.remove(row)
         if row.is_active:
             node.num_active -= 1

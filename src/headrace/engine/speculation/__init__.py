@@ -1,1 +1,1 @@
-"""Guessed tokens: from the text itself or from a smaller model, weighed by what they cost."""
+"""Guessed tokens: from the text itself or from a draft model, tried where they save time."""

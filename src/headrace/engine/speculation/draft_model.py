@@ -1,4 +1,4 @@
-"""A second, smaller model with the same vocabulary, which guesses what the first will choose."""
+"""`DraftModel`: a smaller model with the same vocabulary that guesses the tokens of the larger one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DraftModel"]
 
-_WEIGHT = 0.1
-_LEAST_READ = 16
-# This part of the context is left to texts that grow: for whoever has begun to guess, not for a new one.
-_ROOM = 8
+_WEIGHT = 0.1  # of a new sample in the mean of step times
+_LEAST_READ = 16  # prefill tokens in a step at least
+# An eighth of the context is kept free for sequences that are followed already: no new one starts in it.
+_RESERVE = 8
 
 
 @dataclass(slots=True)
 class _Text:
-    """What the context holds of a text: `tokens`, of which the first `num_sure` are no guesses."""
+    """The tokens of a sequence in the draft model's context; the first `num_sure` of them are no guesses."""
 
     row: int
     tokens: list[int] = field(default_factory=list[int])
@@ -33,11 +33,13 @@ class _Text:
 
 
 class DraftModel:
-    """Guesses greedily, with a context of its own: a row for each text that it follows. Used by the engine thread only.
+    """A `Drafter` that guesses greedily, with its own context: one row per text. Used by the engine thread only.
+
+    A text is the tokens of one sequence, and is identified by a key.
 
     Args:
-        model: the smaller model, which it owns.
-        context: its context, which it owns, too.
+        model: the draft model; closed by `close`.
+        context: a context on it; closed by `close`.
     """
 
     def __init__(self, model: LlamaModel, context: LlamaContext) -> None:
@@ -62,19 +64,19 @@ class DraftModel:
         num_rows: int,
         n_threads: int,
     ) -> DraftModel:
-        """Load it for a larger model, with a context for as many tokens as that one's.
+        """Load a draft model for a larger model, with a context for as many tokens.
 
         Args:
-            path: its file.
+            path: the draft model's file.
             model: the larger model.
             context: the larger model's context.
-            n_gpu_layers: layers to put on a GPU.
-            num_rows: texts that it can follow at once.
+            n_gpu_layers: number of layers to put on a GPU.
+            num_rows: the most texts that are followed at once.
             n_threads: compute threads.
 
         Raises:
-            InvalidRequestError: it has another vocabulary.
-            ModelLoadError: it cannot be run here.
+            InvalidRequestError: the draft model has another vocabulary.
+            ModelLoadError: the draft model cannot be loaded.
         """
         draft = type(model).load(path, n_gpu_layers=n_gpu_layers)
         try:
@@ -87,20 +89,22 @@ class DraftModel:
             raise
 
     def warm_up(self) -> None:
-        """Find out what the memory can do, and what a token costs.
+        """Check that wrong guesses can be removed, and measure the time of a token.
 
         Raises:
-            InvalidRequestError: a wrong guess cannot be taken back.
+            InvalidRequestError: the model cannot drop part of a sequence.
         """
         if not self._context.probe():
-            raise InvalidRequestError("draft", self._model.path, "a model with a KV cache that can be cut")
+            raise InvalidRequestError(
+                "draft", self._model.path, "a model that can drop the end of a sequence; recurrent models cannot"
+            )
         before = time.perf_counter()
         self.guess([(self, [self._model.bos_token or 0])], 1)
         self._seconds[1] = self.seconds_per_read_token = time.perf_counter() - before
         self.forget(self)
 
     def seconds(self, num_texts: int) -> float:
-        """Seconds that a further token for each of so many texts takes; at most in proportion to what was seen."""
+        """Returns the seconds to guess one token for each of `num_texts` texts; extrapolated in proportion."""
         known = self._seconds.get(num_texts)
         if known is not None:
             return known
@@ -108,17 +112,17 @@ class DraftModel:
         return self._seconds[nearest] * max(1.0, num_texts / nearest)
 
     def behind(self, key: Hashable, tokens: list[int]) -> int:
-        """How many tokens of a text it has not read, at most."""
+        """Returns an upper bound of the tokens of a text that were not read yet."""
         text = self._texts.get(key)
         return len(tokens) - (text.num_sure if text is not None else 0)
 
     def read(self, key: Hashable, tokens: list[int], seconds: float) -> None:
-        """Read on in a text, for about so long; the last token is left to `guess`."""
+        """Prefill more tokens of a text, for about this many seconds. The last token is left to `guess`."""
         text = self._text(key, tokens)
-        most = int(seconds / self.seconds_per_read_token)
+        count = int(seconds / self.seconds_per_read_token)
         start = len(text.tokens)
-        end = min(start + max(most, _LEAST_READ), start + self._context.n_batch, len(tokens) - 1)
-        if end <= start or not self._has_room(len(tokens) - start + self._context.n_ctx // _ROOM):
+        end = min(start + max(count, _LEAST_READ), start + self._context.n_batch, len(tokens) - 1)
+        if end <= start or not self._has_room(len(tokens) - start + self._context.n_ctx // _RESERVE):
             return
         before = time.perf_counter()
         if self._decode([(text, tokens[start:end])], has_outputs=False) is None:
@@ -128,9 +132,9 @@ class DraftModel:
         self.seconds_per_read_token += (sample - self.seconds_per_read_token) * 0.5
 
     def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
-        """So many tokens for each text; none where there is no room. It must not be far behind."""
+        """Returns `count` guessed tokens for each text, or none if there is no room. Unread tokens are read first."""
         for key, _ in texts:
-            if key in self._texts:  # so that none of them takes the row of another one
+            if key in self._texts:  # mark them all as used, so that none takes the row of another
                 self._texts[key] = self._texts.pop(key)
         held = [self._text(key, tokens) for key, tokens in texts]
         guesses: list[list[int]] = [[] for _ in texts]
@@ -156,26 +160,26 @@ class DraftModel:
         return guesses
 
     def forget(self, key: Hashable) -> None:
-        """A text is not followed any more."""
+        """Stop following a text, and free its row."""
         text = self._texts.pop(key, None)
         if text is not None:
             self._context.remove_sequence(text.row, 0)
             self._free.append(text.row)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where a row is lost, or holds something else than what is noted."""
+        """Raise AssertionError if a row is lost, or has another length than recorded."""
         rows = [text.row for text in self._texts.values()]
         assert sorted(rows + self._free) == list(range(self._context.n_seq_max)), "a row was lost"
         for text in self._texts.values():
-            assert self._context.position_max(text.row) == len(text.tokens) - 1, "a row holds something else"
+            assert self._context.position_max(text.row) == len(text.tokens) - 1, "a row has another length"
 
     def close(self) -> None:
-        """Free the context and the model."""
+        """Free the context and the draft model."""
         self._context.close()
         self._model.close()
 
     def _text(self, key: Hashable, tokens: list[int]) -> _Text:
-        """What is held of a text, cut to what is its beginning."""
+        """Returns the state of a text in the context, cut to its common prefix with `tokens`."""
         text = self._texts.pop(key, None)
         if text is None:
             if not self._free:
@@ -192,14 +196,14 @@ class DraftModel:
         return text
 
     def _has_room(self, count: int) -> bool:
-        """Whether so many tokens fit: unlike the larger model's, these texts share nothing. The last goes without.
+        """Returns whether `count` more tokens fit. Texts share no cells here, and none is evicted for another.
 
-        Were others to give way, all of them would be read again and again.
+        With eviction, texts would be read again and again.
         """
         return sum(len(text.tokens) for text in self._texts.values()) + count <= self._context.n_ctx
 
     def _decode(self, parts: list[tuple[_Text, list[int]]], *, has_outputs: bool) -> list[int] | None:
-        """Compute these tokens behind what is held; returns the likeliest after each, None where there is no room."""
+        """Decode new tokens of some texts; returns the likeliest next token of each, or None if there is no room."""
         context, at = self._context, 0
         for text, new in parts:
             end, start = at + len(new), len(text.tokens)
@@ -221,11 +225,7 @@ class DraftModel:
 
 
 def _check_vocabulary(model: LlamaModel, draft: LlamaModel) -> None:
-    """Refuse a draft model whose tokens mean something else.
-
-    Raises:
-        InvalidRequestError: it has another vocabulary.
-    """
+    """Raise InvalidRequestError if the draft model has another vocabulary."""
     if draft.n_vocab != model.n_vocab:
         allowed = f"a model with the same vocabulary: {model.n_vocab} tokens, not {draft.n_vocab}"
         raise InvalidRequestError("draft", str(draft.path), allowed)

@@ -1,4 +1,4 @@
-"""Decides when a smaller model guesses tokens, and how many: by how often it was right, and what both models cost."""
+"""`Drafting`: decides when the draft model guesses, and how many tokens, by its accuracy and by both models' times."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from headrace.engine.speculation.guessable import Guessable
 
 __all__ = ["Drafter", "Drafting"]
 
-# Guesses of the smaller model for a sequence in a step at most.
-_DEEPEST = 8
-# How often a guess is expected to be right before one was made, and how fast that is learnt.
+# The most guesses for a sequence in a step.
+_MAX_GUESSES = 8
+# The expected accuracy of guesses before the first one, and the weight of each further guess in its mean.
 _PRIOR = 0.7
 _WEIGHT = 0.05
-# Where guesses do not pay, a few are made now and then all the same: the text may have become a simpler one.
+# While guesses do not pay, one of this many steps tries a few all the same: the text may have become easier to guess.
 _TRY_EVERY = 256
-_TRIAL = 4
-# A sequence of which the smaller model has not read more than this is read in steps of their own, for so much of the
-# time of a step, and only if all of that takes at most this share of the time that the sequence may still run.
+_TRIAL_GUESSES = 4
+# If the draft model is more than _CLOSE tokens behind in a sequence, it first reads on, for the share _READING of a
+# step's time per step. It does so only if that takes at most _WORTH_READING of the sequence's remaining time.
 _CLOSE = 32
 _READING = 0.5
 _WORTH_READING = 0.25
@@ -29,14 +29,14 @@ _WORTH_READING = 0.25
 
 @dataclass(slots=True)
 class _Trust:
-    """How often the smaller model was right about a sequence."""
+    """How often the draft model was right about a sequence, and its last guess."""
 
     chance: float = _PRIOR
     guess: list[int] = field(default_factory=list[int])
-    at: int = 0
+    at: int = 0  # the position of the guess
 
     def learn(self, tokens: list[int]) -> None:
-        """Compare the last guess with what has come."""
+        """Compare the last guess with the sampled tokens."""
         for guessed, token in zip(self.guess, tokens[self.at : self.at + len(self.guess)], strict=False):
             self.chance += ((guessed == token) - self.chance) * _WEIGHT
             if guessed != token:
@@ -45,50 +45,52 @@ class _Trust:
 
 
 class Drafter(Protocol):
-    """A smaller model that guesses what the runner's model will choose. Only the engine thread uses it.
+    """A draft model: guesses the next tokens of the runner's model. Used by the engine thread only.
+
+    A text is the tokens of one sequence, and is identified by a key.
 
     Attributes:
-        seconds_per_read_token: seconds that it takes to read a token.
+        seconds_per_read_token: seconds of prefill per token.
     """
 
     seconds_per_read_token: float
 
     def warm_up(self) -> None:
-        """Whatever has to be done before the first guess."""
+        """Prepare for the first guess, on the engine thread."""
         ...
 
     def seconds(self, num_texts: int) -> float:
-        """Seconds that a guess of one token for each of so many texts takes."""
+        """Returns the seconds to guess one token for each of `num_texts` texts."""
         ...
 
     def behind(self, key: Hashable, tokens: list[int]) -> int:
-        """How many tokens of a text it has not read yet, at most."""
+        """Returns an upper bound of the tokens of a text that were not read yet."""
         ...
 
     def read(self, key: Hashable, tokens: list[int], seconds: float) -> None:
-        """Read on in a text, for about so long."""
+        """Prefill more tokens of a text, for about this many seconds."""
         ...
 
     def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
-        """So many tokens for each text; none where it cannot. It should not be far behind."""
+        """Returns `count` guessed tokens for each text, or none if impossible. Few tokens of them should be unread."""
         ...
 
     def forget(self, key: Hashable) -> None:
-        """A text is not followed any more."""
+        """Stop following a text."""
         ...
 
     def close(self) -> None: ...
 
 
 class Drafting:
-    """Belongs to the engine thread.
+    """Plans the guesses of a draft model. Used by the engine thread only.
 
     Args:
-        drafter: the smaller model.
-        decode_time: seconds that a step of the larger one with so many rows of logits takes.
+        drafter: the draft model.
+        decode_time: returns the seconds of a step of the larger model, by its rows of logits.
 
     Attributes:
-        seconds: what the last `plan` spent in the smaller model.
+        seconds: seconds that the last `plan` spent in the draft model.
     """
 
     def __init__(self, drafter: Drafter, decode_time: Callable[[int], float]) -> None:
@@ -96,18 +98,18 @@ class Drafting:
         self._drafter = drafter
         self._decode_time = decode_time
         self._trusts: dict[Guessable, _Trust] = {}
-        self._num_closed = 0
+        self._num_unprofitable = 0
 
     def plan(
         self, sequences: Sequence[Guessable], mosts: Sequence[int], room: int, least: float
     ) -> dict[int, list[int]]:
-        """What to guess, by place in `sequences`.
+        """Returns the guesses for a step, by index in `sequences`.
 
         Args:
-            sequences: those that decode in this step.
-            mosts: how many tokens may be guessed for each of them.
-            room: how many for all of them.
-            least: what guessing must gain at least; see `Speculation`.
+            sequences: the sequences that decode in this step.
+            mosts: the most guesses for each of them.
+            room: the most guesses for all of them together.
+            least: the gain that guessing must exceed; see `Speculation`.
         """
         self.seconds = 0.0
         places = [place for place, most in enumerate(mosts) if most > 0]
@@ -115,10 +117,10 @@ class Drafting:
             self._trust(sequences[place]).learn(sequences[place].tokens)
         count = self._best_count(sequences, mosts, places, room, least)
         if not count:
-            self._num_closed += 1
-            if self._num_closed % _TRY_EVERY or room < _TRIAL * len(places):
+            self._num_unprofitable += 1
+            if self._num_unprofitable % _TRY_EVERY or room < _TRIAL_GUESSES * len(places):
                 return {}
-            count = _TRIAL
+            count = _TRIAL_GUESSES
         before = time.perf_counter()
         try:
             return self._guess(sequences, mosts, places, room, count, least)
@@ -151,7 +153,7 @@ class Drafting:
         return found
 
     def _read(self, sequences: Sequence[Guessable], places: list[int]) -> None:
-        """Let the smaller model catch up with one of them, if it has time enough to be of use afterwards."""
+        """Let the draft model read on in one sequence that will probably run long enough to make up for it."""
         step = self._decode_time(len(sequences))
         for place in places:
             sequence = sequences[place]
@@ -164,7 +166,7 @@ class Drafting:
     def _best_count(
         self, sequences: Sequence[Guessable], mosts: Sequence[int], places: list[int], room: int, least: float
     ) -> int:
-        """How many tokens to guess for each of these places; 0 where that gains less than `least`."""
+        """Returns how many tokens to guess for each of these sequences; 0 if no number gains more than `least`."""
         num = len(sequences)
         base = self._decode_time(num)
         if not places or not base > 0:
@@ -173,7 +175,7 @@ class Drafting:
         chances = [self._trust(sequences[place]).chance for place in places]
         expected = [1.0] * len(places)
         best, best_count, num_rows = least, 0, num
-        for count in range(1, _DEEPEST + 1):
+        for count in range(1, _MAX_GUESSES + 1):
             for at, place in enumerate(places):
                 if count <= mosts[place]:
                     expected[at] += chances[at] ** count

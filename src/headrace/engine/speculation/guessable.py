@@ -1,4 +1,4 @@
-"""What the room needs of a sequence to guess its next tokens."""
+"""`Guessable`: the part of a sequence that is needed to guess its next tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Guessable"]
 
 
 class Guessable(Protocol):
-    """An engine's `Sequence`, as guesses see it; see there.
+    """A protocol that the engine's `Sequence` satisfies; see there.
 
     Attributes:
-        tokens: the prompt and everything sampled.
-        lookup: what guesses its next tokens from its text; None until that is asked for.
+        tokens: the prompt and all sampled tokens.
+        lookup: guesses its next tokens from its text; None until guesses are needed.
     """
 
     tokens: list[int]

@@ -1,9 +1,9 @@
-"""Decides which sequences try guesses of their next tokens in a step, and how many: as many as pay in time.
+"""`Speculation`: decides which sequences get drafts (guessed next tokens) in a step, and how many save time.
 
-A guess is verified by computing it along with the token before it: where sampling arrives at the same token, the next
-one can be sampled in the same step. What is sampled stays what it would have been, since each token is drawn from its
-own distribution behind the tokens before it; a guess only decides whether that distribution is there already. (For a
-guess without a distribution of its own that is what speculative sampling comes down to; Leviathan et al., 2023.)
+A draft is computed together with the token before it. If sampling then yields the drafted token, the token after it can
+be sampled in the same step. The output's distribution does not change: each token is drawn from its own distribution,
+and a draft only decides whether that is computed already. For drafts without probabilities, speculative sampling
+(Leviathan et al., 2023) is the same.
 """
 
 from __future__ import annotations
@@ -18,35 +18,34 @@ from headrace.engine.speculation.prompt_lookup import Lookup
 
 __all__ = ["MAX_DRAFTS", "Speculation"]
 
-# Guessed tokens in a step at most, of all sequences together.
+# The most drafts in a step, of all sequences together.
 MAX_DRAFTS = 15
-# How much faster streams must become, in the mean, for guesses to be tried: estimates err, and a guess that is wrong
-# costs everybody who waits for the step.
+# Streams must become this much faster in the mean: estimates err, and a wrong draft costs every stream of the step.
 _MARGIN = 1.15
-# What many rows cost may be unknown, or no longer true. So now and then a stream that runs alone tries guesses that are
-# almost certain although they seem too dear: even if each row costs as much as a step, little is lost.
+# The known times of steps with many rows may be wrong. So a stream that runs alone tries 7 or 15 almost certain drafts
+# in one of 64 steps in which drafts seem not to pay. Even if each row costs as much as a step, little is lost.
 _TRY_EVERY = 64
-_TRIALS = (7, MAX_DRAFTS)
+_TRIAL_COUNTS = (7, MAX_DRAFTS)
 _CERTAIN = 0.75
-# Step times hardly change from step to step, and are asked for many times in each.
-_ASK_EVERY = 16
+# Step times change slowly but are needed many times per step, so they are cached for this many steps.
+_REFRESH_EVERY = 16
 
 
 class Speculation:
-    """Weighs what guesses may gain against what they cost.
+    """Plans the drafts of each step, by their chances and their cost.
 
-    A guess that comes true speeds one stream up, and makes the step longer for all. What is made as large as it can be
-    is the product of all streams' speeds, which is known as proportional fairness (Kelly, 1997): for one stream it is
-    its speed; and of several, none is held up much so that another one can run. The sum of the speeds would be made
-    largest by letting a stream that copies take most of the time from those that do not.
+    A right draft speeds up one stream, and every draft makes the step longer for all. The plan maximises the product of
+    all streams' speeds, which is known as proportional fairness (Kelly, 1997). For one stream that is its speed; among
+    several, no stream is slowed down much for another. Maximising the sum instead would let a stream that copies text
+    take most of the time from the others.
 
     Args:
-        decode_time: seconds that a step with so many rows of logits takes; 0.0 where that is not known.
-        max_length: longest sequence, in tokens.
-        drafter: a smaller model that guesses where the text does not tell; None where there is none.
+        decode_time: returns the seconds of a step, by its rows of logits; 0.0 if unknown.
+        max_length: the most tokens of a sequence.
+        drafter: the draft model, used if the text itself gives no better guess; None for none.
 
     Attributes:
-        seconds: what was spent in the smaller model in this step.
+        seconds: seconds spent in the draft model in this step.
     """
 
     def __init__(self, decode_time: Callable[[int], float], max_length: int, drafter: Drafter | None = None) -> None:
@@ -56,21 +55,21 @@ class Speculation:
         self._decode_times: dict[int, float] = {}
         self._num_steps = 0
         self._max_length = max_length
-        self._num_closed = 0  # steps in which no guesses could have paid
+        self._num_unprofitable = 0  # steps with one sequence in which no drafts could have paid
 
     def plan(self, sequences: Sequence[Guessable], room: int) -> dict[int, list[int]]:
-        """What to guess in a step in which all of these sequences decode.
+        """Plan the drafts of a step.
 
         Args:
-            sequences: each computes one token.
-            room: tokens that the step can take besides.
+            sequences: the sequences that decode in the step.
+            room: the most drafts that the step has room for.
 
         Returns:
-            The guessed tokens, by place in `sequences`; of those that guess nothing there is no entry.
+            The drafts by index in `sequences`; a sequence without drafts has no entry.
         """
         room = min(room, MAX_DRAFTS)
         self._num_steps += 1
-        if self._num_steps % _ASK_EVERY == 0:
+        if self._num_steps % _REFRESH_EVERY == 0:
             self._decode_times.clear()
         num_trial = 0
         if not self._can_pay(len(sequences), room):
@@ -96,10 +95,11 @@ class Speculation:
         return drafts
 
     def _gains(self, sequences: Sequence[Guessable], mosts: Sequence[int]) -> list[tuple[float, int]]:
-        """By how much the logarithm of a sequence's tokens for this step grows with each guess, and its place.
+        """Returns the gain of each possible draft, largest first, with the index of its sequence.
 
-        A guess gains at most what the one before it in its sequence does, and the sort keeps the order of equals. So
-        the best ones are always the first few of each sequence.
+        The gain is the growth of the logarithm of the sequence's expected tokens in this step. A draft gains at most as
+        much as the draft before it in its sequence, and the sort is stable. So the best drafts are always the first
+        ones of each sequence.
         """
         gains: list[tuple[float, int]] = []
         for place, (sequence, most) in enumerate(zip(sequences, mosts, strict=True)):
@@ -122,7 +122,7 @@ class Speculation:
         return seconds
 
     def _can_pay(self, num_sequences: int, room: int) -> bool:
-        """Whether guesses would pay if all of them came true; where not, nobody needs to guess."""
+        """Returns whether drafts would pay if all of them were right. Otherwise no guess is needed."""
         if room < 1:
             return False
         base = self._decode_time(num_sequences)
@@ -133,19 +133,19 @@ class Speculation:
         return any(seconds > 0 and (num_sequences + count) / seconds > bar for count, seconds in times)
 
     def _next_trial(self, num_sequences: int) -> int:
-        """How many guesses to try in this step although they seem too dear; 0 for most steps."""
+        """Returns how many drafts to try in this step although they seem not to pay; 0 for most steps."""
         if num_sequences != 1:
             return 0
-        self._num_closed += 1
-        number, rest = divmod(self._num_closed, _TRY_EVERY)
-        return 0 if rest else _TRIALS[number % len(_TRIALS)]
+        self._num_unprofitable += 1
+        number, rest = divmod(self._num_unprofitable, _TRY_EVERY)
+        return 0 if rest else _TRIAL_COUNTS[number % len(_TRIAL_COUNTS)]
 
     def _best_count(self, num_sequences: int, gains: Sequence[float]) -> tuple[int, float]:
-        """How many guesses make the streams fastest, the best first, and what is gained; 0 where none of them pay.
+        """Returns how many drafts, the best first, make the streams fastest, and their gain; 0 if none pay.
 
         Args:
-            num_sequences: how many there are.
-            gains: of each guess.
+            num_sequences: sequences in the step.
+            gains: the gain of each draft, largest first.
         """
         best, best_count = num_sequences * log(_MARGIN), 0
         if not gains:
@@ -157,7 +157,7 @@ class Speculation:
             total += gain
             seconds = self._decode_time(num_sequences + count)
             if not seconds > 0:
-                break  # it is not known any more
+                break  # unknown from here on
             value = total - num_sequences * log(seconds / base)
             if value > best:
                 best, best_count = value, count

@@ -1,1 +1,1 @@
-"""What steps cost on this machine, and how many threads compute them."""
+"""Measured step times on this machine, and the number of compute threads for each step."""

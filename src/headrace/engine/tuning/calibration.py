@@ -1,4 +1,4 @@
-"""Measures what steps cost while a new engine has nothing to do, and keeps it for the next start."""
+"""`Calibration`: measures step times while a new engine is idle. `CostFile`: keeps them for the next start."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from headrace.engine.tuning.cost import CostModel, Costs
 
 __all__ = ["Calibration", "CostFile", "Shape"]
 
-# Seconds of measuring in all, and of a single step: the first request waits for the one that is running.
+# Seconds of measuring in all, and the longest step to measure: the first request waits for a running measurement.
 _BUDGET = 1.5
-_LONGEST = 0.15
-_PREFILL = 32
-_ROW = 0.25
+_LONGEST_STEP = 0.15
+_PREFILL = 32  # prefill tokens of a measured step
+_ROW_SHARE = 0.25  # assumed time of a further row, relative to a step of one row
 _VERSION = 1
-# Longer than any step that somebody would wait for: a file that says so was damaged.
-_MOST_SECONDS = 3600.0
+# A step time above this means that the file is damaged.
+_MAX_SECONDS = 3600.0
 
 
 class Shape(NamedTuple):
@@ -33,13 +33,13 @@ class Shape(NamedTuple):
 
 
 class Calibration:
-    """Runs one step after another on an empty memory, what matters most first, as long as nobody wants anything.
+    """Measures one step shape after another on an empty KV cache, the most important first.
 
     Args:
-        cost: what takes the results in; shapes that it knows already are left out.
-        measure: runs a step of so many decodes and prefill tokens with so many threads, and returns the seconds.
+        cost: learns the results; shapes that it knows already are not measured.
+        measure: runs a step of a shape and returns its seconds.
         max_streams: the most sequences that decode together.
-        largest_chunk: prefill tokens in a step at most.
+        largest_chunk: the most prefill tokens in a step.
     """
 
     def __init__(
@@ -60,24 +60,24 @@ class Calibration:
             return
         threads, num_decodes, num_prefill = shape
         expected = cost.step_time(num_decodes, num_prefill, threads, calm=True)
-        if not expected:  # a row of several takes at least about this part of one alone
-            expected = cost.step_time(1, 0, threads, calm=True) * _ROW * (num_decodes + num_prefill)
-        if expected > _LONGEST:
+        if not expected:
+            expected = cost.step_time(1, 0, threads, calm=True) * _ROW_SHARE * (num_decodes + num_prefill)
+        if expected > _LONGEST_STEP:
             return
         seconds = self._measure(shape)
         self._left -= seconds
-        if seconds < _LONGEST:  # the first step of a shape pays for what is set up in it
+        if seconds < _LONGEST_STEP:  # the first step of a shape includes setting up its graph
             again = self._measure(shape)
             self._left -= again
             seconds = min(seconds, again)
         cost.learn(num_decodes, num_prefill, seconds, threads, weight=1.0)
-        self._doubt(shape)
+        self._drop_suspects(shape)
 
-    def _doubt(self, shape: Shape) -> None:
-        """Forget what may have been measured beside somebody who wanted the cores: steps will tell.
+    def _drop_suspects(self, shape: Shape) -> None:
+        """Forget measurements that contradict this one: another process may have used the cores meanwhile.
 
-        More threads that are slower are measured again as soon as they are tried, and they are where nothing is known
-        of them. A step that takes longer than one with more rows is not padded before that was seen in earnest.
+        Dropped are times of more threads that are slower: the governor tries thread counts of unknown cost. Dropped,
+        too, are times of fewer rows that are longer: steps are padded only if real steps have shown that.
         """
         threads, num_decodes, num_prefill = shape
         tables = self._cost.tables
@@ -97,12 +97,12 @@ class Calibration:
             del own[size]
 
     def _plan(self, max_streams: int, chunk: int) -> Iterator[Shape]:
-        most = self._cost.threads[-1]
+        all_threads = self._cost.threads[-1]
         sizes = [size for size in (1, 8, 4, 16, 2, 32, 64) if size <= max_streams]
-        for threads in (most, *reversed(self._cost.threads[:-1])):
+        for threads in (all_threads, *reversed(self._cost.threads[:-1])):
             yield from self._unknown(threads, [(1, 0), (0, chunk), *((size, 0) for size in sizes[1:4])])
         rest = [size for size in range(2, min(max_streams, 16) + 1) if size not in sizes[1:4]]
-        yield from self._unknown(most, [(size, 0) for size in (*rest, *sizes[5:])])
+        yield from self._unknown(all_threads, [(size, 0) for size in (*rest, *sizes[5:])])
 
     def _unknown(self, threads: int, shapes: list[tuple[int, int]]) -> Iterator[Shape]:
         table = self._cost.tables[threads]
@@ -113,30 +113,30 @@ class Calibration:
 
 
 class CostFile:
-    """Keeps the tables of a cost model on disk; as it is only a shortcut, whatever fails here goes unsaid.
+    """Keeps the tables of a cost model in a file. Failures are ignored: the costs are then measured again.
 
     Args:
-        path: where; it and its folder may be absent.
+        path: the file; it and its folder may be absent.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self, cost: CostModel) -> None:
-        """Fill empty tables with what is there."""
+        """Fill the tables from the file, if it exists and can be read."""
         try:
             read = json.loads(self._path.read_bytes())
             found = {int(threads): _costs(table) for threads, table in read["threads"].items()}
             if read["version"] != _VERSION:
                 return
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return  # none yet, or none that can be read: it is measured again
+            return
         for threads, table in found.items():
             if threads in cost.tables:
                 cost.tables[threads] = table
 
     def save(self, cost: CostModel) -> None:
-        """Write the tables, as a whole or not at all."""
+        """Write the tables to the file, atomically."""
         tables = {
             str(threads): {
                 "decode": {str(n): round(t, 7) for n, t in sorted(table.decode.items())},
@@ -163,11 +163,11 @@ def _costs(table: dict[str, Any]) -> Costs:
     per_token = table["per_prefill_token"]
     decode = {int(size): _seconds(value) for size, value in cast("dict[str, object]", table["decode"]).items()}
     if any(size < 1 for size in decode):
-        raise ValueError("sizes begin at 1")
+        raise ValueError("the number of decodes must be at least 1")
     return Costs(decode, None if per_token is None else _seconds(per_token))
 
 
 def _seconds(value: object) -> float:
-    if not isinstance(value, float) or not 0 < value < _MOST_SECONDS:
-        raise ValueError(f"{value} is no time of a step")
+    if not isinstance(value, float) or not 0 < value < _MAX_SECONDS:
+        raise ValueError(f"{value} is not a step time in seconds")
     return value

@@ -1,4 +1,4 @@
-"""What a step costs, by its shape and its threads: learnt from the steps seen, and used to plan the next ones."""
+"""`CostModel`: predicts step times from those seen so far; `Costs` is its table for one thread count."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from dataclasses import dataclass, field
 
 __all__ = ["CostModel", "Costs"]
 
-_WEIGHT = 0.2
+_WEIGHT = 0.2  # of a new sample in an exponential mean
+# A step far below the mean counts more: nothing makes a step faster by chance.
 _WEIGHT_BELOW = 0.5
 _FAR_BELOW = 0.8
 _SMALLEST_CHUNK = 8
-# While a prompt is read, a step may take this many times as long as its decodes alone, whatever the target is; where
-# there are none, as the least step.
+# With prefill, a step may take this many times as long as its decodes alone, even beyond the target. Without decodes,
+# the second factor applies to a step of one decode.
 _SHARE = 3.0
 _SHARE_ALONE = 4.0
-# Where there is one prompt and nothing else, only whoever comes waits for its end: whoever leaves may end it. Steps of
-# 128 or 256 rows read a prompt by a tenth to a fifth faster than those of 64.
+# A prompt that is alone may exceed the target by this factor: only new streams wait for the step, since a cancel
+# interrupts it. Steps of 128 or 256 rows prefill a tenth to a fifth faster than those of 64.
 _ALONE = 3.0
-# Where a step has so many rows, llama.cpp's attention on a CPU takes so many at a time, otherwise one after another. A
-# long prompt is read a third faster like this. Rows of several sequences are not: each then looks at all cells.
+# From this many rows of one sequence on, llama.cpp's attention on a CPU works in tiles of this many rows, and prefills
+# a long prompt a third faster. With rows of several sequences tiles are slower: each row then looks at all cells.
 _TILE = 64
-# Before anything was measured, and then a tile at most: a big model's first chunk shall not freeze everybody.
+# Seconds per prefill token before any was measured. The first chunk is a tile at most, so that a big model does not
+# hold up all streams.
 _FIRST_GUESS = 0.002
-# Rows that a step is padded with at most, and how much faster it must be for it.
-_MOST_PADDING = 3
-_CLEARLY = 0.95
-# Of n times the threads, a step of a model that fits no cache gains this power of n.
+# The most padding rows of a step, and the share of its time that it must fall below with them.
+_MAX_PADDING = 3
+_PADDING_GAIN = 0.95
+# With n times the threads, a step of a model that exceeds the CPU caches is n ** 0.8 times as fast.
 _SCALING = 0.8
 
 
 @dataclass(slots=True)
 class Costs:
-    """Step times with one number of threads.
+    """Step times for one thread count.
 
     Attributes:
-        decode: seconds of a step of so many decoding sequences.
-        per_prefill_token: seconds that each token of a prompt adds; None where none was seen.
-        per_token_beside: the same in steps in which sequences decode, too; None where that was not seen.
+        decode: seconds of a step without prefill, by the number of decodes.
+        per_prefill_token: seconds that each prefill token adds to a step without decodes; None if not seen yet.
+        per_token_beside: seconds that each prefill token adds to a step with decodes; None if not seen yet.
     """
 
     decode: dict[int, float] = field(default_factory=dict[int, float])
@@ -46,17 +48,17 @@ class Costs:
     per_token_beside: float | None = None
 
     def per_token(self, num_decodes: int) -> float | None:
-        """Seconds that each token of a prompt adds to a step of so many decodes; None where nothing is known."""
+        """Returns the seconds that a prefill token adds to a step with this many decodes; None if unknown."""
         alone, beside = self.per_prefill_token, self.per_token_beside
         first, second = (beside, alone) if num_decodes else (alone, beside)
         return first if first is not None else second
 
     def known(self, num_decodes: int, num_prefill: int) -> float | None:
-        """What steps like this have taught: seconds, of a step that only decodes, or of each token of a prompt."""
+        """Returns the learnt seconds: per prefill token if the step has any, otherwise of the step; None if unknown."""
         return self.per_token(num_decodes) if num_prefill else self.decode.get(num_decodes)
 
     def scale(self, num_decodes: int, num_prefill: int, factor: float) -> None:
-        """Take what steps like this have taught times so much."""
+        """Multiply the learnt seconds for steps of this shape by a factor."""
         if num_decodes and self.decode:
             self.decode[num_decodes] = self._decode_time(num_decodes) * factor
         per_token = self.per_token(num_decodes)
@@ -67,23 +69,23 @@ class Costs:
                 self.per_prefill_token = per_token * factor
 
     def padding(self, num_decodes: int) -> int:
-        """Rows of no use to add to so many, since a larger step takes less time: with kernels for four rows, say."""
+        """Returns how many unused rows make the step faster: some kernels, for example, work on four rows at a time."""
         if num_decodes < 2:
             return 0
-        least = self.decode.get(num_decodes, 0.0) * _CLEARLY
+        least = self.decode.get(num_decodes, 0.0) * _PADDING_GAIN
         best = 0
-        for padding in range(1, _MOST_PADDING + 1):
+        for padding in range(1, _MAX_PADDING + 1):
             seconds = self.decode.get(num_decodes + padding)
             if seconds is not None and seconds < least:
                 best, least = padding, seconds
         return best
 
     def decode_time(self, num_decodes: int) -> float:
-        """Seconds of a step of so many decoding sequences, padded where that is faster; 0 where nothing was seen."""
+        """Returns the seconds of a step of decodes, padded if that is faster; 0 if nothing is known."""
         return self._decode_time(num_decodes + self.padding(num_decodes))
 
     def _decode_time(self, num_decodes: int) -> float:
-        """The same without padding; between the sizes seen."""
+        """Returns the seconds of a step of decodes without padding, interpolated between the known sizes."""
         if num_decodes == 0 or not self.decode:
             return 0.0
         known = self.decode.get(num_decodes)
@@ -93,18 +95,18 @@ class Costs:
         above = min((size for size in self.decode if size > num_decodes), default=None)
         if below is None:
             assert above is not None
-            return self.decode[above]  # a smaller batch costs at most as much
+            return self.decode[above]  # an upper bound: a smaller batch takes no longer
         if above is None:
-            return self.decode[below] * num_decodes / below  # a bigger one at most in proportion
+            return self.decode[below] * num_decodes / below  # an upper bound: in proportion to the rows
         share = (num_decodes - below) / (above - below)
         return self.decode[below] + share * (self.decode[above] - self.decode[below])
 
     def base(self, num_decodes: int) -> float:
-        """What a step takes before its first prefill token: at least the weights are read once, as for one decode."""
+        """Returns the seconds of a step without its prefill tokens; at least one decode's, which reads all weights."""
         return self.decode_time(max(1, num_decodes))
 
     def step_time(self, num_decodes: int, num_prefill: int) -> float:
-        """Seconds of a step; 0 where nothing like it was seen."""
+        """Returns the seconds of a step; 0 if unknown."""
         if not num_prefill:
             return self.decode_time(num_decodes)
         per_token = self.per_token(num_decodes)
@@ -112,17 +114,18 @@ class Costs:
 
 
 class CostModel:
-    """Predicts step times as: a step of n decoding sequences, plus so much per prefill token, for each thread count.
+    """Predicts step times: the time of n decodes, plus a time per prefill token, for each thread count.
 
     Args:
-        target: what a step should take at most while a prompt is read, in seconds.
-        largest_chunk: prefill tokens in a step at most.
+        target: how long a step with prefill should take at most, in seconds.
+        largest_chunk: the most prefill tokens in a step.
         threads: the thread counts to choose from, rising.
 
     Attributes:
-        threads: the same.
-        tables: what was learnt with each of them, as if nobody else wanted the cores.
-        slowdown: how many times as long steps take at present, for each of them.
+        target: see above.
+        threads: see above.
+        tables: the learnt times by thread count, as if no other process used the cores.
+        slowdown: by thread count, how many times as long steps take at present.
     """
 
     def __init__(self, target: float, largest_chunk: int, threads: Sequence[int] = (1,)) -> None:
@@ -133,17 +136,17 @@ class CostModel:
         self._largest_chunk = largest_chunk
 
     def step_time(self, num_decodes: int, num_prefill: int, threads: int, *, calm: bool = False) -> float:
-        """Seconds of a step with so many threads, 0 where nothing is known.
+        """Returns the seconds of a step with this many threads; 0 if unknown.
 
         Args:
             num_decodes: sequences that decode.
-            num_prefill: tokens of prompts.
-            threads: one of `threads`.
-            calm: as if nobody else wanted the cores, instead of as it is now.
+            num_prefill: prefill tokens.
+            threads: one of `self.threads`.
+            calm: as if no other process used the cores; otherwise with the present slowdown.
         """
         seconds = self.tables[threads].step_time(num_decodes, num_prefill)
         if not seconds:
-            # From the nearest thread count that was seen: threads share the work, but for what they wait.
+            # Scale from the nearest known thread count: threads share the work, except for waiting times.
             by_distance = sorted(self.threads, key=lambda count: abs(math.log(count / threads)))
             for other in by_distance:
                 seconds = self.tables[other].step_time(num_decodes, num_prefill) * (other / threads) ** _SCALING
@@ -152,12 +155,12 @@ class CostModel:
         return seconds if calm else seconds * self.slowdown[threads]
 
     def decode_time(self, num_decodes: int) -> float:
-        """Seconds that a step of so many decoding sequences takes now, with the threads that are best for it."""
+        """Returns the seconds that a step of decodes takes now, with the best thread count."""
         return min(self.step_time(num_decodes, 0, threads) for threads in self.threads)
 
     def chunk(self, num_decodes: int, num_prompts: int = 1) -> int:
-        """Tokens of so many prompts that fit into a step beside so many decoding sequences."""
-        # Where the decodes leave little of it, the prompt still gets twice their time: who waits for it waits, too.
+        """Returns how many prefill tokens of `num_prompts` prompts a step should have, beside its decodes."""
+        # If the decodes use up the target, prefill still gets twice their time, so that the prompt makes progress.
         if num_decodes:
             budget = max(self.target, self.decode_time(num_decodes) * _SHARE)
         else:
@@ -167,7 +170,7 @@ class CostModel:
         if num_decodes and _TILE <= num_decodes + fitting < 2 * _TILE:
             shorter = _TILE - 1 - num_decodes
             fitting = shorter if shorter >= fitting // 2 else fitting
-        elif not num_decodes and num_prompts == 1 and fitting >= _TILE * 3 // 4:  # a third more than fits at most
+        elif not num_decodes and num_prompts == 1 and fitting >= _TILE * 3 // 4:  # rounded up by a third at most
             fitting = (fitting + _TILE // 2) // _TILE * _TILE
         return min(max(fitting, _SMALLEST_CHUNK), self._largest_chunk)
 
@@ -190,20 +193,19 @@ class CostModel:
         *,
         for_all: bool = False,
     ) -> None:
-        """Take in a step that was run.
+        """Learn from a step that was run.
 
         Args:
             num_decodes: sequences that decoded.
-            num_prefill: tokens of prompts.
-            seconds: what it took.
-            threads: with how many threads; None for the most.
-            weight: how much it counts against what was known.
-            for_all: whether the same step with other threads is taken to cost so much more, or less, too. Memories fill
-                and machines get warm: were only the threads in use to learn of it, they would look slow beside those
-                that have not been tried since.
+            num_prefill: prefill tokens.
+            seconds: its time.
+            threads: its thread count; None for the largest.
+            weight: weight of this sample in the mean.
+            for_all: whether to scale the times of the other thread counts, too. Steps get slower as the KV cache fills
+                or the machine gets warm. If only the current count learnt that, the others would wrongly look faster.
         """
         table = self.tables[self.threads[-1] if threads is None else threads]
-        if 0 < num_prefill < _SMALLEST_CHUNK:  # such a sample is mostly the cost of having a step at all
+        if 0 < num_prefill < _SMALLEST_CHUNK:  # mostly the fixed cost of a step
             return
         before = table.known(num_decodes, num_prefill)
         _learn(table, num_decodes, num_prefill, seconds, weight)
@@ -225,9 +227,9 @@ def _learn(table: Costs, num_decodes: int, num_prefill: int, seconds: float, wei
     elif per_token is None:
         table.per_token_beside = max(seconds - base, 0.1 * seconds) / num_prefill
     else:
-        # Which of the two has changed is not to be seen, and as a rule it is both: a full memory makes every row
-        # dearer. Were it all blamed on the prompt, a slow step would make the next chunk smaller, and the share of the
-        # decodes in it larger, which would look like a still dearer prompt.
+        # The time does not tell whether decodes or prefill got slower; mostly both did, as the KV cache filled. If
+        # prefill got all the blame, the next chunk would be smaller, the decodes' share of the step larger, and prefill
+        # would look still slower. So scale both.
         expected = base + num_prefill * per_token
         ratio = _mean(expected, seconds, weight) / expected
         table.per_token_beside = per_token * ratio
@@ -235,9 +237,9 @@ def _learn(table: Costs, num_decodes: int, num_prefill: int, seconds: float, wei
 
 
 def _mean(known: float | None, sample: float, weight: float) -> float:
-    """An exponential mean in which one step that the machine held up counts at most fourfold."""
+    """Returns the exponential mean. A sample counts as at most four times the mean: something held the step up."""
     if known is None:
         return sample
-    if sample < _FAR_BELOW * known:  # nothing makes a step faster by chance
+    if sample < _FAR_BELOW * known:
         weight = max(weight, _WEIGHT_BELOW)
     return known + weight * (min(sample, 4 * known) - known)

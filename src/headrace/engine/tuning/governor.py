@@ -1,4 +1,4 @@
-"""Chooses the compute threads of each step: what is fastest now, also while somebody else wants the cores."""
+"""`Governor`: chooses the thread count of each step: the fastest now, even while other processes use the cores."""
 
 from __future__ import annotations
 
@@ -6,104 +6,105 @@ from headrace.engine.tuning.cost import CostModel
 
 __all__ = ["Governor"]
 
-# A step that takes so many times as long as it should is held up by somebody: twice in a row, or once by very much and
-# for so many seconds. A short one may just have met something that is over.
+# A step counts as held up if it takes this many times its predicted time. Threads are shed after two such steps in a
+# row, or after one that takes 4 times as long and 0.1 seconds longer: a short step may have met a short disturbance.
 _HELD_UP = 1.5
 _HELD_UP_BY_FAR = 4.0
-_FOR_LONG = 0.1
-_CALM = 1.3
-# Of two counts that are about as fast, the larger one: it is the one whose time is known best.
+_HELD_UP_SECONDS = 0.1
+_CALM = 1.3  # a probe below this ratio counts as undisturbed
+# A smaller thread count is chosen only if its step time is below this share: the largest count's times are known best.
 _CLEARLY = 0.97
-# What holds threads up is mostly over soon, and who has shed them finds that out late: fewer have to be faster by this.
+# The same share while the larger count is slowed down: disturbances are mostly short, and their end is noticed late.
 _WORTH_SHEDDING = 0.8
-# Steps are in a row when no more than this many seconds lie between them: the first one after a pause meets the work of
-# those who have just asked for it.
+# Steps count as in a row if no more than this many seconds lie between them. The first step after a pause competes with
+# the work of the clients that have just sent a request.
 _PAUSE = 0.5
 _WEIGHT = 0.2
-# What is held up may as well be the new truth (a sequence has become long, say): believed little by little.
+# The weight of a slow step while a slowdown is assumed. It may be no disturbance: a sequence may have become long.
 _DOUBT = 0.02
-# What was only tried has to count for more: it is not seen often. What was known to be far worse is tried again soon.
-_TRIED = 0.5
+# The weight of a probe, which is rare. A probe far faster than predicted counts fully, and is repeated soon.
+_PROBE_WEIGHT = 0.5
 _FAR_BETTER = 0.8
-# Seconds until threads that were shed are tried again, first and at most; each failure doubles them.
+# Seconds from shedding threads to the next probe of them: the first value, doubled by each failure, at most the second.
 _FIRST_PROBE = 0.25
 _LAST_PROBE = 4.0
-# What says that more threads are slower was measured at another time, maybe beside somebody. So they are tried at once
-# where so many sequences have never decoded with them, and then for this share of the time.
-_SHARE_OF_TRIES = 1 / 50
-# Seconds after which any other count is tried although nothing speaks for it: what is known of it may be wrong. They
-# double from the first to the last.
+# The times of more threads may have been measured beside another process. So more threads are tried at once if this
+# many sequences have never decoded with them, and then for this share of the time.
+_PROBE_SHARE = 1 / 50
+# Seconds until a neighbouring thread count is explored although it looks slower: its known times may be wrong. They
+# double from the first value to the last.
 _FIRST_EXPLORATION = 0.5
 _LAST_EXPLORATION = 16.0
 
 
 class Governor:
-    """Threads for each step, by the cost model's tables and by how much longer steps take than these say.
+    """Chooses threads by the times in the cost model, and by how much longer steps take than predicted.
 
-    llama.cpp's threads wait for each other some hundred times in a step, and a thread that lost its core to another
-    process holds up all of them: a step then takes 3 to 200 times as long, while fewer threads lose nothing. So as soon
-    as steps take far longer than predicted, the counts from that one up are taken to be slower by what was seen, and
-    what is then the fastest is chosen. From time to time one step tries what was best; two good ones in a row end it.
+    llama.cpp's threads wait for each other some hundred times in a step. A thread that loses its core to another
+    process holds up all of them: the step takes 3 to 200 times as long, while fewer threads would lose nothing. So when
+    steps take far longer than predicted, the governor assumes that slowdown for this thread count and all larger ones,
+    and chooses the fastest count again. Probes, single steps with the former count, find out when the slowdown ends:
+    after two good ones in a row.
 
     Args:
-        cost: the tables; the governor feeds them, and writes their `slowdown`.
+        cost: the cost model; the governor teaches it, and writes its `slowdown`.
     """
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
-        self._held_up = dict.fromkeys(cost.threads, 0)
+        self._num_held_up = dict.fromkeys(cost.threads, 0)  # held-up steps in a row
         self._last_end = 0.0
-        self._tries: int | None = None
-        self._good_tries = 0
-        self._wait = _FIRST_PROBE
+        self._probed: int | None = None  # the thread count that the current step probes
+        self._num_good_probes = 0
+        self._probe_delay = _FIRST_PROBE
         self._probe_at = 0.0
-        self._exploration = _FIRST_EXPLORATION
+        self._exploration_delay = _FIRST_EXPLORATION
         self._explore_at: float | None = None
-        self._last: dict[tuple[int, int], float] = {}  # when so many sequences decoded with so many threads
+        self._last: dict[tuple[int, int], float] = {}  # the last time of a step, by its decodes and threads
 
     def choose(self, num_decodes: int, num_prefill: int, now: float, *, repeatable: bool = False) -> int:
-        """Threads for a step.
+        """Returns the thread count for a step.
 
         Args:
-            num_decodes: sequences that decode in it.
-            num_prefill: tokens of prompts in it.
-            now: seconds, on a clock that only rises.
-            repeatable: whether it shall have the same threads whenever it is run: all of them.
+            num_decodes: sequences that decode in the step.
+            num_prefill: prefill tokens of the step.
+            now: seconds, on a monotonic clock.
+            repeatable: whether the step must always have the same thread count: the largest.
         """
         counts = self._cost.threads
-        self._tries = None
+        self._probed = None
         if repeatable or len(counts) == 1:
             return counts[-1]
         best = self._fastest(num_decodes, num_prefill, calm=False)
         if self._explore_at is None:
-            self._explore_at = now + self._exploration
-        wanted = self._fastest(num_decodes, num_prefill, calm=True)
+            self._explore_at = now + self._exploration_delay
+        calm_best = self._fastest(num_decodes, num_prefill, calm=True)
         at = counts.index(best)
         more = counts[at + 1 : at + 2]
-        if wanted != best:
-            # A step that reads a prompt is long, and longer by as much as it fails: better is one that only decodes.
+        if calm_best != best:
+            # Prefer a step without prefill: a failed probe makes a step longer in proportion, and prefill is long.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
-                self._tries = wanted
-        elif more and not num_prefill and now >= max(self._probe_at, self._try_at(num_decodes, more[0])):
-            self._tries = more[0]
+                self._probed = calm_best
+        elif more and not num_prefill and now >= max(self._probe_at, self._next_probe(num_decodes, more[0])):
+            self._probed = more[0]
         elif now >= self._explore_at:
-            neighbour = more if num_prefill else counts[max(0, at - 1) : at]  # with fewer a prompt might take very long
+            neighbour = more if num_prefill else counts[max(0, at - 1) : at]  # fewer threads might prefill very slowly
             if neighbour:
-                self._exploration = min(2 * self._exploration, _LAST_EXPLORATION)
-                self._explore_at = now + self._exploration
-                self._tries = neighbour[0]
-        threads = best if self._tries is None else self._tries
+                self._exploration_delay = min(2 * self._exploration_delay, _LAST_EXPLORATION)
+                self._explore_at = now + self._exploration_delay
+                self._probed = neighbour[0]
+        threads = best if self._probed is None else self._probed
         if not num_prefill:
             self._last[num_decodes, threads] = now
         return threads
 
-    def _try_at(self, num_decodes: int, threads: int) -> float:
-        """When to try whether so many sequences do not decode faster with more threads."""
+    def _next_probe(self, num_decodes: int, threads: int) -> float:
+        """Returns when to try whether this many sequences decode faster with more threads."""
         last = self._last.get((num_decodes, threads))
-        return 0.0 if last is None else last + self._cost.step_time(num_decodes, 0, threads) / _SHARE_OF_TRIES
+        return 0.0 if last is None else last + self._cost.step_time(num_decodes, 0, threads) / _PROBE_SHARE
 
     def observe(self, num_decodes: int, num_prefill: int, threads: int, seconds: float, now: float) -> None:
-        """Take in what a step took, with the threads that were chosen for it or others."""
+        """Learn from the time of a step, run with the chosen thread count or another one."""
         cost = self._cost
         expected = cost.tables[threads].step_time(num_decodes, num_prefill)
         if not expected:
@@ -111,36 +112,37 @@ class Governor:
             return
         ratio = seconds / expected
         if now - seconds > self._last_end + _PAUSE:
-            self._held_up = dict.fromkeys(cost.threads, 0)
+            self._num_held_up = dict.fromkeys(cost.threads, 0)
         self._last_end = now
-        if self._tries == threads:
+        if self._probed == threads:
             was_held_up = cost.slowdown[threads] > 1
             if ratio > _HELD_UP:
                 self._probe_at = max(self._probe_at, now + _FIRST_PROBE)
             self._judge(threads, ratio, now)
             if ratio < 1 or not was_held_up:
-                cost.learn(num_decodes, num_prefill, seconds, threads, 1.0 if ratio < _FAR_BETTER else _TRIED)
-                if ratio < _FAR_BETTER:  # again, and soon: other shapes may be known as badly
-                    self._exploration = _FIRST_PROBE
+                cost.learn(num_decodes, num_prefill, seconds, threads, 1.0 if ratio < _FAR_BETTER else _PROBE_WEIGHT)
+                if ratio < _FAR_BETTER:  # explore again soon: other step shapes may be known as badly
+                    self._exploration_delay = _FIRST_PROBE
                     self._explore_at = now + _FIRST_PROBE
         elif cost.slowdown[threads] > 1:
             known = cost.slowdown[threads]
             slowdown = known + _WEIGHT * (min(ratio, 4 * known) - known)
             cost.slowdown[threads] = slowdown if slowdown > 1.1 else 1.0
-            # Fewer threads are not held up by who holds these up.
+            # A slow step says nothing about smaller counts: the disturbance may not slow them down.
             weight = _DOUBT if ratio > 1 else _WEIGHT
             cost.learn(num_decodes, num_prefill, seconds, threads, weight, for_all=ratio <= 1)
         else:
-            self._held_up[threads] = self._held_up[threads] + 1 if ratio > _HELD_UP else 0
-            # A single thread waits for no other: steps that are slow with it are slow with any.
+            self._num_held_up[threads] = self._num_held_up[threads] + 1 if ratio > _HELD_UP else 0
+            # A single thread waits for no other: if a step is slow with it, the step is slow with any count.
             can_shed = threads > cost.threads[0]
-            by_far = ratio > _HELD_UP_BY_FAR and seconds > expected + _FOR_LONG
-            if can_shed and (self._held_up[threads] >= 2 or by_far):
+            by_far = ratio > _HELD_UP_BY_FAR and seconds > expected + _HELD_UP_SECONDS
+            if can_shed and (self._num_held_up[threads] >= 2 or by_far):
                 self._shed(threads, ratio, now)
-            elif self._held_up[threads] != 1:  # a single slow step says nothing
+            elif self._num_held_up[threads] != 1:  # a single slow step may be chance
                 cost.learn(num_decodes, num_prefill, seconds, threads, for_all=True)
 
     def _fastest(self, num_decodes: int, num_prefill: int, *, calm: bool) -> int:
+        """Returns the thread count with the shortest predicted step; `calm` ignores the present slowdown."""
         counts = self._cost.threads
         best, least = counts[-1], self._cost.step_time(num_decodes, num_prefill, counts[-1], calm=calm)
         for threads in counts[-2::-1]:
@@ -151,31 +153,31 @@ class Governor:
         return best
 
     def _shed(self, threads: int, ratio: float, now: float) -> None:
-        """So many threads hold each other up; more of them would do so, too."""
+        """Assume a slowdown for this thread count and all larger ones."""
         for count in self._cost.threads:
             if count >= threads:
                 self._cost.slowdown[count] = max(self._cost.slowdown[count], ratio)
-        self._held_up[threads] = 0
-        self._probe_at = now + self._wait
+        self._num_held_up[threads] = 0
+        self._probe_at = now + self._probe_delay
 
     def _judge(self, threads: int, ratio: float, now: float) -> None:
-        """A step has tried what is not the choice at present."""
+        """Judge a probe: raise the slowdown, or end it after two good probes in a row."""
         cost = self._cost
         if cost.slowdown[threads] == 1:
             return
         if ratio > _CALM:
             cost.slowdown[threads] = max(ratio, 1.1)
-            self._good_tries = 0
-            self._wait = min(2 * self._wait, _LAST_PROBE)
-            self._probe_at = now + self._wait
+            self._num_good_probes = 0
+            self._probe_delay = min(2 * self._probe_delay, _LAST_PROBE)
+            self._probe_at = now + self._probe_delay
             return
-        self._good_tries += 1
-        if self._good_tries < 2:
-            self._probe_at = now  # the next step, too
+        self._num_good_probes += 1
+        if self._num_good_probes < 2:
+            self._probe_at = now  # probe in the next step, too
             return
         for count in cost.threads:
             if count <= threads:
                 cost.slowdown[count] = 1.0
-        self._good_tries = 0
-        # Whoever comes and goes all the time is not believed sooner each time.
-        self._wait = max(_FIRST_PROBE, self._wait / 2)
+        self._num_good_probes = 0
+        # The delay is halved, not reset: a disturbance that comes and goes keeps it long.
+        self._probe_delay = max(_FIRST_PROBE, self._probe_delay / 2)

@@ -1,4 +1,4 @@
-"""How many threads the model computes with."""
+"""`available_cores` and `thread_counts`: how many compute threads this machine has room for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["available_cores", "processor", "thread_counts"]
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may really use: its CPU affinity, capped by its container's quota.
+    """Returns the number of cores that this process may use: its CPU affinity, capped by its container's quota.
 
-    More compute threads than free cores is a cliff, not a slope: llama.cpp's threads spin at barriers.
+    With more compute threads than free cores, steps become many times slower: llama.cpp's threads spin at barriers.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -21,12 +21,12 @@ def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         if quota != "max":
             cores = min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
-        pass  # not Linux, no control group, or no limit in a form we know
+        pass  # not Linux, no control group, or a limit in another format
     return max(1, cores)
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
-    """The thread counts worth a try where there may be so many: all of a few, of many each about twice the last."""
+    """Returns the thread counts to choose from, up to `most`: all if they are few, otherwise by halving."""
     if most <= 4:
         return tuple(range(1, most + 1))
     counts = [most]
@@ -36,7 +36,7 @@ def thread_counts(most: int) -> tuple[int, ...]:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The kind of processor, as far as the system tells."""
+    """Returns the name of the processor, as the system reports it."""
     try:
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Fits the steps to the machine: the threads of each, and what is known of their cost."""
+"""`Tuning`: chooses threads and padding of each step, and learns from its time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from headrace.engine.tuning.governor import Governor
 
 __all__ = ["Tunable", "Tuning"]
 
-# One of so many steps that would be padded is not, and more of the first ones: what is known of steps without padding
-# may be wrong.
-_DOUBT_EVERY = 64
+# One of this many steps is run without padding although padding looks faster, and more of the first steps: the known
+# time of a step without padding may be wrong.
+_UNPADDED_EVERY = 64
 
 
 class Tunable(Protocol):
-    """What of an engine's `Runner` is tuned; see there."""
+    """The part of a `Runner` that is tuned; see there."""
 
     max_batch: int
     thread_counts: tuple[int, ...]
@@ -29,16 +29,16 @@ class Tunable(Protocol):
 
 
 class Tuning:
-    """What the engine asks before and tells after each step. Belongs to the engine thread.
+    """The engine calls `begin` before and `end` after each step. Used by the engine thread only.
 
     Args:
-        runner: whose threads are set, and which is measured.
-        target: what a step should take at most while a prompt is read, in seconds.
-        max_streams: sequences that decode together at most.
-        file: where the costs are kept from one start to the next; None to forget them.
+        runner: gets the thread counts, and is measured when idle.
+        target: how long a step with prefill should take at most, in seconds.
+        max_streams: the most sequences that decode together.
+        file: keeps the costs from one start to the next; None to forget them.
 
     Attributes:
-        cost: what steps cost.
+        cost: the learnt step times.
     """
 
     def __init__(self, runner: Tunable, *, target: float, max_streams: int, file: CostFile | None = None) -> None:
@@ -60,18 +60,18 @@ class Tuning:
 
     @property
     def is_measured(self) -> bool:
-        """Whether there is nothing left that idle time would be used for."""
+        """Whether nothing is left to measure in idle time."""
         return self._calibration is None
 
     def begin(self, num_decodes: int, num_prefill: int, *, room: int, repeatable: bool) -> int:
-        """Set the threads of the next step; returns with how many rows of no use it is faster.
+        """Set the threads of the next step, and return its padding: the unused rows that make it faster.
 
         Args:
-            num_decodes: sequences that decode in it.
-            num_prefill: tokens of prompts in it.
-            room: tokens that the memory can take besides.
-            repeatable: whether its logits shall be the same, to the last bit, whenever it is run. Attention over a long
-                sequence is shared among the threads, so their number decides in which order it is summed up.
+            num_decodes: sequences that decode in the step.
+            num_prefill: prefill tokens of the step.
+            room: tokens for which the KV cache has room besides.
+            repeatable: whether the logits must be repeatable to the last bit. Threads share the attention over a long
+                sequence, so their number decides the order of summation.
         """
         threads = self._governor.choose(num_decodes, num_prefill, time.perf_counter(), repeatable=repeatable)
         self._set_threads(threads)
@@ -79,13 +79,13 @@ class Tuning:
         self._only_learns = False
         if padding:
             self._num_padded += 1
-            doubt_every = min(_DOUBT_EVERY, 1 << (self._num_padded.bit_length() - 1))
-            # What is expected of the step is what it takes with padding.
-            self._only_learns = padding > room or self._num_padded % doubt_every == 0
+            unpadded_every = min(_UNPADDED_EVERY, 1 << (self._num_padded.bit_length() - 1))
+            # Without padding, the step is not compared with its prediction: that assumes padding.
+            self._only_learns = padding > room or self._num_padded % unpadded_every == 0
         return 0 if self._only_learns else padding
 
     def end(self, num_decodes: int, num_prefill: int, seconds: float) -> None:
-        """Learn from the step that was run."""
+        """Learn from the time of the step that was run."""
         if self._only_learns:
             self.cost.learn(num_decodes, num_prefill, seconds, self._threads, weight=0.5)
         else:
@@ -93,13 +93,13 @@ class Tuning:
         self._num_learnt += 1
 
     def use_idle_time(self) -> bool:
-        """Measure something, if there is anything left to measure; the memory must be empty."""
+        """Measure one step shape; False if nothing is left to measure. The KV cache must be empty."""
         calibration = self._calibration
         if calibration is None:
             return False
         try:
             calibration.go_on()
-        except Exception:  # whatever it is: what only saves time later must not end the engine
+        except Exception:  # measuring only saves time later, so no failure of it may end the engine
             self._calibration = None
             return False
         if calibration.is_done:
@@ -108,7 +108,7 @@ class Tuning:
         return True
 
     def save(self) -> None:
-        """Keep what was learnt, unless somebody else wants the cores: what that has done to it is not known."""
+        """Save the costs to the file, unless another process is slowing steps down: they may be wrong then."""
         is_calm = all(slowdown == 1 for slowdown in self.cost.slowdown.values())
         if self._file is not None and is_calm and (self._num_learnt or self._calibration is None):
             self._file.save(self.cost)
