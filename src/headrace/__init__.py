@@ -22,8 +22,9 @@ from headrace.values.results import GenerationResult, Metrics, Part, Token, Tool
 from headrace.values.version import VERSION
 
 if TYPE_CHECKING:
+    from headrace.api.context import Context
     from headrace.api.conversation import ConversationManager
-    from headrace.api.model import AsyncModel, Context, Model
+    from headrace.api.model import AsyncModel, Model
     from headrace.api.stream import AsyncTokenStream, StreamResult, TokenStream
     from headrace.chat.template import Message
     from headrace.chat.tool_loop import ToolRun
@@ -64,7 +65,7 @@ __all__ = [
 _LATER = {
     "AsyncModel": "headrace.api.model",
     "AsyncTokenStream": "headrace.api.stream",
-    "Context": "headrace.api.model",
+    "Context": "headrace.api.context",
     "ConversationManager": "headrace.api.conversation",
     "Message": "headrace.chat.template",
     "Model": "headrace.api.model",

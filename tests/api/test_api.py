@@ -45,7 +45,7 @@ from headrace import (
     Token,
     TokenStream,
 )
-from headrace.api.model import _AsyncContext
+from headrace.api.context import _AsyncContext
 from headrace.engine.runner import Sample
 from headrace.values.checks import as_float, as_int, as_token_ids
 from headrace.values.errors import shortened

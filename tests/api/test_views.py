@@ -26,7 +26,8 @@ from headrace import (
     Token,
     TokenStream,
 )
-from headrace.api.views import _Pace, _text
+from headrace.api.paced_view import Pace
+from headrace.api.text_view import text_of
 
 LONG = "abcdefghij" * 30
 FIRST = 1000  # ids below this are the bytes, which spell the prompt
@@ -259,9 +260,9 @@ def test_text_at_every_cut() -> None:
 def test_all_the_text_of_a_token_counts() -> None:
     """The last one may have several parts."""
     token = Token("a", 1, 0, 0.0, kind="thinking", rest=(Part("text", "b"), Part("tool_call", "c"), Part("text", "d")))
-    assert _text(token) == "bd"
-    assert _text(Token("a", 1, 0, 0.0, rest=(Part("text", "b"),))) == "ab"
-    assert _text(Token("a", 1, 0, 0.0, kind="tool_call")) == ""
+    assert text_of(token) == "bd"
+    assert text_of(Token("a", 1, 0, 0.0, rest=(Part("text", "b"),))) == "ab"
+    assert text_of(Token("a", 1, 0, 0.0, kind="tool_call")) == ""
 
 
 # buffered()
@@ -424,7 +425,7 @@ def stamped(stamps: Sequence[float]) -> list[Token]:
 
 def played(tokens: list[Token], arrivals: Sequence[float], lag_ms: float) -> list[float]:
     """When each token is shown by a reader that always wants the next, in seconds; no real time passes."""
-    pace, now, shown = _Pace(lag_ms), 0.0, []
+    pace, now, shown = Pace(lag_ms), 0.0, []
     for token, arrival in zip(tokens, arrivals, strict=True):
         now = max(now, arrival)
         pace.hold(token)
@@ -476,7 +477,7 @@ def test_whatever_comes_is_held_back_by_no_more_than_the_lag(gaps: list[tuple[fl
 
 @pytest.mark.parametrize("jump", [-1e6, 1e6])
 def test_a_clock_that_is_put_forward_or_back_costs_no_more_than_the_lag(jump: float) -> None:
-    pace = _Pace(250)
+    pace = Pace(250)
     for at, stamp in enumerate([0.0, 0.05, 0.1, 0.15, jump, jump + 0.05]):
         pace.hold(Token("x", 1, at, stamp))
         assert 0 <= pace.delay(0.05 * at, 0.05 * at) <= 0.25

@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headrace.api.caller import Caller
+from headrace.api.context import AnyModel, caller_of
 from headrace.api.job import Job
 from headrace.api.messages import Message, checked_message, checked_text, plain_prompt, prompt_messages, turn_starts
-from headrace.api.model import AnyModel, caller_of
 from headrace.api.saved_conversation import SavedConversation
 from headrace.api.stream import AsyncTokenStream, TokenStream
 from headrace.api.trimming import Budget

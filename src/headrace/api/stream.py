@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
+from headrace.api.iteration import AsyncTokens, Tokens
 from headrace.api.stream_base import StreamBase
-from headrace.api.views import AsyncTokens, AsyncViews, Tokens, Views
+from headrace.api.views import AsyncViews, Views
 from headrace.values.events import End, TokenEvent
 from headrace.values.results import GenerationResult, Token
 

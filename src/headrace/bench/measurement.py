@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from headrace.api.model import Context, Model, core_of
+from headrace.api.context import Context
+from headrace.api.model import Model, core_of
 from headrace.api.stream import TokenStream
 from headrace.engine.tuning.threads import available_cores
 from headrace.values.checks import as_int

@@ -22,10 +22,10 @@ from headrace.values.results import EngineMetrics, GenerationResult, Part, Token
 if TYPE_CHECKING:
     from headrace.chat.tool_loop import ToolRun
 
-__all__ = ["AsyncCalls", "Calls", "SyncCalls"]
+__all__ = ["AsyncMethods", "Methods", "SyncMethods"]
 
 
-class Calls:
+class Methods:
     """What needs no waiting, and is the same on both faces."""
 
     def __init__(self, core: Core, caller: Caller) -> None:
@@ -94,7 +94,7 @@ class Calls:
         self._core.engine.check_integrity()
 
 
-class SyncCalls(Calls):
+class SyncMethods(Methods):
     """The calls of `Model` and `Context`."""
 
     def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
@@ -213,7 +213,7 @@ class SyncCalls(Calls):
             raise
 
 
-class AsyncCalls(Calls):
+class AsyncMethods(Methods):
     """The calls of `AsyncModel`, and of a `Context` on one."""
 
     async def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
