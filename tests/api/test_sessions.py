@@ -247,7 +247,7 @@ def test_truncated_files(saved: Path, fresh: Scripted) -> None:
         saved.write_bytes(data[:length])
         refused(fresh, saved, "it is cut off" if length >= 1 else "it is no session file")
     saved.write_bytes(data + b"\0")
-    refused(fresh, saved, "something follows its end")
+    refused(fresh, saved, "it has bytes behind its end")
     saved.write_bytes(data)
     Context.load(fresh.model, saved)
 
@@ -305,7 +305,7 @@ def test_a_forged_range(saved: Path, fresh: Scripted) -> None:
     for start, end in ((0, 26), (1, 2), (5, 5), (3, 1), (0, 2**32 - 1)):
         piece = struct.pack("<IIQ", start, end, 2) + b"[]"
         saved.write_bytes(data + piece + hashlib.sha256(data[-32:] + piece).digest())
-        refused(fresh, saved, "where there can be none")
+        refused(fresh, saved, "is out of place")
 
 
 def test_what_left_the_memory_while_it_was_saved_is_not_said_to_be_in_order(
