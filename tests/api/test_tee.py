@@ -338,8 +338,8 @@ def test_a_reader_may_be_dropped_while_the_lock_is_held() -> None:
         fast, slow = made.model.generate_stream("p", buffer_size=4).tee(2)
         wait_for_pause(made)
         fast.read()
-        hub = fast._channel._shared
-        with hub._lock:
+        shared = fast._channel._shared
+        with shared._lock:
             del slow
             made.settle()
             assert fast.tokens_generated() == 4, "it was tidied up by somebody who did not hold the lock"
