@@ -1,4 +1,4 @@
-"""headrace: many streams at once from one local language model, each at its reader's pace."""
+"""headrace: streams text from local language models with llama.cpp, many streams at once from one model."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ __all__ = [
     "Usage",
 ]
 
-# Imported when first asked for, because they bring the engine and jinja2: `headrace --help` needs neither.
-_LATER = {
+# Imported on first use, because they import the engine and jinja2, which `headrace --help` does not need.
+_LAZY = {
     "AsyncModel": "headrace.api.model",
     "AsyncTokenStream": "headrace.api.stream",
     "Context": "headrace.api.context",
@@ -76,9 +76,9 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
     return value
 
 

@@ -115,7 +115,7 @@ def load_core(
 def _cost_file(model: LlamaModel, n_threads: int, kv_type: KVType) -> CostFile | None:
     """The file that keeps the measured step times of this model on this machine; None without a cache folder."""
     from headrace.llama.library import library_version
-    from headrace.store.places import cache_folder
+    from headrace.store.folders import cache_folder
 
     try:
         folder, stat = cache_folder(), model.path.stat()

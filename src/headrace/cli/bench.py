@@ -71,7 +71,7 @@ def bench(
     and writes what was measured so far.
     """
     from headrace.api.model import Model
-    from headrace.bench import Bench, Neighbours, needed_context
+    from headrace.bench import Bench, OtherProcesses, needed_context
 
     numbers = _numbers(streams)
     tokens = (32 if quick else 96) if tokens is None else tokens
@@ -91,14 +91,14 @@ def bench(
     is_interrupted = False
     with loaded:
         bench = Bench(loaded, streams=numbers, tokens=tokens, prompt_tokens=prompt_tokens, rounds=rounds)
-        neighbours = Neighbours()
+        others = OtherProcesses()
         with Waiting("warming up", measured=True) as waiting:
             try:
                 for done, title in enumerate(bench.run()):
                     waiting.update(done / len(bench), title)
             except KeyboardInterrupt:
                 is_interrupted = True
-        busy, is_poor = neighbours.busy_cores, neighbours.are_in_the_way
+        busy, is_poor = others.busy_cores, others.are_disturbing
         machine = _machine(threads, kv_type) | {"busy_cores": round(busy, 3)}
     if is_poor:
         say(f"headrace: other processes kept {busy:.1f} cores busy, so these figures are worse than they should be")
