@@ -14,7 +14,7 @@ from headrace.values.results import Token
 __all__ = ["AsyncPaced", "Pace", "Paced"]
 
 _LONGEST_MS = 3_600_000
-# The usual gap is the mean of the gaps between so many tokens.
+# The usual gap is the mean of the gaps between this many tokens.
 _NUM_GAPS = 32
 # Tokens are shown at gaps of this share of the usual one, so that a view that is behind catches up.
 _CATCH_UP = 0.9

@@ -131,7 +131,7 @@ def replacing(target: Path) -> Generator[BinaryIO]:
 
 
 def _read(file: BinaryIO, count: int, size: int) -> bytearray:
-    """Read so many bytes; allocates nothing for a length that the file cannot hold."""
+    """Read `count` bytes; allocates nothing for a length that the file cannot hold."""
     data = bytearray(count if count <= size - file.tell() else 0)
     if len(data) != count or file.readinto(data) != count:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         raise DamagedFileError("it is cut off")
