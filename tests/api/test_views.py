@@ -92,6 +92,7 @@ def test_a_view_ends_when_the_stream_is_closed_or_cancelled(view: str) -> None:
             reading = started(list, iterator)
             leave(stream)
             reading.result(PATIENCE)
+            assert stream.wait_end(PATIENCE)  # a closed view ends at once, the stream with the engine's next step
             assert stream.finish_reason in ("cancelled", "stop")
         wait_until(lambda: idle(made))
 
