@@ -65,10 +65,10 @@ def bench(
 ) -> None:
     """Measure a model on this machine.
 
-    Measured are prefill and decode in tokens per second, the longest wait for a token, the time to first token, and
-    the duration of a step: for each the median of the rounds, with the least and the most. Close other programs: one
+    The figures are prefill and decode in tokens per second, the longest wait for a token, the time to first token, and
+    the duration of a step; each is the median of the rounds, with the least and the most. Close other programs: one
     that keeps a core busy makes all figures worse, and a line on standard error says so. Ctrl-C stops the measurement
-    and writes what was measured so far.
+    and writes the figures so far.
     """
     from headrace.api.model import Model
     from headrace.bench import Bench, OtherProcesses, needed_context
