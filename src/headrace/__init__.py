@@ -1,4 +1,4 @@
-"""headrace: many streams at once from one local language model, each at its reader's pace."""
+"""headrace: streams text from local language models with llama.cpp, many streams at once from one model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from headrace.values.results import GenerationResult, Metrics, Part, Token, Tool
 from headrace.values.version import VERSION
 
 if TYPE_CHECKING:
+    from headrace.api.context import Context
     from headrace.api.conversation import ConversationManager
-    from headrace.api.model import AsyncModel, Context, Model
+    from headrace.api.model import AsyncModel, Model
     from headrace.api.stream import AsyncTokenStream, StreamResult, TokenStream
     from headrace.chat.template import Message
     from headrace.chat.tool_loop import ToolRun
@@ -60,11 +61,11 @@ __all__ = [
     "Usage",
 ]
 
-# Imported when first asked for, because they bring the engine and jinja2: `headrace --help` needs neither.
-_LATER = {
+# Imported on first use, because they import the engine and jinja2, which `headrace --help` does not need.
+_LAZY = {
     "AsyncModel": "headrace.api.model",
     "AsyncTokenStream": "headrace.api.stream",
-    "Context": "headrace.api.model",
+    "Context": "headrace.api.context",
     "ConversationManager": "headrace.api.conversation",
     "Message": "headrace.chat.template",
     "Model": "headrace.api.model",
@@ -75,9 +76,9 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
     return value
 
 

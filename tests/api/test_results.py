@@ -277,7 +277,7 @@ def test_async_where_the_consumer_is_cancelled() -> None:
 
         consumer = asyncio.create_task(consume())
         result = asyncio.create_task(stream.result())
-        while stream._reader is None:
+        while stream._last_reader is None:
             await asyncio.sleep(0)
         consumer.cancel()
         assert (await result).finish_reason in ("cancelled", "stop")

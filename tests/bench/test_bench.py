@@ -14,7 +14,7 @@ import pytest
 from harness import scripted, within
 
 from headrace import InvalidRequestError
-from headrace.bench import SHORT_PROMPT, Bench, Neighbours, needed_context
+from headrace.bench import SHORT_PROMPT, Bench, OtherProcesses, needed_context
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner
 
@@ -115,10 +115,10 @@ def test_the_context_that_is_needed_is_enough() -> None:
 
 
 def test_a_busy_neighbour_is_noticed() -> None:
-    neighbours = Neighbours()
+    others = OtherProcesses()
     work = "import time\nwhile time.process_time() < 0.5: pass"
     subprocess.run([sys.executable, "-c", work], check=True, timeout=PATIENCE)
-    assert neighbours.busy_cores > 0
+    assert others.busy_cores > 0
 
 
 # The command.
@@ -182,7 +182,7 @@ def test_the_table_has_a_line_for_everything() -> None:
         "decode, 2 streams",
         "time to first token",
         "24 of them",
-        "of a step",
+        "per step",
     ):
         assert line in page
     assert "stopped" not in page

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from cli.test_cli import Terminal
+from cli.commands import Terminal
 from harness import PATIENCE, Gate, ids, scripted, wait_until
 from rich.console import Console
 from server.harness import TEMPLATE

@@ -1,1 +1,1 @@
-"""The public API: models, contexts, streams and conversations, each for threads and for tasks."""
+"""The public API: models, contexts, streams and conversations, for threads and for asyncio tasks."""

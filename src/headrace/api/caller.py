@@ -1,4 +1,4 @@
-"""`Caller`: one caller's defaults, and the streams that it has started."""
+"""`Caller`: starts streams on a `Core`, with the defaults of one model, context or API client, and can cancel them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from headrace.values.request import LastTokens
 
 __all__ = ["Caller"]
 
-_Face = TypeVar("_Face", TokenStream, AsyncTokenStream)
+_Stream = TypeVar("_Stream", TokenStream, AsyncTokenStream)
 
-# Stands for "not said": None says that there shall be no system prompt.
+# No system prompt was given, so the caller's own is used. (None means: no system prompt at all.)
 _CALLERS_OWN: Any = object()
 
 
@@ -34,12 +34,12 @@ class Caller:
 
     Args:
         core: the model and its engine.
-        defaults: the settings of its streams, as far as they have none of their own.
-        system_prompt: what its chats begin with.
-        flow: whose turn its requests take in the fair queue; None for a flow of its own.
+        defaults: the settings of its streams, unless they are overridden.
+        system_prompt: the system prompt of its chats.
+        flow: the flow of its requests in the fair queue; None for a flow of its own.
 
     Attributes:
-        last_tokens: the tokens of the stream of this caller that ended last.
+        last_tokens: the tokens of this caller's stream that ended last.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Caller:
         self.defaults = defaults
         self.system_prompt = _checked_system_prompt(system_prompt)
         self.last_tokens = LastTokens()
-        # Without a lock, so that a signal handler or a garbage collection may cancel in the midst of anything.
+        # Without a lock, because signal handlers and garbage collections cancel streams at any point of a thread.
         self._streams: dict[str, weakref.ref[TokenStream | AsyncTokenStream]] = {}
         self._flow = id(self) if flow is None else flow
         self._is_closed = False
 
     def job(self, prompt: Prompt, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
-        """What `generate` and its kin do: continue a text, or, where a system prompt is given, answer it as a chat."""
+        """Return the job of `generate`: continue the prompt or, if there is a system prompt, answer it as a chat."""
         settings, system_prompt = self._settings(config, overrides)
         if system_prompt is _CALLERS_OWN:
             system_prompt = self.system_prompt
@@ -65,13 +65,13 @@ class Caller:
             given = prompt if isinstance(prompt, str) else _checked_ids(prompt)
             return Job(settings, partial(prompts.prepare, given, settings, schema), parse)
         if not isinstance(prompt, str):
-            raise InvalidRequestError("system_prompt", system_prompt, "None where the prompt is given as token ids")
+            raise InvalidRequestError("system_prompt", system_prompt, "None, because the prompt is given as token ids")
         check_text("prompt", prompt)
         messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
         return Job(settings, partial(prompts.prepare_chat, messages, settings, schema=schema), parse)
 
     def chat_job(self, messages: Messages, config: StreamConfig | None, overrides: Mapping[str, Any]) -> Job:
-        """What `chat` and its kin do."""
+        """Return the job of `chat`: answer the messages."""
         options, others = chat_options(overrides)
         settings, system_prompt = self._settings(config, others)
         schema, parse = _schema_of(settings)
@@ -83,28 +83,28 @@ class Caller:
         return Job(settings, prepare, parse)
 
     def rendering(self, messages: Messages, options: Mapping[str, Any]) -> tuple[list[Any], ChatOptions]:
-        """What a chat of these messages is made of: the messages, and what there is besides.
+        """Return the messages and the chat options from which `Prompts` renders a prompt.
 
         Raises:
-            TypeError: an option that has no meaning for a prompt.
+            TypeError: an option that is not one of `CHAT_OPTIONS`.
             InvalidRequestError: see `conversation`.
         """
         chosen, others = chat_options(options)
         if others:
-            raise TypeError(f"unknown option {next(iter(others))!r}; there are {', '.join(CHAT_OPTIONS)}")
+            raise TypeError(f"unknown option {next(iter(others))!r}; allowed: {', '.join(CHAT_OPTIONS)}")
         return self.conversation(messages), chosen()
 
     def conversation(self, messages: Messages, system_prompt: object = _CALLERS_OWN) -> list[Any]:
-        """A copy of the messages, checked, behind a system prompt where one is given or this caller has one.
+        """Return a checked copy of the messages, behind the given system prompt or this caller's own, if any.
 
         Raises:
-            InvalidRequestError: messages that are none; a system prompt beside a system message.
+            InvalidRequestError: messages that cannot be used; a system prompt beside a system message.
         """
         checked = checked_messages(messages)
         if any(message["role"] == "system" for message in checked):
             if system_prompt not in (_CALLERS_OWN, None):
                 raise InvalidRequestError(
-                    "system_prompt", system_prompt, "None where the messages have a system message of their own"
+                    "system_prompt", system_prompt, "None, because the messages have a system message of their own"
                 )
             return checked
         if system_prompt is _CALLERS_OWN:
@@ -112,30 +112,30 @@ class Caller:
         return checked if system_prompt is None else [{"role": "system", "content": system_prompt}, *checked]
 
     def start(self, job: Job, *, closing_token: bool = False, observer: Observer | None = None) -> TokenStream:
-        """Start a stream; errors are raised here."""
-        stream = self._stream(TokenStream, job, closing_token=closing_token, observer=observer)
+        """Start a stream. Raises all errors of starting it."""
+        stream = self._new_stream(TokenStream, job, closing_token=closing_token, observer=observer)
         stream.submit(job.prepare())
         return stream
 
     def start_async(
         self, job: Job, *, closing_token: bool = False, observer: Observer | None = None
     ) -> AsyncTokenStream:
-        """Start a stream without blocking; errors come with its first token."""
-        stream = self._stream(AsyncTokenStream, job, closing_token=closing_token, observer=observer)
+        """Start a stream without blocking. The stream raises errors of its start with the first token."""
+        stream = self._new_stream(AsyncTokenStream, job, closing_token=closing_token, observer=observer)
         try:
             self.core.workers.submit(stream.submit_later, job.prepare)
-        except RuntimeError as error:  # the pool was shut down, since the model or the interpreter is closing
+        except RuntimeError as error:  # the pool was shut down: the model or the interpreter is closing
             raise EngineClosedError("the model was closed; load it again") from error
         return stream
 
     async def open(self, job: Job, *, id: str) -> AsyncTokenStream:
-        """Start a stream without blocking; errors are raised here, before there is a first token to wait for.
+        """Start a stream without blocking, and wait until the engine has accepted it. Raises all errors of its start.
 
         Args:
-            job: what to generate.
-            id: name of the stream, which no live stream of this engine may have.
+            job: the stream to start.
+            id: the stream's id; no other live stream of the engine may have it.
         """
-        stream = self._stream(AsyncTokenStream, job, id=id)
+        stream = self._new_stream(AsyncTokenStream, job, id=id)
         try:
             stream.submit(await asyncio.get_running_loop().run_in_executor(self.core.workers, job.prepare))
         except BaseException as error:
@@ -146,14 +146,14 @@ class Caller:
         return stream
 
     def cancel_generation(self) -> None:
-        """Cancel every stream started here, and no other."""
+        """Cancel every stream that this caller started, and no other."""
         for reference in list(self._streams.values()):
             stream = reference()
             if stream is not None:
                 stream.cancel()
 
     def close(self) -> None:
-        """Cancel every stream started here, and take no more. The core stays open."""
+        """Cancel every stream that this caller started, and start no more. The core stays open."""
         self._is_closed = True
         self.cancel_generation()
 
@@ -167,18 +167,18 @@ class Caller:
             system_prompt = _checked_system_prompt(system_prompt)
         return checked_config(config, self.defaults).replace(**changes), system_prompt
 
-    def _stream(
+    def _new_stream(
         self,
-        face: type[_Face],
+        stream_type: type[_Stream],
         job: Job,
         *,
         id: str | None = None,
         closing_token: bool = False,
         observer: Observer | None = None,
-    ) -> _Face:
+    ) -> _Stream:
         core, streams = self.core, self._streams
         id = core.new_id() if id is None else id
-        stream = face(
+        stream = stream_type(
             core.engine,
             core,
             job.config,
@@ -196,7 +196,7 @@ class Caller:
 
 
 def _schema_of(config: StreamConfig) -> tuple[object, Callable[[str], object] | None]:
-    """The JSON schema that the output has to fit, and what makes an object of it."""
+    """The JSON schema that constrains the output, and the function that makes an object of the output."""
     if config.json_schema is None:
         return None, None
     from headrace.structured.schema import Schema

@@ -1,4 +1,4 @@
-"""The options that only a chat has: tools, and what goes into the template."""
+"""`chat_options`: checks the options that only chats have: tools, and variables of the chat template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.values.errors import InvalidRequestError
 __all__ = ["CHAT_OPTIONS", "chat_options"]
 
 CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
-# What a chat template gets from elsewhere.
+# Variables of the chat template that headrace sets itself.
 _NOT_IN_TEMPLATE_KWARGS = (
     "add_generation_prompt",
     "bos_token",
@@ -27,9 +27,11 @@ _NOT_IN_TEMPLATE_KWARGS = (
 
 
 def chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOptions], dict[str, Any]]:
-    """What makes the options that only a chat has, and the other overrides.
+    """Separate the chat options from the other overrides.
 
-    To describe functions takes milliseconds, so that is left to whoever makes the prompt.
+    Returns:
+        A function that makes the `ChatOptions`, and the other overrides. It is a function because describing tools
+        takes milliseconds, which only the thread that makes the prompt should spend.
     """
     others = dict(overrides)
     given = {name: others.pop(name) for name in CHAT_OPTIONS if name in others}
@@ -41,7 +43,7 @@ def chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOptions
         raise InvalidRequestError("template_kwargs", template_kwargs, "a mapping from names to values, or None")
     for name in cast("Mapping[object, object]", template_kwargs or {}):
         if not isinstance(name, str) or name in _NOT_IN_TEMPLATE_KWARGS:
-            allowed = f"names of variables, but {', '.join(_NOT_IN_TEMPLATE_KWARGS)}"
+            allowed = f"names of variables, except {', '.join(_NOT_IN_TEMPLATE_KWARGS)}"
             raise InvalidRequestError("a name in template_kwargs", name, allowed)
     options = ChatOptions(
         is_parallel=given.get("parallel_tool_calls", True),
@@ -51,7 +53,7 @@ def chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOptions
     tools, choice = given.get("tools"), given.get("tool_choice")
     if tools is None and choice is None:
         return lambda: options, others
-    if isinstance(tools, list):  # what becomes of the caller's list changes nothing
+    if isinstance(tools, list):  # copied, because the caller may change the list later
         tools = list(cast("list[object]", tools))
     return partial(_with_tools, options, tools, choice), others
 

@@ -16,16 +16,17 @@ __all__ = ["Core"]
 
 
 class Core:
-    """A loaded model and its engine, shared by both faces and all contexts. Closed once, by any of them.
+    """A loaded model and its engine, shared by its Model, AsyncModel and contexts. Any of the models closes it for all.
 
     Args:
-        vocabulary: turns text into tokens; closed with the core.
-        engine: what generates; closed with the core.
-        name: what to call the model.
+        vocabulary: the model's vocabulary; closed with the core.
+        engine: the engine; closed with the core.
+        name: the model's name.
         config: the defaults of every stream.
 
     Attributes:
-        prompts: makes prompts for the model.
+        prompts: makes the prompts.
+        workers: the threads that make the prompts of async streams, so that neither the event loop nor the engine does.
     """
 
     def __init__(self, vocabulary: Vocabulary, engine: Engine, *, name: str, config: StreamConfig) -> None:
@@ -35,23 +36,22 @@ class Core:
         self.config = config
         self.prompts = Prompts(vocabulary, engine.max_length, name)
         self._ids = itertools.count(1)
-        self._prefix = secrets.token_hex(4)
-        # Prompts of async streams are made here, so that neither the event loop nor the engine does it.
+        self._id_prefix = secrets.token_hex(4)
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="headrace-prompt")
 
     def new_id(self) -> str:
-        """An id that no other stream has."""
-        return f"{self._prefix}-{next(self._ids)}"
+        """Return a stream id that is unique."""
+        return f"{self._id_prefix}-{next(self._ids)}"
 
     def close(self) -> None:
-        """End every stream as "cancelled" and free the model. Any number of times, from any thread."""
+        """End every stream as "cancelled", and free the model. Any thread may call it, and again."""
         try:
             self.engine.close()
-        finally:  # also where Ctrl-C cuts the waiting short
+        finally:  # also if Ctrl-C interrupts the wait
             self.workers.shutdown(wait=False)
             self.vocabulary.close()
 
     def __del__(self) -> None:
         if hasattr(self, "workers") and not self.engine.is_closed:
             warnings.warn(f"the model {self.name!r} was not closed", ResourceWarning, stacklevel=1)
-            self.engine.close_soon()  # whoever drops the last reference must not wait for a step
+            self.engine.close_soon()  # without waiting for the engine, because any thread may drop the last reference

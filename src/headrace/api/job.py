@@ -1,4 +1,4 @@
-"""`Job`: a stream to be, with its settings and what makes its prompt."""
+"""`Job`: the settings of a stream that is to be started, and the function that makes its prompt."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Job"]
 
 
 class Job(NamedTuple):
-    """A stream to be: its settings, and how to make its prompt, which is better not done on an event loop.
+    """A stream that is to be started.
 
     Attributes:
         config: the settings.
-        prepare: makes the prompt.
-        parse: makes an object of an output that is complete; None where it is only text.
+        prepare: makes the prompt; too slow to run on an event loop.
+        parse: makes an object of a complete output; None if the output is just text.
     """
 
     config: StreamConfig
@@ -26,17 +26,20 @@ class Job(NamedTuple):
     parse: Callable[[str], object] | None = None
 
     def times(self, count: int) -> list[Job]:
-        """So many choices for one prompt, which is made once; each has a seed of its own, or all would be the same."""
+        """Return jobs for several choices with one prompt, which is made once.
+
+        If the settings have a seed, each choice gets one of its own, or all would be the same.
+        """
         if count == 1:
             return [self]
-        config, prepare = self.config, _Shared(self.prepare)
+        config, prepare = self.config, _PreparedOnce(self.prepare)
         seeds = [None if config.seed is None else (config.seed + choice) % 2**64 for choice in range(count)]
         configs = [config if seed is None else config.replace(seed=seed) for seed in seeds]
         return [Job(config, prepare, self.parse) for config in configs]
 
 
-class _Shared:
-    """A prompt of several streams, made when the first of them asks for it."""
+class _PreparedOnce:
+    """The prompt of several streams, made when the first of them needs it."""
 
     def __init__(self, prepare: Callable[[], Prepared]) -> None:
         self._prepare = prepare

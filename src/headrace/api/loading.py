@@ -1,4 +1,4 @@
-"""Loading: from a name or a path to a `Core`, with the sizes and threads that fit this machine."""
+"""`load_core`: loads a model by name or path into a `Core`, with a context size and threads that fit this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_core"]
 
-# The default of n_ctx takes at most this share of the memory that is free.
+# The default of n_ctx takes at most this share of the free memory.
 _KV_SHARE = 0.5
 
 
@@ -44,7 +44,7 @@ def load_core(
     progress: Callable[[float], None] | None,
 ) -> Core:
     """Find a model, load it, and start its engine; see `Model.load`."""
-    # libllama is only loaded where a model is: importing headrace stays cheap.
+    # Imported here, so that `import headrace` does not load libllama.
     from headrace.engine.llama_runner import LlamaRunner
     from headrace.engine.speculation.draft_model import DraftModel
     from headrace.llama.context import LlamaContext
@@ -78,8 +78,8 @@ def load_core(
             model,
             n_ctx=budget,
             n_batch=min(512, max(budget, max_streams)),
-            # Besides those of streams, rows for cached prefixes, and the runner's own. Each row takes a row of logits,
-            # for Gemma a megabyte.
+            # Sequence ids for the streams, for cached prefixes and for the runner itself. Each takes memory for a row
+            # of logits: for Gemma a megabyte.
             n_seq_max=min(256, max_streams + 17),
             n_threads=most_threads,
             kv_type=kv_type,
@@ -113,9 +113,9 @@ def load_core(
 
 
 def _cost_file(model: LlamaModel, n_threads: int, kv_type: KVType) -> CostFile | None:
-    """Where it is kept what this model's steps cost on this machine; None without a folder for such things."""
+    """The file that keeps the measured step times of this model on this machine; None without a cache folder."""
     from headrace.llama.library import library_version
-    from headrace.store.places import cache_folder
+    from headrace.store.folders import cache_folder
 
     try:
         folder, stat = cache_folder(), model.path.stat()
@@ -130,13 +130,13 @@ def _cost_file(model: LlamaModel, n_threads: int, kv_type: KVType) -> CostFile |
 
 
 def _default_n_ctx(trained: int, kv_bytes_per_token: int) -> int:
-    """What the model was trained with, if half of the free memory holds it."""
+    """The context size that the model was trained with, or as much of it as half of the free memory holds."""
     try:
-        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        num_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                pages = int(line.split()[1]) * 1024
+                num_bytes = int(line.split()[1]) * 1024
     except (OSError, ValueError):
         return trained
-    fitting = int(pages * _KV_SHARE) // max(1, kv_bytes_per_token)
+    fitting = int(num_bytes * _KV_SHARE) // max(1, kv_bytes_per_token)
     return max(256, min(trained, fitting))

@@ -1,4 +1,4 @@
-"""Who follows what the reader of a stream gets to see, as `conversation.py` does."""
+"""`Observer`: is told what the reader of a stream was shown. A conversation's `Turn` is one."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Follows what the reader of a stream gets to see."""
+    """Is told what the reader of a stream was shown."""
 
     def fitted(self, config: StreamConfig) -> StreamConfig:
-        """The settings, now that the prompt is made."""
+        """Return the settings of the stream, which may depend on its prompt: it is made by now."""
         ...
 
     def shown(self, token: Token) -> None:
-        """The reader gets this token: called on its thread, just before."""
+        """Take note of a token; called on the reader's thread, just before the reader gets it."""
         ...
 
     def ended(self, end: End | None, unread: Sequence[TokenEvent]) -> None:
-        """There is nothing more to be read. Only the first call counts.
+        """Take note that nothing more will be shown. Only the first call counts.
 
-        It may come from any thread, and from a garbage collection in the midst of anything, so it must take no lock.
+        Any thread may call it, and a garbage collection at any point of a thread, so it must take no lock.
 
         Args:
-            end: how the stream ended, where its reader knows all of it; None where he left before.
-            unread: those tokens that he knows only from the result.
+            end: how the stream ended, if its reader was shown everything; None if the reader left before.
+            unread: tokens that the reader did not read one by one, but was shown in the result.
         """
         ...

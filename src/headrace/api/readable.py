@@ -1,4 +1,4 @@
-"""What a view needs of a stream: `views.py` stands on this, and `stream.py` on `views.py`."""
+"""`Readable` and `AsyncReadable`: the methods of a stream that its views use; `stream.py` imports the views."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["AsyncReadable", "Readable"]
 
 
 class Readable(Protocol):
-    """A TokenStream, as its views see it."""
+    """The part of a TokenStream that its views use."""
 
     @property
     def finish_reason(self) -> FinishReason | None: ...
@@ -30,7 +30,7 @@ class Readable(Protocol):
 
 
 class AsyncReadable(Protocol):
-    """An AsyncTokenStream, as its views see it."""
+    """The part of an AsyncTokenStream that its views use."""
 
     @property
     def finish_reason(self) -> FinishReason | None: ...

@@ -1,4 +1,4 @@
-"""`TokenStream` and `AsyncTokenStream`: what a caller iterates, in a thread or in a task."""
+"""`TokenStream` and `AsyncTokenStream`: the tokens of one generation, for threads and for asyncio tasks."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
+from headrace.api.iteration import AsyncTokens, Tokens
 from headrace.api.stream_base import StreamBase
-from headrace.api.views import AsyncTokens, AsyncViews, Tokens, Views
+from headrace.api.views import AsyncViews, Views
 from headrace.values.events import End, TokenEvent
 from headrace.values.results import GenerationResult, Token
 
 __all__ = ["AsyncTokenStream", "StreamResult", "TokenStream"]
 
-# How often a result() that leaves the reading to somebody else looks whether he does read, in seconds.
+# While another thread or task reads, result() checks at this interval, in seconds, that it still does.
 _POLL_INTERVAL = 0.25
 
 
 class TokenStream(Views, StreamBase):
-    """The tokens of one generation, for threads. Iterate it once; any one thread may read.
+    """The tokens of one generation, for threads. Iterate it once, in any one thread.
 
-    Breaking out of the loop, leaving a `with`, dropping the last reference and `close()` cancel what is left.
+    Breaking out of the loop, leaving a `with`, dropping the last reference and `close()` cancel the generation.
 
     Raises (from the iteration, and from `result()`):
-        StreamTimeoutError: a deadline passed; the tokens until then come first.
+        StreamTimeoutError: a deadline passed; the iteration raises it after the tokens that came before.
         GenerationError: the engine failed this stream.
     """
 
@@ -34,8 +35,8 @@ class TokenStream(Views, StreamBase):
         return self._claim(Tokens)
 
     def __next__(self) -> Token:
-        """The next token, without an iterator of its own: leaving it does not cancel."""
-        self._reader = threading.get_ident()
+        """Return the next token. No iterator is made, so not calling it again cancels nothing."""
+        self._last_reader = threading.get_ident()
         if not self._is_closed:
             event = self._channel.get()
             if type(event) is TokenEvent:
@@ -47,44 +48,46 @@ class TokenStream(Views, StreamBase):
         raise StopIteration
 
     def read(self, limit: int | None = None, timeout: float | None = None) -> list[Token]:
-        """All tokens that are there, at least one, waiting for it; none once the stream has ended.
+        """Wait for a token, and return all that have arrived; an empty list once the stream has ended.
 
-        One call a step of the engine is cheaper than one a token. It raises what the iteration raises.
+        One call per step of the engine is cheaper than one per token. It raises the errors of the iteration.
 
         Args:
-            limit: tokens to take at most, at least 1; None for all.
-            timeout: seconds to wait for the first one at most.
+            limit: tokens to return at most, at least 1; None for all.
+            timeout: seconds to wait for the first token at most.
 
         Raises:
-            TimeoutError: none had come by then.
+            TimeoutError: no token had arrived by then.
         """
-        self._reader = threading.get_ident()
-        return [] if self._is_closed else self._gathered(self._channel.get(timeout), limit)
+        self._last_reader = threading.get_ident()
+        return [] if self._is_closed else self._tokens_from(self._channel.get(timeout), limit)
 
     def wait_end(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, however much is unread; unlike `result`, this reads nothing and raises nothing.
+        """Wait until the stream has ended. Unlike `result`, this reads no tokens and raises no error of the stream.
 
         Args:
             timeout: seconds to wait at most.
 
         Returns:
-            Whether it has ended.
+            Whether the stream has ended.
         """
         return self._channel.wait_end(timeout) is not None
 
     def tee(self, n: int) -> tuple[TokenStream, ...]:
-        """Several readers of this one generation, each a full stream that may be read in a thread of its own.
+        """Return several readers of this generation. Each is a full stream, and may be read in a thread of its own.
 
-        The slowest sets the pace: the generation pauses when `buffer_size` tokens wait for him. So read them at the
-        same time; one after the other works only for an output that fits into the buffer. A reader that is closed or
-        dropped does not count any more, and when the last one is, the generation is cancelled. `cancel()` ends it for
-        all of them, and so does closing this stream, which cannot be iterated any more. An error reaches them all.
+        The slowest reader sets the pace: the generation pauses while `buffer_size` tokens wait for it. So read them at
+        the same time; one after the other works only for an output that fits into the buffer.
+
+        A reader that is closed or dropped no longer counts; closing the last one cancels the generation. `cancel()`
+        ends it for all readers. Closing this stream does so too; it cannot be iterated any more. All readers get an
+        error of the stream.
 
         Args:
-            n: how many, at least 1.
+            n: number of readers, at least 1.
 
         Raises:
-            InvalidRequestError: a number that is none; a stream that is iterated already, or is itself such a reader.
+            InvalidRequestError: `n` is out of its range; the stream was iterated already, or is a reader from `tee`.
         """
         return self._tee(n)
 
@@ -95,15 +98,15 @@ class TokenStream(Views, StreamBase):
         self.close()
 
     def close(self) -> None:
-        """Stop reading: cancel what is left, drop what is unread."""
+        """Cancel the generation, and drop unread tokens."""
         self._close()
 
     def result(self, timeout: float | None = None) -> GenerationResult:
-        """Wait for the end.
+        """Wait for the end of the stream, and return its result.
 
-        Where nobody iterates, or the caller itself does, the rest is collected here, so this never waits for a reader
-        that is not there; the tokens can still be iterated afterwards. Where another thread iterates, its pace counts,
-        unless it stops reading.
+        If another thread is iterating the stream, its pace counts, unless it stops reading. Otherwise the generation
+        runs on without backpressure, so this never waits for a reader that is not there. The tokens can still be
+        iterated afterwards.
 
         Args:
             timeout: seconds to wait at most.
@@ -116,9 +119,9 @@ class TokenStream(Views, StreamBase):
         deadline = None if timeout is None else time.monotonic() + timeout
         end = None
         while end is None and self._is_read_by_another(threading.get_ident()):
-            look_again = time.monotonic() + _POLL_INTERVAL
+            next_check = time.monotonic() + _POLL_INTERVAL
             num_read = self._channel.num_read
-            end = self._channel.wait_end(min(look_again, deadline or look_again) - time.monotonic())
+            end = self._channel.wait_end(min(next_check, deadline or next_check) - time.monotonic())
             if (deadline is not None and time.monotonic() >= deadline) or self._is_stuck(num_read):
                 break
         if end is None:
@@ -131,22 +134,22 @@ class TokenStream(Views, StreamBase):
 
 
 class AsyncTokenStream(AsyncViews, StreamBase):
-    """The tokens of one generation, for tasks; it never blocks the event loop. Iterate it once.
+    """The tokens of one generation, for asyncio tasks; it never blocks the event loop. Iterate it once.
 
-    Breaking out of the loop, leaving an `async with`, dropping the last reference and `aclose()` cancel what is left.
+    Breaking out of the loop, leaving an `async with`, dropping the last reference and `aclose()` cancel the generation.
 
     Raises (from the iteration, and from `result()`):
-        StreamTimeoutError: a deadline passed; the tokens until then come first.
+        StreamTimeoutError: a deadline passed; the iteration raises it after the tokens that came before.
         GenerationError: the engine failed this stream.
-        InvalidRequestError, ContextOverflowError, QueueFullError, EngineClosedError: it could not be started.
+        InvalidRequestError, ContextOverflowError, QueueFullError, EngineClosedError: the stream could not be started.
     """
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self._claim(AsyncTokens)
 
     async def __anext__(self) -> Token:
-        """The next token, without an iterator of its own: leaving it does not cancel."""
-        self._reader = asyncio.current_task()
+        """Return the next token. No iterator is made, so not calling it again cancels nothing."""
+        self._last_reader = asyncio.current_task()
         if not self._is_closed:
             event = await self._channel.aget()
             if type(event) is TokenEvent:
@@ -158,24 +161,24 @@ class AsyncTokenStream(AsyncViews, StreamBase):
         raise StopAsyncIteration
 
     async def read(self, limit: int | None = None, timeout: float | None = None) -> list[Token]:
-        """All tokens that are there, at least one, waiting for it; see `TokenStream.read`."""
-        self._reader = asyncio.current_task()
+        """Wait for a token, and return all that have arrived; see `TokenStream.read`."""
+        self._last_reader = asyncio.current_task()
         if self._is_closed:
             return []
         if timeout is None:
-            return self._gathered(await self._channel.aget(), limit)
+            return self._tokens_from(await self._channel.aget(), limit)
         async with asyncio.timeout(timeout):
-            return self._gathered(await self._channel.aget(), limit)
+            return self._tokens_from(await self._channel.aget(), limit)
 
     async def wait_end(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, however much is unread; see `TokenStream.wait_end`."""
+        """Wait until the stream has ended; see `TokenStream.wait_end`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._channel.await_end()
         return self._channel.end is not None
 
     def tee(self, n: int) -> tuple[AsyncTokenStream, ...]:
-        """Several readers of this one generation, for tasks, of several event loops too; see `TokenStream.tee`."""
+        """Return several readers of this generation, also for tasks of several event loops; see `TokenStream.tee`."""
         return self._tee(n)
 
     async def __aenter__(self) -> AsyncTokenStream:
@@ -185,11 +188,13 @@ class AsyncTokenStream(AsyncViews, StreamBase):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading: cancel what is left, drop what is unread."""
+        """Cancel the generation, and drop unread tokens."""
         self._close()
 
     async def result(self, timeout: float | None = None) -> GenerationResult:
-        """Wait for the end; see `TokenStream.result`. Where another task iterates, its pace counts.
+        """Wait for the end of the stream, and return its result; see `TokenStream.result`.
+
+        If another task is iterating the stream, its pace counts.
 
         Args:
             timeout: seconds to wait at most.
@@ -215,12 +220,12 @@ _Result_co = TypeVar("_Result_co", covariant=True)
 
 
 class StreamResult(NamedTuple, Generic[_Stream_co, _Result_co]):
-    """A stream, what waits for its result, and what cancels it; unpacks like the tuple it is.
+    """A stream, its `result` method and its `cancel` method; unpacks like any tuple.
 
     Attributes:
-        stream: a TokenStream; an AsyncTokenStream from an AsyncModel.
-        result: its `result`; to be awaited where the stream is an AsyncTokenStream.
-        cancel: its `cancel`.
+        stream: a TokenStream; from an AsyncModel, an AsyncTokenStream.
+        result: waits for the result; for an AsyncTokenStream it is awaited.
+        cancel: cancels the stream.
     """
 
     stream: _Stream_co

@@ -1,4 +1,4 @@
-"""What `TokenStream` and `AsyncTokenStream` have in common: submitting, cancelling, figures, results and errors."""
+"""`StreamBase`: the base of `TokenStream` and `AsyncTokenStream`: submission, cancelling, figures, results, errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NoReturn
 
 from headrace.api.observer import Observer
-from headrace.api.tee import Readership
+from headrace.api.tee import TeeableStream
 from headrace.chat.prompts import Prepared
 from headrace.engine.channel import wake
 from headrace.engine.loop import Engine
@@ -31,20 +31,21 @@ _DEADLINES = {
 _NO_PROMPT = Prepared((), PLAIN)
 
 
-class StreamBase(Readership):
-    """What TokenStream and AsyncTokenStream have in common. Any thread may call any of it, at any moment.
+class StreamBase(TeeableStream):
+    """The base of TokenStream and AsyncTokenStream. Any thread may use any of its members, at any time.
 
     Args:
-        engine: what generates.
-        owner: kept alive while the stream is, so that the engine is not closed under it.
+        engine: the engine that generates.
+        owner: an object that is kept alive as long as the stream, so that the engine is not closed meanwhile.
         config: the settings.
-        model: name of the model.
-        flow: whose turn it is in the fair queue.
-        closing_token: whether to end with an extra Token that says so.
-        parse: makes an object of an output that is complete; what it cannot use is a ValueError.
-        pricing: what tokens cost, where the settings do not say.
-        observer: who follows what is read.
-        last_tokens: where its tokens are left in the end.
+        id: the stream's id.
+        model: the model's name.
+        flow: the stream's flow in the fair queue.
+        closing_token: whether the iteration ends with an extra Token whose `is_last` is True.
+        parse: makes an object of a complete output; raises an error for an output that it cannot use.
+        pricing: prices of tokens, if the settings have none.
+        observer: is told what the reader was shown.
+        last_tokens: gets the stream's tokens when it ends.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class StreamBase(Readership):
 
     def submit(self, prepared: Prepared) -> None:
         """Hand the prompt to the engine."""
-        self._is_submitted = True  # first, so that a cancel() from now on leaves the end to the engine, or to this
+        # Set first: a cancel() from now on no longer ends the stream by itself, because this method or the engine does.
+        self._is_submitted = True
         if self._is_cancelled:
             self._finish_early(None)
             return
@@ -91,7 +93,7 @@ class StreamBase(Readership):
             self._engine.cancel(self.id)
 
     def submit_later(self, prepare: Callable[[], Prepared]) -> None:
-        """The same where the prompt has to be made first; what goes wrong becomes the stream's end."""
+        """Make the prompt, and hand it to the engine. An error does not propagate: it becomes the end of the stream."""
         try:
             self.submit(_NO_PROMPT if self._is_cancelled else prepare())
         except EngineClosedError as error:
@@ -100,38 +102,38 @@ class StreamBase(Readership):
             self._finish_early(None if self._is_cancelled else error)
 
     def cancel(self) -> None:
-        """End the stream as "cancelled", without an exception. From any thread or task, any number of times.
+        """End the stream as "cancelled", without an exception. Any thread or task may call it, and again.
 
-        Where `tee` made several readers, it ends for all of them.
+        If `tee` made several readers, the stream ends for all of them.
         """
         self._is_cancelled = True
-        if self._trunk is not None:
-            self._trunk.cancel()
+        if self._teed_from is not None:
+            self._teed_from.cancel()
         elif self._is_submitted:
             self._engine.cancel(self.id)
         else:
             self._finish_early(None)
 
     def _finish_early(self, error: BaseException | None) -> None:
-        """End a stream that never reached the engine."""
+        """End a stream that did not reach the engine."""
         if self._source.finish(End("", None if error else "cancelled", error=error)):
             self._stats.ended = time.perf_counter()
             wake((self._source,))
 
     @property
     def is_read(self) -> bool:
-        """Whether it has ended, and all its tokens were read."""
+        """Whether the stream has ended and all its tokens were read."""
         return self._channel.end is not None and len(self._channel) == 0
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None while it runs, and where it failed."""
+        """Why the stream ended; None while it runs, and if it failed."""
         end = self._channel.end
         return end.finish_reason if end is not None else None
 
     @property
     def usage(self) -> Usage:
-        """Exact counts so far."""
+        """Token counts so far; exact."""
         return self._stats.usage()
 
     @property
@@ -141,26 +143,26 @@ class StreamBase(Readership):
 
     @property
     def time_to_first_token_ms(self) -> float | None:
-        """From the request to the first token, in milliseconds; None until there is one."""
+        """Milliseconds from the request to the first token; None until there is one."""
         first = self._stats.first_token
         return None if first is None else (first - self._stats.created) * 1000
 
     @property
     def gaps(self) -> Sequence[float]:
-        """Seconds from each token to the next, so far, pauses left out."""
+        """Inter-token latencies so far, in seconds, without pauses."""
         return self._stats.gaps[:]
 
     @property
     def prefilled_tokens(self) -> int:
-        """How many of the prompt's tokens are computed, those that had been cached included."""
+        """Tokens of the prompt whose KV is computed so far, cached ones included."""
         return min(self._stats.computed_tokens, self._stats.prompt_tokens)
 
     def tokens_generated(self) -> int:
-        """Tokens sampled so far, read or not."""
+        """Return the tokens sampled so far, read or not."""
         return self._stats.completion_tokens
 
     def tokens_per_second(self) -> float:
-        """Decode speed so far: tokens after the first over the time after the first, without pauses."""
+        """Return the decode speed so far: tokens after the first over the time after the first, without pauses."""
         return self._stats.tokens_per_second()
 
     def __repr__(self) -> str:
@@ -168,14 +170,14 @@ class StreamBase(Readership):
         return f"<{type(self).__name__} {self.id}: {self.tokens_generated()} tokens, {state}>"
 
     def __del__(self) -> None:
-        # Nobody can read it any more. No lock may be taken here: this can run in the midst of anything.
+        # Takes no lock, because a garbage collection runs this at any point of a thread.
         if hasattr(self, "_observer"):
             self._abandon()
 
     def _leave(self) -> None:
         self._is_closed = True
         end = self._source.end
-        is_read = not len(self._source)  # looked at after the end, behind which nothing comes
+        is_read = not len(self._source)  # checked after `end`, behind which no token comes
         self._channel.discard()
         if self._observer is not None and self._channel.is_deserted:
             self._observer.ended(end if is_read else None, ())
@@ -183,7 +185,7 @@ class StreamBase(Readership):
     def _abandon(self) -> None:
         self._leave()
         if self._channel.is_deserted and self._channel.end is None:
-            (self._trunk or self)._is_cancelled = True
+            (self._teed_from or self)._is_cancelled = True
             self._engine.abandon(self.id)
 
     def _close(self) -> None:
@@ -191,8 +193,8 @@ class StreamBase(Readership):
         if self._channel.is_deserted and self._channel.end is None:
             self.cancel()
 
-    def _gathered(self, event: TokenEvent | End | None, limit: int | None) -> list[Token]:
-        """The token that was waited for, and those behind it."""
+    def _tokens_from(self, event: TokenEvent | End | None, limit: int | None) -> list[Token]:
+        """The token of this event, and those that wait behind it."""
         tokens: list[Token] = []
         while type(event) is TokenEvent:
             tokens.append(self._token(event))
@@ -204,14 +206,14 @@ class StreamBase(Readership):
         return tokens
 
     def _token(self, event: TokenEvent) -> Token:
-        text, id, number, timestamp, piece, logprob, top, kind, tool_call, rest = event
-        token = Token(text, id, number, timestamp, False, kind, piece, logprob, top, tool_call, rest)
+        text, id, number, timestamp, piece, logprob, top_logprobs, kind, tool_call, rest = event
+        token = Token(text, id, number, timestamp, False, kind, piece, logprob, top_logprobs, tool_call, rest)
         if self._observer is not None:
             self._observer.shown(token)
         return token
 
     def _after_end(self, end: End) -> Token | None:
-        """What the iteration gives once the End was reached: an error, or a closing token, or nothing more."""
+        """Take note that the iteration has reached the End: raise its error, or return the closing token or None."""
         if self._is_closed:
             return None
         if self._observer is not None:
@@ -253,16 +255,16 @@ class StreamBase(Readership):
             return None
         try:
             return self._parse(end.text[end.answer_start :])
-        except Exception as error:  # validators of the caller's own type may raise anything
-            message = f"the output fits the JSON schema, but what it was made from refuses it: {error}"
+        except Exception as error:  # the validators of a user's type may raise anything
+            message = f"the output fits the JSON schema, but the type that the schema was made from refuses it: {error}"
             raise GenerationError(message, self._result(end)) from error
 
     def _raise(self, end: End) -> NoReturn:
-        # A new exception each time, because only now there is a partial result to put into it.
+        # A new exception each time, because the partial result that goes into it is known only now.
         if end.timeout is not None:
-            field, doing = _DEADLINES[end.timeout]
+            field, activity = _DEADLINES[end.timeout]
             limit = getattr(self._config, field)
-            message = f"the stream spent more than {limit:.15g} ms {doing} ({field})"
+            message = f"the stream spent more than {limit:.15g} ms {activity} ({field})"
             raise StreamTimeoutError(message, end.timeout, self._result(end))
         if isinstance(end.error, GenerationError):
             raise GenerationError(str(end.error), self._result(end)) from end.error.__cause__

@@ -1,12 +1,12 @@
-"""The command `headrace`: one line on standard error for whatever goes wrong, and an exit code that says what kind.
+"""The command `headrace`. An error is one line on standard error, and the exit code says its kind.
 
 0    done
-1    an error inside headrace, or standard output could not be written, or the server's address not be listened on
+1    an internal error, or standard output cannot be written, or the server cannot listen on its address
 2    usage: a flag, a value or a prompt that cannot be used
-3    the model could not be found or loaded
-4    the generation failed, or ran into a deadline
+3    the model was not found, or could not be loaded
+4    the generation failed, or a deadline passed
 130  stopped by Ctrl-C
-141  whoever read standard output has left, as after `| head -1`
+141  the reader of standard output has left, as with `| head -1`
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run the command with the arguments of this process, and exit."""
     code = _run()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not break into the interpreter's shutdown
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not interrupt the interpreter's shutdown
     sys.exit(code)
 
 
 def _run() -> int:
     try:
         return app(prog_name="headrace", standalone_mode=False) or 0
-    except typer.TyperException as error:  # what typer finds wrong with the arguments
+    except typer.TyperException as error:  # arguments that typer refuses
         say(f"headrace: {one_line(error.format_message())}")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -1,4 +1,4 @@
-"""The commands of `headrace` and what they have in common; nothing here imports the engine, so `--help` is quick."""
+"""`app`: the commands of `headrace`. Nothing here imports the engine, so that `--help` is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headrace bench`: what a model does on this machine, as a table or as JSON."""
+"""`headrace bench`: measures a model on this machine, and writes a table or JSON."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = ["bench"]
 
 _INTERRUPTED = 130
 _STREAMS = "1,2,4,8,16"
-_MOST = 128  # streams that a model can be loaded for
-_NUMBERS = frozenset(map(str, range(1, _MOST + 1)))
+_MAX_STREAMS = 128  # that a model can be loaded for
+_NUMBERS = frozenset(map(str, range(1, _MAX_STREAMS + 1)))
 
 
 def bench(
@@ -40,37 +40,38 @@ def bench(
         ),
     ],
     streams: Annotated[
-        str, typer.Option(metavar="N,N,...", help="How many streams decode at once, each number in turn.")
+        str, typer.Option(metavar="N,N,...", help="Numbers of streams that decode at the same time, measured in turn.")
     ] = _STREAMS,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens that each stream decodes.  [default: 96, or 32 with --quick]")
+        int | None, typer.Option(help="Number of tokens that each stream decodes.  [default: 96, or 32 with --quick]")
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the long prompt.")] = 512,
+    prompt_tokens: Annotated[int, typer.Option(help="Length of the long prompt, in tokens.")] = 512,
     rounds: Annotated[
-        int | None, typer.Option(help="How often everything is measured, in turn.  [default: 3, or 1 with --quick]")
+        int | None, typer.Option(help="Number of times that everything is measured.  [default: 3, or 1 with --quick]")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One round with fewer tokens: an eighth of the time, and less exact.")
+        bool,
+        typer.Option("--quick", help="One round with fewer tokens: takes an eighth of the time, and is less exact."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Write one JSON object instead of the table.")] = False,
     n_ctx: Annotated[
-        int | None, typer.Option(help="Tokens of context; if absent, as many as the measurements need.")
+        int | None, typer.Option(help="Size of the context in tokens; if absent, as much as the measurements need.")
     ] = None,
     kv_type: KVTypeOption = "f16",
     threads: Annotated[
-        int | None, typer.Option(help="Threads that compute; if absent, what headrace takes by itself.")
+        int | None, typer.Option(help="Maximum number of compute threads; if absent, one per available core.")
     ] = None,
     gpu_layers: GPULayers = 0,
 ) -> None:
     """Measure a model on this machine.
 
-    Prefill and decode in tokens a second, the longest wait for a token, the time to the first token, and what a step
-    takes: for each the median of the rounds, with the least and the most. Close what else is running: a process that
-    wants a core makes all figures poor, and a line on standard error says so. Ctrl-C ends it with what was measured
-    so far.
+    The figures are prefill and decode in tokens per second, the longest wait for a token, the time to first token, and
+    the duration of a step; each is the median of the rounds, with the least and the most. Close other programs: one
+    that keeps a core busy makes all figures worse, and a line on standard error says so. Ctrl-C stops the measurement
+    and writes the figures so far.
     """
     from headrace.api.model import Model
-    from headrace.bench import Bench, Neighbours, needed_context
+    from headrace.bench import Bench, OtherProcesses, needed_context
 
     numbers = _numbers(streams)
     tokens = (32 if quick else 96) if tokens is None else tokens
@@ -90,33 +91,33 @@ def bench(
     is_interrupted = False
     with loaded:
         bench = Bench(loaded, streams=numbers, tokens=tokens, prompt_tokens=prompt_tokens, rounds=rounds)
-        neighbours = Neighbours()
+        others = OtherProcesses()
         with Waiting("warming up", measured=True) as waiting:
             try:
                 for done, title in enumerate(bench.run()):
                     waiting.update(done / len(bench), title)
             except KeyboardInterrupt:
                 is_interrupted = True
-        busy, is_poor = neighbours.busy_cores, neighbours.are_in_the_way
+        busy, is_poor = others.busy_cores, others.are_disturbing
         machine = _machine(threads, kv_type) | {"busy_cores": round(busy, 3)}
     if is_poor:
-        say(f"headrace: other processes kept {busy:.1f} cores busy meanwhile, so these figures are poor")
+        say(f"headrace: other processes kept {busy:.1f} cores busy, so these figures are worse than they should be")
     write(json_module.dumps(machine | bench.as_dict(), ensure_ascii=False) + "\n" if json else _page(bench, machine))
     if is_interrupted:
         raise typer.Exit(_INTERRUPTED)
 
 
 def _numbers(text: str) -> list[int]:
-    """Numbers of streams, as the flag has them."""
+    """Parse the value of --streams."""
     parts = text.replace(",", " ").split()
     if not parts or not all(part in _NUMBERS for part in parts):
-        allowed = f"numbers from 1 to {_MOST} with commas between them, as in {_STREAMS}"
+        allowed = f"numbers from 1 to {_MAX_STREAMS} with commas between them, as in {_STREAMS}"
         raise InvalidRequestError("streams", text, allowed)
     return [int(part) for part in parts]
 
 
 def _machine(threads: int | None, kv_type: str) -> dict[str, Any]:
-    """Where it was measured."""
+    """Describe the machine and the settings."""
     from headrace.engine.tuning.threads import available_cores
     from headrace.values.version import VERSION
 
@@ -131,7 +132,7 @@ def _machine(threads: int | None, kv_type: str) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """What the processor is called, as far as the system says."""
+    """The name of the processor, if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -141,18 +142,18 @@ def _cpu() -> str:
 
 
 def _page(bench: Bench, machine: Mapping[str, Any]) -> str:
-    """All of it for people."""
+    """All measurements as text with tables."""
     from rich.console import Console, Group
     from rich.text import Text
 
-    threads = "threads as headrace takes them" if machine["threads"] is None else _count(machine["threads"], "thread")
+    threads = "threads chosen by headrace" if machine["threads"] is None else _count(machine["threads"], "thread")
     rounds = "1 round" if bench.rounds == 1 else f"{bench.rounds} rounds: the median (the least to the most)"
     head = f"{bench.model.name} on {machine['cpu']}, {_count(machine['cores'], 'core')}, {threads}; {rounds}"
     parts: list[RenderableType] = [Text(head), Text(), _speeds(bench), Text(), _first_tokens(bench)]
     if any(table.decode_ms for table in bench.costs()):
         parts += [Text(), _costs(bench)]
     if not bench.is_complete:
-        parts.append(Text("\nIt was stopped before all was measured."))
+        parts.append(Text("\nStopped before everything was measured."))
     console = Console()
     with console.capture() as capture:
         console.print(Group(*parts))
@@ -160,7 +161,7 @@ def _page(bench: Bench, machine: Mapping[str, Any]) -> str:
 
 
 def _speeds(bench: Bench) -> Table:
-    table = _table("", "tokens/s", "of each stream", "longest wait")
+    table = _table("", "tokens/s", "per stream", "longest wait")
     table.add_row(f"prefill, {bench.prompt_tokens} tokens", _cell(bench.prefill), "", "")
     for n in bench.streams:
         speed, gap = bench.decode(n), bench.worst_gap_ms(n)
@@ -182,13 +183,13 @@ def _first_tokens(bench: Bench) -> Table:
 
 def _costs(bench: Bench) -> Table:
     tables = bench.costs()
-    table = _table("milliseconds of a step", *(_count(one.threads, "thread") for one in tables))
+    table = _table("milliseconds per step", *(_count(one.threads, "thread") for one in tables))
     for rows in (1, 2, 4, 8, 16, 32, 64):
         if any(rows in one.decode_ms for one in tables):
             cells = (f"{one.decode_ms[rows]:.1f}" if rows in one.decode_ms else "-" for one in tables)
             table.add_row(f"{_count(rows, 'stream')}", *cells)
     known = [one.prefill_token_ms for one in tables]
-    table.add_row("each token of a prompt", *("-" if ms is None else f"{ms:.2f}" for ms in known))
+    table.add_row("each prefilled token", *("-" if ms is None else f"{ms:.2f}" for ms in known))
     return table
 
 
@@ -206,10 +207,10 @@ def _count(count: int, noun: str) -> str:
 
 
 def _cell(series: Series | None, unit: str = "") -> str:
-    """Median, least and most, with as many digits as a reader can use."""
+    """Median, least and most; a fractional digit only below 100."""
     if series is None:
         return "-"
     digits = 0 if series.median >= 100 else 1
-    middle, low, high = (f"{value:.{digits}f}" for value in (series.median, series.least, series.most))
-    text = f"{middle} {unit}".rstrip()
+    median, low, high = (f"{value:.{digits}f}" for value in (series.median, series.least, series.most))
+    text = f"{median} {unit}".rstrip()
     return f"{text} ({low} to {high})" if len(series.values) > 1 else text

@@ -1,4 +1,4 @@
-"""What the command says when something fails, and with which exit code it ends."""
+"""`message` and `exit_code`: how the command reports an exception."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _FLAGS = {
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code that says what kind of failure it was."""
+    """Return the exit code for an exception; the package's docstring lists them."""
     if isinstance(error, InvalidRequestError):
         return _USAGE
     if isinstance(error, (ModelNotFoundError, ModelLoadError)):
@@ -53,9 +53,9 @@ def exit_code(error: Exception) -> int:
 
 
 def message(error: Exception) -> str:
-    """One line that says what failed, in the words of the command: flags instead of the names of Python's callers."""
+    """Return the message for an exception in one line, with the command's flags in place of the names of arguments."""
     text = str(error)
-    if isinstance(error, (ContextOverflowError, StreamTimeoutError)):  # nothing in these was written by the user
+    if isinstance(error, (ContextOverflowError, StreamTimeoutError)):  # these quote nothing that the user wrote
         for field in ("n_ctx", "timeout_ms"):
             text = text.replace(field, _FLAGS[field])
     elif isinstance(error, InvalidRequestError) and text.startswith(f"{error.field} "):
@@ -63,5 +63,5 @@ def message(error: Exception) -> str:
     elif isinstance(error, OSError):
         text = error.strerror or text
     elif not isinstance(error, HeadraceError):
-        text = f"{type(error).__name__}: {error}; this is a bug, HEADRACE_DEBUG=1 shows where"
+        text = f"{type(error).__name__}: {error}; this is a bug in headrace: set HEADRACE_DEBUG=1 to see the traceback"
     return one_line(text)

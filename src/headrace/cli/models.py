@@ -1,4 +1,4 @@
-"""`headrace models`: what can be run by name."""
+"""`headrace models`: lists the models that can be run by name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["complete_model", "models"]
 
 
 def models() -> None:
-    """List the models that can be run by name, and how to install those that are not there yet.
+    """List the models that can be run by name, and how to install missing ones.
 
-    A path to any .gguf file can be run as well. Where standard output is not a terminal, each model is one line of
-    fields with tabs between them: name, size, "installed" or how to install it, where it is, description.
+    Any other .gguf file can be run by its path. If standard output is not a terminal, each model is one line, with
+    tabs between its fields: name, size, "installed" or the command that installs it, place, description.
     """
     from headrace.store import available
 
@@ -27,7 +27,7 @@ def models() -> None:
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
-    """Names that begin like this, each with a description, for the shell."""
+    """Return the names that begin like this, with their descriptions, for the shell's completion."""
     from headrace.store import available
 
     return [(entry.name, entry.description) for entry in available() if entry.name.startswith(incomplete)]

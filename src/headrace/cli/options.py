@@ -1,4 +1,4 @@
-"""Options that several commands have in common."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from headrace.llama.kv_types import KV_TYPES, KVType
 
 __all__ = ["DraftOption", "GPULayers", "KVTypeOption", "SpeculationOption", "kv_type_help"]
 
-kv_type_help = f"Precision of the context's keys and values: {', '.join(KV_TYPES)}."
+kv_type_help = f"Precision of the KV cache: {', '.join(KV_TYPES)}."
 
 KVTypeOption = Annotated[KVType, typer.Option(metavar="TYPE", help=kv_type_help)]
 DraftOption = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="A smaller model with the same vocabulary, to guess tokens where that is faster."
+        metavar="MODEL", help="A smaller model with the same vocabulary, which guesses tokens where that is faster."
     ),
 ]
-GPULayers = Annotated[int, typer.Option(help="Layers to put on a GPU; -1 for all.")]
+GPULayers = Annotated[int, typer.Option(help="Number of layers to put on a GPU; -1 for all.")]
 SpeculationOption = Annotated[
     bool | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Standard output: the text and nothing else, or JSON lines; always UTF-8, each piece written at once."""
+"""`TextOutput` and `JsonOutput`: standard output as text only, or as JSON lines; UTF-8, written without delay."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, Protocol
 
 import typer
 
-from headrace.cli.terminal import Thought
+from headrace.cli.terminal import Thinking
 from headrace.values.errors import GenerationError, HeadraceError, StreamTimeoutError
 from headrace.values.results import GenerationResult, Token
 
 __all__ = ["JsonOutput", "Output", "TextOutput", "write"]
 
-_NOBODY_READS = 141  # 128 + SIGPIPE, what a shell reports of other programs then
+_READER_LEFT = 141  # 128 + SIGPIPE, as shells report it of other programs
 
 
 def write(text: str) -> None:
-    """Write all of it to standard output, as UTF-8 whatever the locale; blocks while nobody reads.
+    """Write all of a text to standard output, as UTF-8 in any locale; blocks while nobody reads.
 
-    Nothing is left in a buffer, so the interpreter has nothing to flush, and to fail at, when it exits.
+    No buffer is used, so that the interpreter's flush at exit cannot fail.
 
     Raises:
-        typer.Exit: whoever read has left.
-        OSError: it cannot be written.
+        typer.Exit: the reader has left.
+        OSError: standard output is closed, or cannot be written.
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("standard output is closed")
@@ -37,54 +37,54 @@ def write(text: str) -> None:
         while data:
             try:
                 data = data[os.write(file, data) :]
-            except BlockingIOError:  # somebody else made it non-blocking
+            except BlockingIOError:  # another process made it non-blocking
                 select.select((), (file,), ())
     except BrokenPipeError:
-        raise typer.Exit(_NOBODY_READS) from None
+        raise typer.Exit(_READER_LEFT) from None
     except OSError as error:
         raise OSError(error.errno, f"standard output cannot be written: {error.strerror}") from error
 
 
 class Output(Protocol):
-    """Where the tokens of a run go."""
+    """Writes the tokens of a run, and then its result or its error."""
 
     def token(self, token: Token) -> None:
-        """One more."""
+        """Write one token."""
 
     def result(self, result: GenerationResult) -> None:
-        """All of them, at the end."""
+        """Write the result, after the last token."""
 
     def error(self, error: HeadraceError) -> None:
-        """What went wrong instead."""
+        """Write the error that ended the run."""
 
 
 class TextOutput:
-    """The text; on a terminal it ends with a line break. A thought goes to standard error.
+    """Writes the text to standard output, with a line break at the end on a terminal. Thinking goes to standard error.
 
     Args:
-        at_end: whether to keep it until it is complete.
-        is_terminal: whether standard output is one.
+        at_end: whether to write everything at the end, instead of token by token.
+        is_terminal: whether standard output is a terminal.
     """
 
     def __init__(self, *, at_end: bool, is_terminal: bool) -> None:
         self._at_end = at_end
         self._is_terminal = is_terminal
-        self._thought = Thought()
+        self._thinking = Thinking()
 
     def token(self, token: Token) -> None:
         if self._at_end:
             return
         for part in token.parts:
             if part.kind == "thinking":
-                self._thought.write(part.text)
+                self._thinking.write(part.text)
             else:
-                self._thought.end()
+                self._thinking.end()
                 write(part.text)
 
     def result(self, result: GenerationResult) -> None:
         if self._at_end:
-            self._thought.write(result.thinking or "")
-        self._thought.end()
+            self._thinking.write(result.thinking or "")
+        self._thinking.end()
         if self._at_end:
             write(result.text)
         if self._is_terminal and result.text and not result.text.endswith("\n"):
@@ -96,10 +96,10 @@ class TextOutput:
 
 
 class JsonOutput:
-    """One object a line, whose `type` is "token", "result" or "error".
+    """Writes one JSON object per line, whose `type` is "token", "result" or "error".
 
     Args:
-        at_end: whether to leave the tokens out.
+        at_end: whether to leave out the tokens.
     """
 
     def __init__(self, *, at_end: bool) -> None:

@@ -1,4 +1,4 @@
-"""`headrace run`: a prompt in, text out, token by token."""
+"""`headrace run`: generates text from a prompt, and writes it token by token."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ __all__ = ["run"]
 
 _DEFAULTS = StreamConfig()
 _INTERRUPTED = 130
-# Nobody else waits for the steps of this engine, and long ones read a long prompt twice as fast; Ctrl-C waits for one.
+# Longer steps than the default prefill a long prompt twice as fast, and delay no other stream here; Ctrl-C waits for
+# one step.
 _STEP_TARGET_MS = 500
-# Tokens that a chat template may write around a prompt.
+# Tokens that a chat template may add to a prompt.
 _TEMPLATE = 2048
-# Where so many tokens are enough, the context is not made any larger: 32,768 take longer than to load a small model.
+# The largest context that is sized to the prompt. Making one of 32,768 tokens takes longer than loading a small model.
 _SHORT = 8192
 
 
-def _read(value: str | None) -> str | None:
-    """The value of an option, or what is in the file that it names after an @."""
+def _value_or_file(value: str | None) -> str | None:
+    """The value of an option; for @FILE, the content of the file."""
     if value is None or not value.startswith("@"):
         return value
     try:
@@ -58,86 +59,93 @@ def run(
         ),
     ],
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What to answer; without it, standard input is read.")
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; if absent, standard input is read.")
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", help="Tokens to generate at most.")
+        int, typer.Option("--max-tokens", "-n", help="Maximum number of tokens to generate.")
     ] = _DEFAULTS.max_tokens,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="0 always takes the most likely token.")
+        float, typer.Option("--temperature", "-t", help="Sampling temperature; 0 always takes the most likely token.")
     ] = _DEFAULTS.temperature,
-    top_k: Annotated[int, typer.Option(help="Choose among the k most likely tokens; 0 is off.")] = _DEFAULTS.top_k,
+    top_k: Annotated[int, typer.Option(help="Sample from the k most likely tokens; 0 is off.")] = _DEFAULTS.top_k,
     top_p: Annotated[
-        float, typer.Option(help="Choose among the most likely tokens that reach this probability; 1 is off.")
+        float, typer.Option(help="Sample from the most likely tokens that together reach this probability; 1 is off.")
     ] = _DEFAULTS.top_p,
     min_p: Annotated[
-        float, typer.Option(help="Leave out tokens less likely than this share of the most likely one; 0 is off.")
+        float, typer.Option(help="Leave out tokens less likely than this fraction of the most likely one; 0 is off.")
     ] = _DEFAULTS.min_p,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same text; if absent, it is drawn at random.")
+        int | None,
+        typer.Option(help="Random seed; the same seed gives the same text. If absent, it is drawn at random."),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Text to stop before; may be given several times.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     json_schema: Annotated[
         str | None,
         typer.Option(
-            metavar="JSON", help="Write JSON that fits this schema; @FILE reads it from a file.", callback=_read
+            metavar="JSON",
+            help="Write JSON that fits this schema; @FILE reads the schema from a file.",
+            callback=_value_or_file,
         ),
     ] = None,
     regex: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Write what matches this regular expression.")
+        str | None, typer.Option(metavar="REGEX", help="Write text that matches this regular expression.")
     ] = None,
     grammar: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Write what fits this Lark or GBNF grammar; @FILE reads one.", callback=_read
+            metavar="TEXT",
+            help="Write text that fits this Lark or GBNF grammar; @FILE reads the grammar from a file.",
+            callback=_value_or_file,
         ),
     ] = None,
     thinking: Annotated[
         Literal["split", "hide", "raw"],
-        typer.Option(help="Write the model's thought to standard error (split), nowhere (hide), or as text (raw)."),
+        typer.Option(help="Write the model's thinking to standard error (split), nowhere (hide), or as text (raw)."),
     ] = "split",
-    thinking_budget: Annotated[int | None, typer.Option(help="Close the thought after so many tokens.")] = None,
+    thinking_budget: Annotated[int | None, typer.Option(help="End the thinking after this many tokens.")] = None,
     thinking_tags: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            metavar="OPEN CLOSE", help="What opens and what closes a thought, where the chat template does not show it."
+            metavar="OPEN CLOSE", help="Tags around the thinking, for models whose chat template does not show them."
         ),
     ] = None,
     speculation: SpeculationOption = None,
-    timeout: Annotated[float, typer.Option(help="Milliseconds the generation may take; 0 is no limit.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Milliseconds that the generation may take; 0 is no limit.")] = 0,
     no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Write all at the end instead of as it comes.")
+        bool, typer.Option("--no-stream", help="Write everything at the end instead of token by token.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Report counts and times on standard error.")] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Write an object for each token, and one for the result, one per line.")
+        bool, typer.Option("--json", help="Write JSON, one object per line: one for each token, one for the result.")
     ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt, without the model's chat template.")] = False,
     n_ctx: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of context, prompt included; if absent, enough for it and --max-tokens, or all that the model "
-            "was trained for and memory holds."
+            help="Size of the context in tokens; if absent, enough for the prompt and --max-tokens, or for a long "
+            "prompt, as much as the model was trained with and memory holds."
         ),
     ] = None,
     kv_type: KVTypeOption = "f16",
     draft: DraftOption = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
+        int | None, typer.Option(help="Maximum number of compute threads; if absent, one per available core.")
     ] = None,
     gpu_layers: GPULayers = 0,
 ) -> None:
-    """Generate text with a model, and write it as it comes.
+    """Generate text with a model, and write it token by token.
 
-    Standard output carries the text and nothing else. The prompt is a user's message in the model's own chat template
-    unless --raw is given. From standard input, a last line break does not belong to it. Ctrl-C stops the generation
-    and keeps what is there.
+    Standard output carries the text and nothing else. The prompt is a user's message in the model's own chat template,
+    unless --raw is given. A prompt from standard input loses its last line break. Ctrl-C stops the generation; the
+    text so far stays.
     """
     if raw and system is not None:
-        raise typer.BadParameter("it needs the chat template, which --raw leaves out", param_hint="--system")
+        raise typer.BadParameter(
+            "a system prompt needs the chat template, which --raw leaves out", param_hint="--system"
+        )
     output = JsonOutput(at_end=no_stream) if json else TextOutput(at_end=no_stream, is_terminal=is_terminal(sys.stdout))
     try:
         config = StreamConfig(
@@ -161,7 +169,7 @@ def run(
         if system is not None:
             _checked("system_prompt", system)
         if n_ctx is None:
-            n_ctx = _enough(text, system or "", max_tokens)
+            n_ctx = _context_size(text, system or "", max_tokens)
         with _load(model, n_ctx, kv_type, draft, threads, gpu_layers, config) as loaded:
             stream = loaded.generate_stream(text) if raw else _chat(loaded, text, system)
             waiting_for = "generating" if no_stream else f"reading the prompt ({stream.usage.prompt_tokens} tokens)"
@@ -173,7 +181,7 @@ def run(
             result = stream.result()
         output.result(result)
     except HeadraceError as error:
-        with contextlib.suppress(typer.Exit, OSError):  # the error matters more than that nobody reads
+        with contextlib.suppress(typer.Exit, OSError):  # this error matters more than a reader that has left
             output.error(error)
         if verbose and isinstance(error, GenerationError) and error.partial is not None:
             _report(error.partial)
@@ -204,10 +212,10 @@ def _checked(field: str, text: str) -> str:
     return text
 
 
-def _enough(text: str, system: str, max_tokens: int) -> int | None:
-    """Tokens of context for one answer; None, for as many as can be had, where that may be many."""
-    enough = len(text.encode()) + len(system.encode()) + _TEMPLATE + max_tokens  # no token is shorter than a byte
-    return enough if enough <= _SHORT else None
+def _context_size(text: str, system: str, max_tokens: int) -> int | None:
+    """Tokens of context that are enough for one answer; None, for as large a context as possible, if that is many."""
+    size = len(text.encode()) + len(system.encode()) + _TEMPLATE + max_tokens  # no token is shorter than a byte
+    return size if size <= _SHORT else None
 
 
 def _load(
@@ -221,7 +229,7 @@ def _load(
 ) -> Model:
     from headrace.api.model import Model
 
-    # An exception in a callback from C is lost, so Ctrl-C is only raised where it is not.
+    # An exception that a signal handler raises in a callback from C is lost, so Ctrl-C is noted, and raised elsewhere.
     with Waiting(f"loading {ref}", measured=True) as waiting, _on_interrupt(lambda: None) as interrupts:
 
         def progress(fraction: float) -> None:
@@ -253,13 +261,13 @@ def _chat(model: Model, prompt: str, system: str | None) -> TokenStream:
     except InvalidRequestError as error:
         if error.field not in ("messages", "chat_template"):
             raise
-        message = f"{error}; --raw does without the chat template"
+        message = f"{error}; --raw continues the prompt without a chat template"
         raise InvalidRequestError(error.field, error.value, error.allowed, message) from None
 
 
 @contextmanager
 def _on_interrupt(act: Callable[[], None]) -> Generator[list[int]]:
-    """Have the first Ctrl-C call `act` instead of raising KeyboardInterrupt, and noted in the list that this gives."""
+    """Let the first Ctrl-C call `act` instead of raising KeyboardInterrupt; the yielded list gets an item then."""
     interrupts: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -268,7 +276,7 @@ def _on_interrupt(act: Callable[[], None]) -> Generator[list[int]]:
         act()
 
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:  # a shell has its background jobs ignore it
+    if before is not signal.SIG_IGN:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, handle)
     try:
         yield interrupts
@@ -278,12 +286,16 @@ def _on_interrupt(act: Callable[[], None]) -> Generator[list[int]]:
 
 def _report(result: GenerationResult) -> None:
     usage, metrics = result.usage, result.metrics
-    first = metrics.time_to_first_token_ms
-    why = result.finish_reason + (f" ({result.stop_sequence!r})" if result.stop_sequence is not None else "")
+    ttft = metrics.time_to_first_token_ms
+    reason = result.finish_reason + (f" ({result.stop_sequence!r})" if result.stop_sequence is not None else "")
     say(f"prompt: {usage.prompt_tokens} tokens, {usage.cached_tokens} of them cached")
-    thought = f", {usage.thinking_tokens} of them thinking" if usage.thinking_tokens else ""
-    say(f"completion: {usage.completion_tokens} tokens{thought}, ended by: {why}")
-    say(f"time to first token: {'none came' if first is None else f'{first:.0f} ms'}")
-    guessed = f", {metrics.accepted_tokens} of {metrics.drafted_tokens} guesses right" if metrics.drafted_tokens else ""
-    say(f"speed: {metrics.tokens_per_second:.1f} tokens/s{guessed}")
-    say(f"total: {metrics.latency_ms:.0f} ms, of them paused for the reader: {metrics.paused_ms:.0f} ms")
+    thinking = f", {usage.thinking_tokens} of them thinking" if usage.thinking_tokens else ""
+    say(f"completion: {usage.completion_tokens} tokens{thinking}, ended by: {reason}")
+    say(f"time to first token: {'no token came' if ttft is None else f'{ttft:.0f} ms'}")
+    guesses = (
+        f", {metrics.accepted_tokens} of {metrics.drafted_tokens} guessed tokens right"
+        if metrics.drafted_tokens
+        else ""
+    )
+    say(f"speed: {metrics.tokens_per_second:.1f} tokens/s{guesses}")
+    say(f"total: {metrics.latency_ms:.0f} ms, of which paused for the reader: {metrics.paused_ms:.0f} ms")

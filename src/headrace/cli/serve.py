@@ -1,4 +1,4 @@
-"""`headrace serve`: models behind OpenAI's HTTP endpoints and a WebSocket."""
+"""`headrace serve`: serves models over OpenAI's HTTP endpoints and a WebSocket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-# What `headrace[server]` brings.
+# The packages that `headrace[server]` installs.
 _PACKAGES = {
     "fastapi",
     "httptools",
@@ -38,53 +38,57 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="[NAME=]MODEL",
-            help="What to serve: a name (see headrace models), or a path to a .gguf file; NAME= says what clients call "
-            "it.",
+            help="A model to serve: a name (see headrace models), or a path to a .gguf file. NAME= sets the name that "
+            "clients use.",
             autocompletion=complete_model,
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", metavar="[NAME=]MODEL", help="The same as an option; may be given several times."
+            "--model", "-m", metavar="[NAME=]MODEL", help="The same, as an option; may be given several times."
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 for any that is free.  [default: 8080]")
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free port.  [default: 8080]")] = None,
     websocket: Annotated[
         bool | None,
-        typer.Option("--websocket/--no-websocket", help="Whether there is a WebSocket at /ws.  [default: no]"),
+        typer.Option("--websocket/--no-websocket", help="Serve a WebSocket at /ws.  [default: no]"),
     ] = None,
     page: Annotated[
         bool | None,
-        typer.Option("--page/--no-page", help="Whether there is the chat page at /.  [default: yes]"),
+        typer.Option("--page/--no-page", help="Serve the chat page at /.  [default: yes]"),
     ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY", help="A key that clients must send; may be given several times. Other users can see it here."
+            metavar="KEY",
+            help="An API key that clients must send; may be given several times. Other users of this machine can see "
+            "it in the process list.",
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="A file of such keys, one a line; lines that begin with # do not count.")
+        Path | None, typer.Option(help="A file of API keys, one per line; lines that begin with # are skipped.")
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="An origin whose pages may use the server; may be given several times."),
+        typer.Option(
+            metavar="ORIGIN", help="An origin whose web pages may use the server; may be given several times."
+        ),
     ] = None,
     max_streams: Annotated[
-        int | None, typer.Option(help="Streams that decode together at most; more wait.  [default: 16]")
+        int | None,
+        typer.Option(help="Maximum number of streams that decode at the same time; more wait.  [default: 16]"),
     ] = None,
     max_queue: Annotated[
-        int | None, typer.Option(help="Streams that may wait at most; more are refused.  [default: 64]")
+        int | None, typer.Option(help="Maximum number of waiting streams; more are refused.  [default: 64]")
     ] = None,
-    max_body_mb: Annotated[float | None, typer.Option(help="Megabytes that a request may have.  [default: 4]")] = None,
+    max_body_mb: Annotated[float | None, typer.Option(help="Maximum size of a request, in MB.  [default: 4]")] = None,
     n_ctx: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of context, shared by all streams; if absent, what the model was trained for and memory holds."
+            help="Size of the context in tokens, shared by all streams; if absent, as much as the model was trained "
+            "with and memory holds."
         ),
     ] = None,
     kv_type: Annotated[
@@ -94,15 +98,17 @@ def serve(
     prefix_cache_mb: Annotated[
         float | None,
         typer.Option(
-            help="Megabytes of main memory for what nobody has used for a while, to spare computing it again; 0 is "
-            "none.  [default: 256]"
+            help="Main memory for offloaded KV of prompts and answers that no stream is using, in MB; it need not be "
+            "computed again. 0 is none.  [default: 256]"
         ),
     ] = None,
     draft: DraftOption = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads that compute at most; if absent, one per available core.")
+        int | None, typer.Option(help="Maximum number of compute threads; if absent, one per available core.")
     ] = None,
-    gpu_layers: Annotated[int | None, typer.Option(help="Layers to put on a GPU; -1 for all.  [default: 0]")] = None,
+    gpu_layers: Annotated[
+        int | None, typer.Option(help="Number of layers to put on a GPU; -1 for all.  [default: 0]")
+    ] = None,
     speculation: SpeculationOption = None,
     timeout_ms: Annotated[
         float | None,
@@ -111,36 +117,39 @@ def serve(
     stall_timeout_ms: Annotated[
         float | None,
         typer.Option(
-            help="Milliseconds for which a client may read nothing of its stream; 0 is no limit.  [default: 60000]"
+            help="Milliseconds that a stream may be paused because its client does not read; 0 is no limit.  [default: "
+            "60000]"
         ),
     ] = None,
     shutdown_timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds that running streams have to end when the server is stopped.  [default: 30]"),
+        typer.Option(help="Seconds that running streams have to end after the server is stopped.  [default: 30]"),
     ] = None,
     price_prompt: Annotated[
-        float | None, typer.Option(help="Price of a million tokens of prompts; answers then say what they cost.")
+        float | None, typer.Option(help="Price of a million prompt tokens; with prices, answers include their cost.")
     ] = None,
     price_cached: Annotated[
         float | None,
-        typer.Option(help="Price of a million tokens of prompts that were cached; if absent, that of the others."),
+        typer.Option(help="Price of a million cached prompt tokens; if absent, --price-prompt."),
     ] = None,
-    price_completion: Annotated[float | None, typer.Option(help="Price of a million tokens of answers.")] = None,
+    price_completion: Annotated[float | None, typer.Option(help="Price of a million completion tokens.")] = None,
     currency: Annotated[str | None, typer.Option(help="Currency of the prices.  [default: USD]")] = None,
     log_json: Annotated[
-        bool | None, typer.Option("--log-json/--no-log-json", help="Log JSON objects, one a line.  [default: no]")
+        bool | None, typer.Option("--log-json/--no-log-json", help="Log JSON objects, one per line.  [default: no]")
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A TOML file of settings, for those that are given neither here nor as variables."),
+        typer.Option(help="A TOML file of settings; options and environment variables override it."),
     ] = None,
 ) -> None:
-    """Serve models over HTTP, as OpenAI's clients expect it.
+    """Serve models over HTTP, compatible with OpenAI's clients.
 
-    Each option is a variable as well, and a key of the TOML file: --n-ctx is HEADRACE_N_CTX and n_ctx. Those that may
-    be given several times have names in the plural there, such as HEADRACE_MODELS, with commas between the values.
+    Each option can also be set by an environment variable or in the TOML file: --n-ctx is HEADRACE_N_CTX and n_ctx.
+    There, options that may be given several times have a plural name, such as HEADRACE_MODELS, with commas between the
+    values.
 
-    The first Ctrl-C or SIGTERM takes no more requests and waits for those that run; a second one ends the process.
+    On the first Ctrl-C or SIGTERM, the server accepts no more requests and waits for running ones. A second one ends
+    the process.
     """
     given = {
         "models": [*(models or []), *(model or [])] or None,
@@ -183,7 +192,7 @@ def serve(
         if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
         raise typer.BadParameter(
-            f"the package {error.name} is not installed, which the server needs; pip install 'headrace[server]'",
+            f"the server needs the package {error.name}, which is not installed; run: pip install 'headrace[server]'",
             param_hint="serve",
         ) from None
 

@@ -1,4 +1,4 @@
-"""Standard error: lines for people, and on a terminal what the command is waiting for."""
+"""Standard error: messages, the model's thinking, and on a terminal a display of what the command waits for."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["Thought", "Waiting", "is_terminal", "one_line", "say"]
+__all__ = ["Thinking", "Waiting", "is_terminal", "one_line", "say"]
 
-# Whatever is over sooner, in seconds, is not worth a flicker.
+# A wait that ends within this many seconds is not displayed.
 _MOMENT = 0.3
 
 
 def say(line: str) -> None:
-    """Write a line to standard error; where that is closed, nobody wants to know."""
+    """Write a line to standard error; if that is closed, do nothing."""
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
         with contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks, and with control characters, which a file name may have, as escapes."""
+    """Return the text in one line, with control characters, which may come from a file name, as escapes."""
     line = " ".join(text.split())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether a standard stream is one; a closed one, which Python has as None, is not."""
+    """Return whether a standard stream is a terminal. A closed one, for which Python has None, is not."""
     return stream is not None and stream.isatty()  # pyright: ignore
 
 
-class Thought:
-    """What a model thinks before it answers, on standard error: faint where that is a terminal."""
+class Thinking:
+    """Writes the model's thinking to standard error; on a terminal, in a faint color."""
 
     def __init__(self) -> None:
         self._is_open = False
@@ -45,29 +45,29 @@ class Thought:
         self._begin, self._end = ("\x1b[2m", "\x1b[0m") if is_faint else ("", "")
 
     def write(self, text: str) -> None:
-        """Add to it; where standard error is closed, nobody wants to know."""
+        """Write more of it; if standard error is closed, do nothing."""
         if text and sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
             with contextlib.suppress(OSError):
                 print(f"{self._begin}{text}{self._end}", end="", file=sys.stderr, flush=True)
             self._is_open = True
 
     def end(self) -> None:
-        """The answer begins, or nothing more comes. Any number of times."""
+        """End it with a line break, before the answer begins. May be called again."""
         if self._is_open:
             self._is_open = False
             say("")
 
 
 class Waiting:
-    """In a `with`, shows on a terminal what is waited for, once it takes longer than a moment, and wipes it after.
+    """Displays on a terminal what a `with` block waits for, if that takes longer than a moment.
 
-    What draws it is imported by the timer's thread, so that nobody waits for that.
+    A timer's thread imports rich and draws the display, so that the block need not wait for the import.
 
     Args:
-        text: what is waited for.
-        measured: whether `update` will be called.
-        console: where to show it; None takes standard error, if that is a terminal.
-        moment: seconds until it is shown.
+        text: what the block waits for.
+        measured: whether to display a bar, because `update` will be called.
+        console: where to display it; None takes standard error, if that is a terminal.
+        moment: seconds until it is displayed.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class Waiting:
             self._timer.daemon = True
 
     def update(self, fraction: float, text: str | None = None) -> None:
-        """How much of it is done, 0 to 1, and, where that has changed, what is waited for."""
+        """Display the fraction that is done, 0 to 1, and a new text if one is given."""
         self._fraction = fraction
         self._text = self._text if text is None else text
         if self._display is not None:
             self._display.update(self._task, completed=fraction, description=self._text)
 
     def stop(self) -> None:
-        """Wipe it, or never show it. Any number of times."""
+        """Remove the display, or do not show it at all. May be called again."""
         if self._timer is None or self._is_over:
             return
         with self._lock:

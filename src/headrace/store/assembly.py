@@ -1,4 +1,4 @@
-"""Puts a file together from its chunks, once: checked while it is written, and never seen half done."""
+"""`assemble`: joins the chunks of a model into one file, checks its checksum, and never leaves half a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STALE_SECONDS = 3600
 
 
 def is_whole(target: Path, size: int) -> bool:
-    """Whether the target is there: it gets its name only once it is checked and on disk, so its size settles it."""
+    """Return whether the assembled file exists. It gets its name after all checks, so its size is enough to tell."""
     try:
         return target.is_file() and target.stat().st_size == size
     except OSError:
@@ -27,18 +27,18 @@ def is_whole(target: Path, size: int) -> bool:
 
 
 def assemble(chunks: Iterable[Path], target: Path, sha256: str) -> None:
-    """Writes the chunks one after another to the target, or nothing at all.
+    """Join the chunks into the target file, as a whole or not at all.
 
-    Any number of processes may do so at once: each writes a file of its own, and the last to finish replaces the
-    others' with the same bytes.
+    Several processes may do so at the same time: each writes a temporary file of its own, and the last one to finish
+    replaces the others' target with the same bytes.
 
     Args:
-        chunks: files, in order.
-        target: the file to write; its folder is made where needed.
-        sha256: what the whole must hash to, in hexadecimal.
+        chunks: the files to join, in order.
+        target: the file to write; its folder is created if needed.
+        sha256: the checksum of the target, in hexadecimal.
 
     Raises:
-        ModelLoadError: the checksum is another, a chunk cannot be read, or the folder cannot be written to.
+        ModelLoadError: the checksum is wrong, a chunk cannot be read, or the folder cannot be written to.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +70,13 @@ def _copy(chunks: Iterable[Path], descriptor: int) -> str:
                     digest.update(block)
                     out.write(block)
         out.flush()
-        # The name must not reach the disk before the bytes do, or a power cut could leave a whole name on half a file.
+        # The bytes must reach the disk before the name does, or a power cut could leave half a file under that name.
         os.fsync(out.fileno())
     return digest.hexdigest()
 
 
 def _remove_stale(target: Path) -> None:
-    """What a killed process left; a file that is still being written has changed within the hour."""
+    """Delete temporary files of killed processes: those that nothing has written to for an hour."""
     for partial in target.parent.glob(f".{target.name}.*.part"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:

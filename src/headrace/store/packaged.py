@@ -1,4 +1,4 @@
-"""Models whose weights come inside Python packages, whole or in chunks; the packages' code is never imported."""
+"""`PACKAGED`: the models that come inside Python packages, whole or in chunks. The packages are never imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.store.assembly import assemble, is_whole
-from headrace.store.places import cache_folder
+from headrace.store.folders import cache_folder
 from headrace.values.errors import ModelLoadError
 
 __all__ = ["PACKAGED", "PackagedModel"]
@@ -18,12 +18,12 @@ class PackagedModel:
     """A model that pip can install.
 
     Attributes:
-        name: what users call it.
-        description: one line.
+        name: the name that users give to `resolve`.
+        description: one line about the model.
         install: the command that installs it.
-        size: of the .gguf file, in bytes.
+        size: size of the .gguf file, in bytes.
         parts: (package, file name) of the .gguf file, or of each of its chunks in order.
-        sha256: of the whole file, in hexadecimal, where it comes in chunks.
+        sha256: checksum of the whole file, in hexadecimal, if it comes in chunks; otherwise None.
     """
 
     name: str
@@ -34,17 +34,17 @@ class PackagedModel:
     sha256: str | None = None
 
     def is_installed(self) -> bool:
-        """Whether `file` would find it."""
+        """Return whether `file` would find the model."""
         try:
             return self._assembled() is not None or self._files() is not None
         except ModelLoadError:
             return False
 
     def file(self) -> Path | None:
-        """The .gguf file, put together in the cache folder first where it comes in chunks; None if not installed.
+        """Return the .gguf file; None if it is not installed. Chunks are assembled in the cache folder first.
 
         Raises:
-            ModelLoadError: a package is damaged, or the file could not be put together.
+            ModelLoadError: a package is damaged, or the file could not be assembled.
         """
         ready = self._assembled()
         if ready is not None:
@@ -59,7 +59,7 @@ class PackagedModel:
         return target
 
     def _target(self, sha256: str) -> Path:
-        # The digest in the name: a newer package never meets the file of an older one.
+        # With the checksum in its name, the file of an older package is never taken for that of a newer one.
         return cache_folder() / f"{self.name}-{sha256[:12]}.gguf"
 
     def _assembled(self) -> Path | None:
@@ -69,7 +69,7 @@ class PackagedModel:
         return target if is_whole(target, self.size) else None
 
     def _files(self) -> list[Path] | None:
-        """The file of each part; None where a package is not installed."""
+        """The file of each part; None if a package is not installed."""
         files: list[Path] = []
         for package, wanted in self.parts:
             try:

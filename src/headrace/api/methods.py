@@ -1,4 +1,4 @@
-"""What can be asked of models and contexts, for threads and for tasks."""
+"""`SyncMethods` and `AsyncMethods`: the methods of models and contexts, such as `generate`, `chat` and `tokenize`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from headrace.values.results import EngineMetrics, GenerationResult, Part, Token
 if TYPE_CHECKING:
     from headrace.chat.tool_loop import ToolRun
 
-__all__ = ["AsyncCalls", "Calls", "SyncCalls"]
+__all__ = ["AsyncMethods", "Methods", "SyncMethods"]
 
 
-class Calls:
-    """What needs no waiting, and is the same on both faces."""
+class Methods:
+    """The methods that never wait, and so are the same for threads and for tasks."""
 
     def __init__(self, core: Core, caller: Caller) -> None:
         self._core = core
@@ -34,12 +34,12 @@ class Calls:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The model's name."""
         return self._core.name
 
     @property
     def metrics(self) -> EngineMetrics:
-        """A snapshot of the engine, all its streams together."""
+        """A snapshot of the engine's figures, over all its streams."""
         return self._core.engine.metrics()
 
     def cancel_generation(self) -> None:
@@ -47,15 +47,15 @@ class Calls:
         self._caller.cancel_generation()
 
     def tokenize(self, text: str) -> list[int]:
-        """The token ids of a text as `generate` feeds them, with the model's beginning-of-text token if it has one.
+        """Return the token ids that `generate` makes of a text, with the beginning-of-text token if the model has one.
 
         Raises:
-            InvalidRequestError: text that no tokenizer can take.
+            InvalidRequestError: it is no text, or text that cannot be tokenized.
         """
         return self._core.prompts.tokenize(_checked_str("text", text))
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of token ids, control tokens left out; U+FFFD for bytes that are no UTF-8.
+        """Return the text of token ids, without special tokens; U+FFFD stands for bytes that are no UTF-8.
 
         Raises:
             InvalidRequestError: an id that the model does not have.
@@ -65,11 +65,11 @@ class Calls:
         return self._core.vocabulary.detokenize(tokens).decode("utf-8", "replace")
 
     def count_tokens(self, text_or_messages: str | Messages, **options: Any) -> int:
-        """How many tokens a text, or a conversation under the chat template, has as a prompt.
+        """Return the number of tokens that a text, or messages in the chat template, have as a prompt.
 
         Args:
-            text_or_messages: which.
-            options: of a conversation, see `apply_chat_template`.
+            text_or_messages: the text, or the messages.
+            options: for messages only, see `apply_chat_template`.
         """
         if isinstance(text_or_messages, str) and not options:
             return len(self.tokenize(text_or_messages))
@@ -77,38 +77,40 @@ class Calls:
         return self._core.prompts.count_chat(conversation, chosen)
 
     def apply_chat_template(self, messages: Messages, **options: Any) -> str:
-        """The conversation as the model's own chat template writes it, ready for the answer.
+        """Return the prompt that the model's own chat template writes for a conversation, ready for the answer.
 
         Args:
             messages: the conversation.
-            options: `tools`, `tool_choice`, `continue_final_message` and `template_kwargs`, as `chat` takes them.
+            options: `tools`, `tool_choice`, `continue_final_message` and `template_kwargs`, as for `chat`.
 
         Raises:
-            InvalidRequestError: messages that are none, or a model without a chat template.
+            InvalidRequestError: messages that cannot be used, or a model without a chat template.
         """
         conversation, chosen = self._caller.rendering(messages, options)
         return "".join(segment.text for segment in self._core.prompts.render(conversation, chosen))
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where an invariant of the engine does not hold; for tests."""
+        """Raise AssertionError if an invariant of the engine does not hold; for tests."""
         self._core.engine.check_integrity()
 
 
-class SyncCalls(Calls):
-    """The calls of `Model` and `Context`."""
+class SyncMethods(Methods):
+    """The methods of `Model` and `Context`."""
 
     def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
-        """Generate to the end.
+        """Continue a prompt to the end of the generation.
 
         Args:
             prompt: text, or token ids.
             config: the settings; None takes this object's defaults.
-            overrides: fields of StreamConfig, and `system_prompt`, which makes the prompt a chat's first message.
+            overrides: fields of StreamConfig, and `system_prompt`: with one, the prompt is answered as a chat's first
+                message.
 
         Raises:
-            InvalidRequestError: a value that cannot be used; ContextOverflowError, a prompt that does not fit.
-            QueueFullError: too many streams wait already.
-            StreamTimeoutError: a deadline passed; `.partial` has what there is.
+            InvalidRequestError: a value that cannot be used.
+            ContextOverflowError: the prompt does not fit into the context.
+            QueueFullError: too many streams are waiting already.
+            StreamTimeoutError: a deadline passed; `.partial` has the result so far.
             GenerationError: the engine failed this stream.
             EngineClosedError: the model was closed.
             TypeError: an unknown setting.
@@ -116,22 +118,25 @@ class SyncCalls(Calls):
         return self._collect(self._caller.start(self._caller.job(prompt, config, overrides)))
 
     def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
-        """Start generating and hand out the tokens as they are read; see `generate`."""
+        """Start generating, and return a stream of the tokens; see `generate`."""
         return self._caller.start(self._caller.job(prompt, config, overrides))
 
     def generate_stream_with_metrics(
         self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
     ) -> StreamResult[TokenStream, GenerationResult]:
-        """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
+        """Return the stream, a function that waits for its result, and one that cancels it; see `generate`.
+
+        The stream ends with an extra Token whose `is_last` is True.
+        """
         stream = self._caller.start(self._caller.job(prompt, config, overrides), closing_token=True)
         return StreamResult(stream, stream.result, stream.cancel)
 
     def generate_streaming(
         self, prompt: Prompt, max_tokens: int, callback: Callable[[Token], object], **overrides: Any
     ) -> GenerationResult:
-        """Call `callback` with each token; where it returns False, stop. See `generate`.
+        """Generate, and call `callback` with each token until it returns False. See `generate`.
 
-        The result's text is what the callback was given; its usage counts what was sampled ahead of it, too.
+        The result's text is what the callback was given. Its usage also counts tokens that were sampled meanwhile.
         """
         return self._follow(self.generate_stream(prompt, max_tokens=max_tokens, **overrides), callback)
 
@@ -142,16 +147,16 @@ class SyncCalls(Calls):
             messages: `Message`s, or mappings with `role` and `content`.
             config: the settings; None takes this object's defaults.
             overrides: fields of StreamConfig, `system_prompt`, and:
-                tools: what the model may call: functions, Pydantic models, or OpenAI's mappings.
-                tool_choice: "auto" (by default), "none", "required", or one of the tools.
-                parallel_tool_calls: whether one answer may hold several calls; True by default.
-                continue_final_message: whether the answer goes on with the last message, an assistant's.
-                template_kwargs: more variables for the chat template, as `{"enable_thinking": False}`.
+                tools: the tools that the model may call: functions, Pydantic models, or mappings in OpenAI's form.
+                tool_choice: "auto" (the default), "none", "required", or one of the tools.
+                parallel_tool_calls: whether one answer may hold several tool calls; True by default.
+                continue_final_message: whether the answer continues the last message, which is an assistant's.
+                template_kwargs: more variables for the chat template, such as `{"enable_thinking": False}`.
         """
         return self._collect(self._caller.start(self._caller.chat_job(messages, config, overrides)))
 
     def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> TokenStream:
-        """The same, streamed."""
+        """Start generating the answer to a conversation, and return a stream of the tokens; see `chat`."""
         return self._caller.start(self._caller.chat_job(messages, config, overrides))
 
     def run_tools(
@@ -164,32 +169,32 @@ class SyncCalls(Calls):
         callback: Callable[[Token], object] | None = None,
         **overrides: Any,
     ) -> ToolRun:
-        """Chat with tools: run what the model calls, tell it the results, and go on until it answers without calls.
+        """Chat with tools: run the model's tool calls, give it the results, and repeat until an answer has no calls.
 
-        The calls of one answer run at once: functions in threads, async functions on an event loop of this run. What
-        goes wrong in a tool is its result, which the model reads. A `tool_choice` that forces a call holds for the
-        first answer; from then on the model chooses.
+        The calls of one answer run at the same time: functions in threads, async functions on an event loop of this
+        run. An error in a tool becomes its result, which the model reads. A `tool_choice` that forces a call holds for
+        the first answer only; after that the model chooses.
 
         Args:
             messages: the conversation so far, see `chat`.
-            tools: functions, Pydantic models, or OpenAI's mappings; what was given as a mapping only the caller can
-                run, so the run ends where such a tool is called.
+            tools: functions, Pydantic models, or mappings in OpenAI's form. A mapping has no function to run, so the
+                run ends when such a tool is called.
             config: the settings of each answer.
-            max_rounds: how often calls are run at most, at least 1; then the run ends with the calls not run.
-            callback: called with each token of each answer; where it returns False, the run ends.
+            max_rounds: rounds of tool calls at most, at least 1; after those the run ends with the next calls not run.
+            callback: called with each token of each answer; if it returns False, the run ends.
             overrides: see `chat`.
 
         Raises:
-            InvalidRequestError: as `chat` does; the field of a bad tool names its place, as `tools[2].function.name`.
+            InvalidRequestError: see `chat`; for a bad tool, the field names the place, as `tools[2].function.name`.
             GenerationError, StreamTimeoutError, QueueFullError: one of the answers failed.
         """
         from headrace.chat.tool_loop import run_tools
         from headrace.chat.tools import tools_of
 
-        offered, choose = tools_of(tools), _choices(overrides)
+        offered, tool_choices = tools_of(tools), _tool_choices(overrides)
 
         def answer(turns: list[dict[str, Any]]) -> GenerationResult:
-            stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(choose), **overrides)
+            stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(tool_choices), **overrides)
             return self._collect(stream) if callback is None else self._follow(stream, callback)
 
         return run_tools(answer, messages, offered, max_rounds=max_rounds)
@@ -202,36 +207,39 @@ class SyncCalls(Calls):
                 shown += token.parts
                 if callback(token) is False:
                     stream.cancel()
-                    return _cut(stream.result(), shown)
+                    return _result_of_shown(stream.result(), shown)
         return stream.result()
 
     def _collect(self, stream: TokenStream) -> GenerationResult:
         try:
             return stream.result()
         except BaseException:
-            stream.close()  # for a KeyboardInterrupt
+            stream.close()  # after a KeyboardInterrupt
             raise
 
 
-class AsyncCalls(Calls):
-    """The calls of `AsyncModel`, and of a `Context` on one."""
+class AsyncMethods(Methods):
+    """The methods of `AsyncModel`, and of a `Context` on one."""
 
     async def generate(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
-        """Generate to the end; see `Model.generate`."""
+        """Continue a prompt to the end of the generation; see `Model.generate`."""
         return await self._collect(self._caller.start_async(self._caller.job(prompt, config, overrides)))
 
     def generate_stream(self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
-        """Start generating and hand out the tokens as they are read; see `Model.generate`.
+        """Start generating, and return a stream of the tokens; see `Model.generate`.
 
-        Settings are checked here, and that the prompt is text or whole numbers; what only the model can tell of it, and
-        a full queue, comes with the first token.
+        Errors in the settings, and a prompt that is neither text nor token ids, are raised here. Errors that only the
+        model can find, and QueueFullError, are raised with the first token.
         """
         return self._caller.start_async(self._caller.job(prompt, config, overrides))
 
     def generate_stream_with_metrics(
         self, prompt: Prompt, config: StreamConfig | None = None, **overrides: Any
     ) -> StreamResult[AsyncTokenStream, Awaitable[GenerationResult]]:
-        """The same with what waits for the result and what cancels; the stream ends with an extra Token, `is_last`."""
+        """Return the stream, a function that waits for its result, and one that cancels it; see `generate`.
+
+        The stream ends with an extra Token whose `is_last` is True.
+        """
         stream = self._caller.start_async(self._caller.job(prompt, config, overrides), closing_token=True)
         return StreamResult(stream, stream.result, stream.cancel)
 
@@ -242,7 +250,7 @@ class AsyncCalls(Calls):
         callback: Callable[[Token], object | Awaitable[object]],
         **overrides: Any,
     ) -> GenerationResult:
-        """Call, and where it is one await, `callback` with each token; see `Model.generate_streaming`."""
+        """Generate, and call `callback` with each token, awaiting it if it is async; see `Model.generate_streaming`."""
         return await self._follow(self.generate_stream(prompt, max_tokens=max_tokens, **overrides), callback)
 
     async def chat(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> GenerationResult:
@@ -250,7 +258,7 @@ class AsyncCalls(Calls):
         return await self._collect(self._caller.start_async(self._caller.chat_job(messages, config, overrides)))
 
     def chat_stream(self, messages: Messages, config: StreamConfig | None = None, **overrides: Any) -> AsyncTokenStream:
-        """The same, streamed."""
+        """Start generating the answer to a conversation, and return a stream of the tokens; see `Model.chat`."""
         return self._caller.start_async(self._caller.chat_job(messages, config, overrides))
 
     async def run_tools(
@@ -267,11 +275,11 @@ class AsyncCalls(Calls):
         from headrace.chat.tool_loop import run_tools_async
         from headrace.chat.tools import tools_of
 
-        # To describe functions takes milliseconds each.
-        offered, choose = await asyncio.to_thread(tools_of, tools), _choices(overrides)
+        # In a thread, because describing a function as a tool takes milliseconds.
+        offered, tool_choices = await asyncio.to_thread(tools_of, tools), _tool_choices(overrides)
 
         async def answer(turns: list[dict[str, Any]]) -> GenerationResult:
-            stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(choose), **overrides)
+            stream = self.chat_stream(turns, config, tools=offered, tool_choice=next(tool_choices), **overrides)
             return await (self._collect(stream) if callback is None else self._follow(stream, callback))
 
         return await run_tools_async(answer, messages, offered, max_rounds=max_rounds)
@@ -283,30 +291,30 @@ class AsyncCalls(Calls):
         async with stream:
             async for token in stream:
                 shown += token.parts
-                answer = callback(token)
-                if inspect.isawaitable(answer):
-                    answer = await answer
-                if answer is False:
+                returned = callback(token)
+                if inspect.isawaitable(returned):
+                    returned = await returned
+                if returned is False:
                     stream.cancel()
-                    return _cut(await stream.result(), shown)
+                    return _result_of_shown(await stream.result(), shown)
         return await stream.result()
 
     async def _collect(self, stream: AsyncTokenStream) -> GenerationResult:
         try:
             return await stream.result()
         except BaseException:
-            await stream.aclose()  # for a task that was cancelled
+            await stream.aclose()  # after the task was cancelled
             raise
 
 
-def _choices(overrides: dict[str, Any]) -> Iterator[Any]:
-    """The tool_choice of each answer of a run: a call is forced once, or the run would never end."""
+def _tool_choices(overrides: dict[str, Any]) -> Iterator[Any]:
+    """The tool_choice of each answer of a run. Only the first answer is forced to call a tool, or no run would end."""
     first = overrides.pop("tool_choice", None)
     return itertools.chain([first], itertools.repeat("none" if first == "none" else None))
 
 
-def _cut(result: GenerationResult, parts: list[Part]) -> GenerationResult:
-    """The result of a stream that its reader stopped, whatever had been sampled ahead of him."""
+def _result_of_shown(result: GenerationResult, parts: list[Part]) -> GenerationResult:
+    """The result of a stream that its callback stopped: only the parts that the callback was shown."""
     shown = Accumulator(parts)
     return dataclasses.replace(
         result,

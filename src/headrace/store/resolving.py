@@ -1,4 +1,4 @@
-"""What a model reference may be: a path, a .gguf file in the user's models folder, or a model that pip installs."""
+"""`resolve` finds a model's .gguf file by name or path; `available` lists the models that have a name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.store.folders import gguf_files, models_folder
 from headrace.store.packaged import PACKAGED, PackagedModel
-from headrace.store.places import gguf_files, models_folder
 from headrace.values.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 
 __all__ = ["ModelEntry", "ResolvedModel", "available", "resolve"]
@@ -19,10 +19,10 @@ _ALLOWED = "a path to a .gguf file, or the name of a model (`headrace models` li
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model reference that was found.
+    """A model that was found.
 
     Attributes:
-        name: the name that was given; of a path, the file's name without .gguf.
+        name: the name that was given; for a path, the file's name without .gguf.
         path: the .gguf file.
     """
 
@@ -35,12 +35,12 @@ class ModelEntry:
     """A model that can be run by name.
 
     Attributes:
-        name: what `resolve` accepts.
-        description: one line.
-        source: where it is, or would come from: a path or a package.
-        installed: whether it can be run now.
-        size: of the .gguf file, in bytes.
-        install: the command that installs it; None where it is installed.
+        name: the name that `resolve` accepts.
+        description: one line about the model.
+        source: the path of the file, or the package that has it.
+        installed: whether the model can be run now.
+        size: size of the .gguf file, in bytes.
+        install: the command that installs it; None if it is installed.
     """
 
     name: str
@@ -52,19 +52,19 @@ class ModelEntry:
 
 
 def resolve(ref: str | os.PathLike[str]) -> ResolvedModel:
-    """The file for a model reference; nothing is downloaded.
+    """Find the .gguf file of a model; nothing is downloaded.
 
-    A string with a path separator, one that starts with `.` or `~` or ends in `.gguf`, and any `os.PathLike` is a path.
-    Everything else is a name: of a .gguf file in the user's models folder, without its suffix, or else of a packaged
-    model. A model that is packaged in chunks is put together in the cache folder when it is first asked for.
+    A reference is a path if it is an `os.PathLike`, has a path separator, starts with `.` or `~`, or ends in `.gguf`.
+    Any other reference is a name: first of a file in the user's models folder, without its .gguf, then of a packaged
+    model. A model that is packaged in chunks is assembled in the cache folder when it is first resolved.
 
     Raises:
-        InvalidRequestError: the reference is empty, or no string and no path, or holds characters no path can have.
+        InvalidRequestError: the reference is empty, neither a string nor a path, or has characters that no path has.
         ModelNotFoundError: no such file or name, and the message says what was tried; or HEADRACE_MODELS_DIR or
             HEADRACE_CACHE_DIR cannot be a folder.
-        ModelLoadError: the path is not a file, the package is damaged, or the file could not be put together.
+        ModelLoadError: the path is not a file, the package is damaged, or the file could not be assembled.
     """
-    text = _checked(ref)
+    text = _checked_reference(ref)
     if not isinstance(ref, str) or _looks_like_path(text):
         return _resolve_path(text)
     for path in gguf_files(models_folder()):
@@ -77,7 +77,9 @@ def resolve(ref: str | os.PathLike[str]) -> ResolvedModel:
 
 
 def available() -> list[ModelEntry]:
-    """Every model that has a name, installed or not, sorted by name; what is in the models folder goes first.
+    """Return every model that has a name, installed or not, sorted by name.
+
+    A file in the models folder hides a packaged model of the same name.
 
     Raises:
         ModelNotFoundError: HEADRACE_MODELS_DIR or HEADRACE_CACHE_DIR cannot be a folder.
@@ -87,7 +89,7 @@ def available() -> list[ModelEntry]:
     return [entries[name] for name in sorted(entries)]
 
 
-def _checked(ref: object) -> str:
+def _checked_reference(ref: object) -> str:
     if not isinstance(ref, (str, os.PathLike)):
         raise InvalidRequestError("model", ref, _ALLOWED)
     text = os.fspath(ref)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
@@ -117,17 +119,17 @@ def _resolve_path(text: str) -> ResolvedModel:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         where = "" if str(path) == text else f" (that is {path})"
-        raise ModelNotFoundError(f"there is no model file {text}{where}; {_contents(path.parent)}") from None
+        raise ModelNotFoundError(f"there is no model file {text}{where}; {_gguf_files_in(path.parent)}") from None
     except OSError as error:
         raise ModelLoadError(f"the model file {text} cannot be opened: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        raise ModelLoadError(f"{text} is a folder, not a .gguf file; {_contents(path)}")
+        raise ModelLoadError(f"{text} is a folder, not a .gguf file; {_gguf_files_in(path)}")
     if not stat.S_ISREG(mode):
         raise ModelLoadError(f"{text} is not a regular file, so it cannot be a model")
     return ResolvedModel(path.stem, path)
 
 
-def _contents(folder: Path) -> str:
+def _gguf_files_in(folder: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder} either"
     files = ", ".join(path.name for path in gguf_files(folder))
@@ -146,12 +148,12 @@ def _resolve_packaged(model: PackagedModel) -> ResolvedModel:
 
 def _unknown_name(name: str) -> ModelNotFoundError:
     known = [entry.name for entry in available()]
-    folded = {entry.casefold(): entry for entry in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    meant = f"; did you mean {folded[close[0]]}?" if close else ""
+    by_folded = {entry.casefold(): entry for entry in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    suggestion = f"; did you mean {by_folded[close[0]]}?" if close else ""
     here = f" For the file of that name in this folder, write .{os.sep}{name}." if os.path.isfile(name) else ""
     return ModelNotFoundError(
-        f"there is no model named {name}{meant or '.'} Known names: {', '.join(known)}. "
+        f"there is no model named {name}{suggestion or '.'} Known names: {', '.join(known)}. "
         f"Looked in the models folder {models_folder()} and in the installed packages.{here} "
         "A path to a .gguf file works as well."
     )

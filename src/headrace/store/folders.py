@@ -1,4 +1,4 @@
-"""The folders of this user in which the store looks for models and keeps what it put together."""
+"""The user's folders: where the store looks for models, and where it caches the ones that it assembled."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["cache_folder", "gguf_files", "models_folder"]
 
 
 def cache_folder() -> Path:
-    """Where models that come in chunks are put together: $HEADRACE_CACHE_DIR, or the system's cache folder.
+    """Return the folder for assembled models: $HEADRACE_CACHE_DIR, or headrace's folder in the user's cache.
 
     Raises:
-        ModelNotFoundError: the variable begins with the home of a user whom the system does not know.
+        ModelNotFoundError: the variable begins with the home folder of an unknown user, as `~nobody`.
     """
     return _from_environment("HEADRACE_CACHE_DIR") or platformdirs.user_cache_path("headrace", appauthor=False)
 
 
 def models_folder() -> Path:
-    """Where users put .gguf files to call them by name: $HEADRACE_MODELS_DIR, or a folder of the system's user data.
+    """Return the folder for the user's .gguf files: $HEADRACE_MODELS_DIR, or headrace's folder in the user's data.
 
     Raises:
-        ModelNotFoundError: the variable begins with the home of a user whom the system does not know.
+        ModelNotFoundError: the variable begins with the home folder of an unknown user, as `~nobody`.
     """
     chosen = _from_environment("HEADRACE_MODELS_DIR")
     return chosen or platformdirs.user_data_path("headrace", appauthor=False) / "models"
 
 
 def gguf_files(folder: Path) -> list[Path]:
-    """The .gguf files in a folder, sorted by name; none where it does not exist or cannot be read."""
+    """Return the .gguf files in a folder, sorted by name; none if it does not exist or cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf" and path.is_file())
     except OSError:
