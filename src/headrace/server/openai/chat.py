@@ -13,8 +13,9 @@ from headrace.api.job import Job
 from headrace.server.http.body import request_body
 from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
+from headrace.server.http.json_text import dumps, quoted
 from headrace.server.openai.answers import ChatCompletion, answer_of
-from headrace.server.openai.choices import Choices
+from headrace.server.openai.choices import FINISH_REASONS, Choices
 from headrace.server.openai.messages import Messages, turns_of
 from headrace.server.openai.tools import (
     Effort,
@@ -27,17 +28,11 @@ from headrace.server.openai.tools import (
     tool_overrides,
 )
 from headrace.server.openai.wire import MAX_CHOICES, Only, Sampling, StreamOptions
-from headrace.server.serving.common import (
-    FINISH_REASONS,
-    HeldLogprobs,
-    dumps,
-    logprob_entry,
-    quoted,
-    timings_of,
-)
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
+from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
 from headrace.server.serving.service import Served, Service
+from headrace.server.serving.timings import timings_of
 from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["Chat", "ChatRequest", "chat_router"]

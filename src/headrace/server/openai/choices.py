@@ -9,13 +9,22 @@ from typing import Any, ClassVar
 from headrace.api.job import Job
 from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.errors import ApiError
+from headrace.server.http.json_text import dumps
 from headrace.server.http.sse import event
 from headrace.server.openai.wire import StreamOptions
-from headrace.server.serving.common import FINISH_REASONS, Measured, dumps, progress_of, timings_of, usage_of
 from headrace.server.serving.service import Served
-from headrace.values.results import GenerationResult
+from headrace.server.serving.timings import progress_of, timings_of
+from headrace.server.serving.usage import Measured, usage_of
+from headrace.values.results import FinishReason, GenerationResult
 
-__all__ = ["Choices"]
+__all__ = ["FINISH_REASONS", "Choices"]
+
+FINISH_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+}
 
 
 class Choices:

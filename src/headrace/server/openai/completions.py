@@ -14,21 +14,15 @@ from headrace.api.job import Job
 from headrace.server.http.body import request_body
 from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
+from headrace.server.http.json_text import quoted
 from headrace.server.openai.answers import TextCompletion, answer_of
-from headrace.server.openai.choices import Choices
+from headrace.server.openai.choices import FINISH_REASONS, Choices
 from headrace.server.openai.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
-from headrace.server.serving.common import (
-    FINISH_REASONS,
-    HeldLogprobs,
-    logprob,
-    quoted,
-    shown,
-    text_of,
-    timings_of,
-)
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
+from headrace.server.serving.logprobs import HeldLogprobs, answer_text_of, logprob, token_text
 from headrace.server.serving.service import Served, Service
+from headrace.server.serving.timings import timings_of
 from headrace.text.detokenizer import Detokenizer
 from headrace.values.errors import ContextOverflowError
 from headrace.values.results import Token
@@ -135,7 +129,7 @@ class Completion(Choices):
         chunks: list[bytes] = []
         head = f'{self._before_index}{choice},"text":'
         for token in tokens:
-            text = text_of(token)
+            text = answer_text_of(token)
             logprobs = self._logprobs[choice].feed([token]) if self.wants_tokens else None
             if self._has_index:
                 one = {"index": choice, "text": text, "logprobs": logprobs, "token_index": token.index}
@@ -168,7 +162,7 @@ class Completion(Choices):
 
     def _echo(self, choice: int) -> str:
         prompt = self._prompts[choice // self._num_choices]
-        return prompt if isinstance(prompt, str) else shown(self._served.core.vocabulary.detokenize(prompt))
+        return prompt if isinstance(prompt, str) else token_text(self._served.core.vocabulary.detokenize(prompt))
 
 
 class _Logprobs:
@@ -187,10 +181,10 @@ class _Logprobs:
             offsets.append(self._offset)
             self._offset += len(self._detokenizer.feed(token.bytes))
         return {
-            "tokens": [shown(token.bytes) for token in ready],
+            "tokens": [token_text(token.bytes) for token in ready],
             "token_logprobs": [logprob(token.logprob) for token in ready],
             "top_logprobs": [
-                {shown(one.bytes): logprob(one.logprob) for one in token.top_logprobs or ()} for token in ready
+                {token_text(one.bytes): logprob(one.logprob) for one in token.top_logprobs or ()} for token in ready
             ],
             "text_offset": offsets,
         }

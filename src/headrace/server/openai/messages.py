@@ -9,9 +9,8 @@ from pydantic import Discriminator, Field, Tag
 
 from headrace.server.http.errors import ApiError
 from headrace.server.openai.wire import Ignored, Only, Wire
-from headrace.server.serving.common import role_of
 
-__all__ = ["CalledTool", "ChatMessage", "Messages", "turns_of"]
+__all__ = ["CalledTool", "ChatMessage", "Messages", "role_of", "turns_of"]
 
 
 class TextPart(Wire):
@@ -91,6 +90,11 @@ _OF_ROLE = {
     "reasoning_content": "assistant",
     "tool_call_id": "tool",
 }
+
+
+def role_of(role: str) -> str:
+    """Returns a role as chat templates know it. "developer" is OpenAI's newer word for "system"."""
+    return "system" if role == "developer" else role
 
 
 def turns_of(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:

@@ -20,10 +20,11 @@ from headrace.server.openai.responses_input import Conversation
 from headrace.server.openai.responses_items import Items
 from headrace.server.openai.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
 from headrace.server.openai.tools import FlatTool, effort_overrides, form_overrides, tool_overrides
-from headrace.server.serving.common import HeldLogprobs, logprob_entry, timings_of
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
+from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
 from headrace.server.serving.service import Served, Service
+from headrace.server.serving.timings import timings_of
 from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["ResponseExchange", "responses_router"]

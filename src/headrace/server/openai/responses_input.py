@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
 from headrace.server.http.errors import ApiError
+from headrace.server.openai.messages import role_of
 from headrace.server.openai.wire import Ignored, Only, Wire
-from headrace.server.serving.common import role_of
 
 __all__ = ["Conversation", "Input"]
 

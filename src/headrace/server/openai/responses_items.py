@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.server.http.json_text import dumps, quoted
 from headrace.server.http.sse import event
-from headrace.server.serving.common import dumps, quoted
 from headrace.values.results import Kind, Part, ToolCallDelta
 
 __all__ = ["Items"]

@@ -13,8 +13,8 @@ from headrace.api.job import Job
 from headrace.server.http.body import parse, read_body
 from headrace.server.http.disconnect import unless_left
 from headrace.server.http.errors import ApiError, as_api_error
+from headrace.server.http.json_text import dumps
 from headrace.server.http.sse import EventStream, Source
-from headrace.server.serving.common import dumps
 from headrace.server.serving.generation import Generated, Renderer
 from headrace.server.serving.service import Served, Service
 from headrace.values.errors import HeadraceError

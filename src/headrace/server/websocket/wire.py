@@ -13,10 +13,11 @@ from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import parse
 from headrace.server.http.errors import ApiError
+from headrace.server.http.json_text import dumps, quoted
 from headrace.server.openai.messages import Messages, turns_of
 from headrace.server.openai.tools import Overrides, TemplateVariables, ToolChoice, Tools, tool_overrides
 from headrace.server.openai.wire import JsonSchema, Stop, Wire
-from headrace.server.serving.common import HeldLogprobs, dumps, logprob_entry, quoted
+from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
 from headrace.values.config import StreamConfig
 from headrace.values.errors import shortened
 from headrace.values.results import GenerationResult, Part, Token, ToolCallDelta
