@@ -11,8 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from headrace.api.model import AsyncModel, Model
-from headrace.server.http.endpoint import error_response, id_of, router_of
-from headrace.server.http.errors import ApiError
+from headrace.server.http.errors import ApiError, error_response
+from headrace.server.http.request_ids import id_of
+from headrace.server.http.routes import router_of
 from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.serving.service import Service

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from headrace.server.http.endpoint import router_of
+from headrace.server.http.routes import router_of
 from headrace.server.serving.service import Service
 
 __all__ = ["operations_router"]

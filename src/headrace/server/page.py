@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
+from headrace.server.http.routes import router_of
 from headrace.server.serving.service import Service
 
 __all__ = ["page_router"]

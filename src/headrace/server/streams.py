@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
+from headrace.server.http.routes import router_of
 from headrace.server.serving.exchange import event_stream
 from headrace.server.serving.service import Service
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import request_body
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import dumps, quoted
+from headrace.server.http.routes import router_of
 from headrace.server.openai.answers import ChatCompletion, answer_of
 from headrace.server.openai.choices import FINISH_REASONS, Choices
 from headrace.server.openai.messages import Messages, turns_of

@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import request_body
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import quoted
+from headrace.server.http.routes import router_of
 from headrace.server.openai.answers import TextCompletion, answer_of
 from headrace.server.openai.choices import FINISH_REASONS, Choices
 from headrace.server.openai.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size

@@ -12,8 +12,8 @@ from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.body import request_body
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
+from headrace.server.http.routes import router_of
 from headrace.server.openai.answers import answer_of
 from headrace.server.openai.responses_answers import ResponseObject
 from headrace.server.openai.responses_input import Conversation

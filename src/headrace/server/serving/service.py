@@ -11,8 +11,8 @@ from headrace.api.core import Core
 from headrace.api.job import Job
 from headrace.api.model import AsyncModel, Model, core_of
 from headrace.api.stream import AsyncTokenStream
+from headrace.server.http.api_keys import Keys
 from headrace.server.http.errors import ApiError
-from headrace.server.http.keys import Keys
 from headrace.server.serving.event_log import EventLogs
 from headrace.server.serving.generation import Generation
 from headrace.server.serving.logs import log_stream

@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.api.caller import Caller
 from headrace.api.job import Job
-from headrace.server.http.endpoint import check_id, error_response
-from headrace.server.http.errors import ApiError, as_api_error
+from headrace.server.http.errors import ApiError, as_api_error, error_response
+from headrace.server.http.request_ids import check_id
 from headrace.server.serving.generation import Generation
 from headrace.server.serving.service import Service
 from headrace.server.serving.settings import Settings
