@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from harness import PATIENCE, Scripted, scripted
 
 from headrace.server import Settings, create_app
-from headrace.server.openai.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
+from headrace.server.openai.answer_schema import ChatChunk, ChatCompletion, TextChunk, TextCompletion
 from headrace.server.serving.service import Service
 
 # Shows the messages as they were, and is easy to predict.

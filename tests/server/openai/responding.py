@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import run_async
 
-from headrace.server.openai.responses_answers import ResponseObject
+from headrace.server.openai.responses_schema import ResponseObject
 from server.harness import MODEL, Answer, Server, Socket, running
 
 PATH = "/v1/responses"

@@ -10,7 +10,7 @@ import pytest
 from harness import Gate, echo, ids, run_async
 
 from headrace import StreamConfig
-from headrace.server.openai.answers import Model, ModelList
+from headrace.server.openai.answer_schema import Model, ModelList
 from headrace.values.request import Request
 from server.harness import MODEL, USER, Answer, checked, content_of, running, serving
 

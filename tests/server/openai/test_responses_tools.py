@@ -14,8 +14,8 @@ from headrace import Model, Pricing, StreamConfig
 from headrace.chat.tool_formats import HERMES
 from headrace.engine.output import Output
 from headrace.server import Settings, create_app
-from headrace.server.openai.responses_answers import ResponseObject
-from headrace.server.openai.responses_items import Items
+from headrace.server.openai.responses_output import OutputWriter
+from headrace.server.openai.responses_schema import ResponseObject
 from headrace.values.output_format import OutputFormat, Tags
 from headrace.values.results import Part, Token
 from server.harness import MODEL, TEMPLATE, Server, Socket, events_of, running
@@ -111,11 +111,11 @@ def tokens_of(pieces: list[bytes]) -> list[Token]:
 
 def written(pieces: list[bytes]) -> list[dict[str, Any]]:
     """The items that tokens with these bytes become; their events are checked."""
-    items = Items("r1")
-    events = b"".join(event for token in tokens_of(pieces) for event in items.feed(token.parts))
-    events += b"".join(items.close("completed"))
+    writer = OutputWriter("r1")
+    events = b"".join(event for token in tokens_of(pieces) for event in writer.feed(token.parts))
+    events += b"".join(writer.close("completed"))
     put_together = items_of([json.loads(event.data) for event in events_of(events)])
-    assert put_together == items.output("completed")
+    assert put_together == writer.output("completed")
     return put_together
 
 

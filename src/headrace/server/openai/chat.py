@@ -14,20 +14,15 @@ from headrace.server.http.body import request_body
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import dumps, quoted
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answers import ChatCompletion, answer_of
-from headrace.server.openai.choices import FINISH_REASONS, Choices
+from headrace.server.openai.answer_schema import ChatCompletion, answer_of
+from headrace.server.openai.choices import FINISH_REASONS, MAX_CHOICES, Choices, StreamOptions
 from headrace.server.openai.messages import Messages, turns_of
-from headrace.server.openai.tools import (
-    Effort,
-    Format,
-    TemplateVariables,
-    ToolChoice,
-    Tools,
-    effort_overrides,
-    form_overrides,
-    tool_overrides,
-)
-from headrace.server.openai.wire import MAX_CHOICES, Only, Sampling, StreamOptions
+from headrace.server.openai.reasoning_effort import Effort, effort_overrides
+from headrace.server.openai.response_format import Format, format_overrides
+from headrace.server.openai.sampling import Sampling
+from headrace.server.openai.template_kwargs import TemplateKwargs
+from headrace.server.openai.tools import ToolChoice, Tools, tool_overrides
+from headrace.server.openai.wire import Only
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
@@ -55,7 +50,7 @@ class ChatRequest(Sampling):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: TemplateVariables | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     functions: Annotated[Any, Only([])] = None
@@ -116,7 +111,7 @@ class Chat(Choices):
         template = self._served.core.vocabulary.chat_template
         for settings, names in (
             tool_overrides(body.tools, body.tool_choice, body.parallel_tool_calls),
-            form_overrides(body, body.response_format, "response_format"),
+            format_overrides(body, body.response_format, "response_format"),
             effort_overrides(body.reasoning_effort, "reasoning_effort", body, template, body.chat_template_kwargs),
         ):
             changes |= settings

@@ -11,13 +11,16 @@ from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import dumps
 from headrace.server.http.sse import event
-from headrace.server.openai.wire import StreamOptions
+from headrace.server.openai.wire import Ignored, Wire
 from headrace.server.serving.service import Served
 from headrace.server.serving.timings import progress_of, timings_of
 from headrace.server.serving.usage import Measured, usage_of
 from headrace.values.results import FinishReason, GenerationResult
 
-__all__ = ["FINISH_REASONS", "Choices"]
+__all__ = ["FINISH_REASONS", "MAX_CHOICES", "Choices", "StreamOptions"]
+
+# Choices that one request may ask for: its prompts times `n`.
+MAX_CHOICES = 128
 
 FINISH_REASONS: dict[FinishReason, str] = {
     "stop": "stop",
@@ -25,6 +28,13 @@ FINISH_REASONS: dict[FinishReason, str] = {
     "length": "length",
     "tool_calls": "tool_calls",
 }
+
+
+class StreamOptions(Wire):
+    """How a stream is written."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Ignored = None
 
 
 class Choices:

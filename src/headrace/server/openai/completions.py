@@ -15,9 +15,11 @@ from headrace.server.http.body import request_body
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import quoted
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answers import TextCompletion, answer_of
-from headrace.server.openai.choices import FINISH_REASONS, Choices
-from headrace.server.openai.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
+from headrace.server.openai.answer_schema import TextCompletion, answer_of
+from headrace.server.openai.choices import FINISH_REASONS, MAX_CHOICES, Choices, StreamOptions
+from headrace.server.openai.json_schema import MAX_VALUES, check_size
+from headrace.server.openai.sampling import Sampling
+from headrace.server.openai.wire import Only
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
 from headrace.server.serving.logprobs import HeldLogprobs, answer_text_of, logprob, token_text

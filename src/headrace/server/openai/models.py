@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answers import Model, ModelList
+from headrace.server.openai.answer_schema import Model, ModelList
 from headrace.server.serving.service import Served, Service
 
 __all__ = ["models_router"]

@@ -14,12 +14,14 @@ from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.body import request_body
 from headrace.server.http.errors import ApiError
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answers import answer_of
-from headrace.server.openai.responses_answers import ResponseObject
+from headrace.server.openai.answer_schema import answer_of
+from headrace.server.openai.reasoning_effort import effort_overrides
+from headrace.server.openai.response_format import format_overrides
 from headrace.server.openai.responses_input import Conversation
-from headrace.server.openai.responses_items import Items
-from headrace.server.openai.responses_wire import INCLUDE_LOGPROBS, ResponseRequest
-from headrace.server.openai.tools import FlatTool, effort_overrides, form_overrides, tool_overrides
+from headrace.server.openai.responses_output import OutputWriter
+from headrace.server.openai.responses_request import INCLUDE_LOGPROBS, ResponseRequest
+from headrace.server.openai.responses_schema import ResponseObject
+from headrace.server.openai.tools import FlatTool, tool_overrides
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
@@ -51,7 +53,7 @@ class ResponseExchange:
         self._served = served
         self._id = f"resp_{id}"
         self._created = int(time.time())
-        self._items = Items(id)
+        self._writer = OutputWriter(id)
         self._held = HeldLogprobs()
 
     def jobs(self, caller: Caller) -> list[Job]:
@@ -59,7 +61,7 @@ class ResponseExchange:
         body = self._body
         conversation = Conversation(body.instructions, body.input)
         tools = tool_overrides(body.tools, body.tool_choice, body.parallel_tool_calls)
-        form = form_overrides(body, body.text.format if body.text is not None else None, "text.format")
+        form = format_overrides(body, body.text.format if body.text is not None else None, "text.format")
         effort = body.reasoning.effort if body.reasoning is not None else None
         template = self._served.core.vocabulary.chat_template
         thought = effort_overrides(effort, "reasoning.effort", body, template, body.chat_template_kwargs)
@@ -77,8 +79,8 @@ class ResponseExchange:
         """The response, still empty."""
         response = self._response("in_progress")
         return [
-            self._items.event("response.created", response=response),
-            self._items.event("response.in_progress", response=response),
+            self._writer.event("response.created", response=response),
+            self._writer.event("response.in_progress", response=response),
         ]
 
     def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
@@ -89,16 +91,16 @@ class ResponseExchange:
         """Items where they begin and end, and a delta for each token that has something to show."""
         events: list[bytes] = []
         for token in tokens:
-            events += self._items.feed(token.parts, self._logprobs(token))
+            events += self._writer.feed(token.parts, self._logprobs(token))
         return events
 
     def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
         """The last item, now complete."""
-        return self._items.close(self._last_status(result))
+        return self._writer.close(self._last_status(result))
 
     def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
         """The response, now complete."""
-        return [self._items.event(f"response.{_status(results[0])}", response=self._ended(results[0]))]
+        return [self._writer.event(f"response.{_status(results[0])}", response=self._ended(results[0]))]
 
     def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
         """The response as far as it came. An `error` beside it would keep clients from seeing it."""
@@ -106,9 +108,9 @@ class ResponseExchange:
             "failed",
             # Clients know few codes, and only this one fits; the type says more.
             error={"code": "server_error", "message": error.message, "type": error.type, "param": error.param},
-            output=self._items.output("incomplete"),
+            output=self._writer.output("incomplete"),
         )
-        return [self._items.event("response.failed", response=response)]
+        return [self._writer.event("response.failed", response=response)]
 
     # Whole.
 
@@ -118,7 +120,7 @@ class ResponseExchange:
         if self.wants_tokens:
             self.tokens(0, tokens)
         else:
-            self._items.feed(_parts_of(result))
+            self._writer.feed(_parts_of(result))
         self.ending(0, result)
         return self._ended(result)
 
@@ -129,7 +131,7 @@ class ResponseExchange:
 
     def _last_status(self, result: GenerationResult) -> str:
         """How the last item ended: a call may be complete although the limit came right behind it."""
-        if self._items.is_calling:
+        if self._writer.is_calling:
             return "completed" if result.tool_calls[-1].is_complete else "incomplete"
         return _status(result)
 
@@ -140,7 +142,7 @@ class ResponseExchange:
             status,
             completed_at=int(time.time()) if is_complete else None,
             incomplete_details=None if is_complete else {"reason": "max_output_tokens"},
-            output=self._items.output(status),
+            output=self._writer.output(status),
             usage=_usage(result),
             timings=timings_of(result),
         )

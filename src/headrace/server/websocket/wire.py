@@ -14,9 +14,13 @@ from headrace.api.job import Job
 from headrace.server.http.body import parse
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import dumps, quoted
+from headrace.server.openai.json_schema import JsonSchema
 from headrace.server.openai.messages import Messages, turns_of
-from headrace.server.openai.tools import Overrides, TemplateVariables, ToolChoice, Tools, tool_overrides
-from headrace.server.openai.wire import JsonSchema, Stop, Wire
+from headrace.server.openai.overrides import Overrides
+from headrace.server.openai.stop_sequences import Stop, stop_sequences_of
+from headrace.server.openai.template_kwargs import TemplateKwargs
+from headrace.server.openai.tools import ToolChoice, Tools, tool_overrides
+from headrace.server.openai.wire import Wire
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
 from headrace.values.config import StreamConfig
 from headrace.values.errors import shortened
@@ -66,7 +70,7 @@ class Generate(Wire):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
-    template_kwargs: TemplateVariables | None = None
+    template_kwargs: TemplateKwargs | None = None
     window: int | None = Field(default=None, ge=1)
 
     @property
@@ -84,7 +88,7 @@ class Generate(Wire):
         if self.json_schema is not None:
             given["json_schema"] = self.json_schema
         if self.stop is not None:
-            given["stop_sequences"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+            given["stop_sequences"] = stop_sequences_of(self.stop)
         return given
 
     def job(self, caller: Caller, changes: Mapping[str, Any]) -> Job:

@@ -6,9 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from headrace.server.openai.reasoning_effort import Effort
+from headrace.server.openai.response_format import FlatFormat
 from headrace.server.openai.responses_input import Input
-from headrace.server.openai.tools import Effort, FlatFormat, FlatToolChoice, FlatTools, TemplateVariables
-from headrace.server.openai.wire import Ignored, Only, Sampling, Wire
+from headrace.server.openai.sampling import Sampling
+from headrace.server.openai.template_kwargs import TemplateKwargs
+from headrace.server.openai.tools import FlatToolChoice, FlatTools
+from headrace.server.openai.wire import Ignored, Only, Wire
 
 __all__ = ["INCLUDE_LOGPROBS", "ResponseRequest"]
 
@@ -63,7 +67,7 @@ class ResponseRequest(Sampling):
     tools: FlatTools | None = None
     tool_choice: FlatToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: TemplateVariables | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     max_tool_calls: Annotated[Any, Only()] = None  # it counts calls of tools that a server runs itself
     truncation: Annotated[Any, Only("disabled")] = None
     background: Annotated[Any, Only(False)] = None

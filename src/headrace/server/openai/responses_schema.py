@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from headrace.server.openai.answers import Answer, Logprob, Timings
-from headrace.server.openai.tools import Effort
+from headrace.server.openai.answer_schema import Answer, Logprob, Timings
+from headrace.server.openai.reasoning_effort import Effort
 
 __all__ = ["ResponseObject"]
 

@@ -10,7 +10,7 @@ from headrace.server.http.json_text import dumps, quoted
 from headrace.server.http.sse import event
 from headrace.values.results import Kind, Part, ToolCallDelta
 
-__all__ = ["Items"]
+__all__ = ["OutputWriter"]
 
 _PREFIXES: dict[Kind, str] = {"thinking": "rs", "text": "msg", "tool_call": "fc"}
 _TEXTS: dict[Kind, str] = {
@@ -65,7 +65,7 @@ class _Item:
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-class Items:
+class OutputWriter:
     """Writes the output of one response: an item of one kind is closed before the next is opened.
 
     Args:
