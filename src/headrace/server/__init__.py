@@ -5,7 +5,7 @@ from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.serving.service import Service
 from headrace.server.serving.settings import Settings
-from headrace.server.websocket.endpoint import websocket_router
+from headrace.server.websocket.route import websocket_router
 
 __all__ = [
     "Service",

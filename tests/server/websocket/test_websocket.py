@@ -15,7 +15,7 @@ import pytest
 from harness import PATIENCE, UNHURRIED, Gate, echo, echoed, run_async, wait_until
 
 from headrace.server.serving.generation import Generation
-from headrace.server.websocket.endpoint import LISTENS
+from headrace.server.websocket.socket import CLIENT_LISTENS
 from server.harness import Server, busy_prompt_workers, running
 
 LONG = "x" * 3000
@@ -105,7 +105,7 @@ class Peer:
 
     def end_input(self) -> None:
         """Say Close, but go on listening."""
-        self._said.put_nowait({"type": "websocket.disconnect", "code": 1005, LISTENS: True})
+        self._said.put_nowait({"type": "websocket.disconnect", "code": 1005, CLIENT_LISTENS: True})
 
     def stop_taking(self) -> None:
         """Let every write wait from now on, as a full socket buffer does."""

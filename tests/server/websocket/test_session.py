@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 
 from headrace.server.http.errors import ApiError
-from headrace.server.websocket.wire import MAX_FRAME, Cancel, Proceed, Reply, Session, Start, is_plain
+from headrace.server.websocket.frames import MAX_FRAME, is_plain
+from headrace.server.websocket.session import Cancel, Proceed, Reply, Session, Start
 from headrace.values.config import StreamConfig
 from headrace.values.results import GenerationResult, Metrics, Part, Token, ToolCall, ToolCallDelta, TopLogprob, Usage
 
@@ -49,11 +50,11 @@ def test_a_plain_text_is_a_prompt() -> None:
     for text in ("Hello!", "Hello!\n", "Hello!\r\n"):
         action = Session().receive(text)
         assert isinstance(action, Start)
-        assert (action.ask.id, action.ask.prompt) == ("0", "Hello!")
+        assert (action.request.id, action.request.prompt) == ("0", "Hello!")
     for text in ("", "[1]", '"{}"', "  two\n", "null"):
         action = Session().receive(text)
         assert isinstance(action, Start)
-        assert action.ask.prompt == text.rstrip("\n")
+        assert action.request.prompt == text.rstrip("\n")
 
 
 def test_white_space_before_json_does_not_make_it_plain() -> None:
@@ -66,22 +67,22 @@ def test_generate_takes_every_setting_by_its_own_name() -> None:
     given = {name: value for name, value in given.items() if value is not None} | {"stop_sequences": ["x"], "seed": 5}
     action = say(Session(), "generate", id="a", prompt=[1, 2], model="m", system_prompt="s", window=3, **given)
     assert isinstance(action, Start)
-    assert action.ask.settings() == given
-    assert (action.ask.prompt, action.ask.model, action.ask.system_prompt) == ([1, 2], "m", "s")
+    assert action.request.settings() == given
+    assert (action.request.prompt, action.request.model, action.request.system_prompt) == ([1, 2], "m", "s")
 
 
 def test_null_is_as_good_as_nothing() -> None:
     action = say(Session(), "generate", id="a", prompt="x", messages=None, window=None, temperature=None, stop=None)
     assert isinstance(action, Start)
-    assert action.ask.settings() == {}
+    assert action.request.settings() == {}
 
 
 @pytest.mark.parametrize(("given", "stops"), [("END", ("END",)), (["a", "b"], ("a", "b"))])
 def test_stop_is_a_shorter_name(given: Any, stops: tuple[str, ...]) -> None:
     action = say(Session(), "generate", id="a", prompt="x", stop=given)
     assert isinstance(action, Start)
-    assert action.ask.settings() == {"stop_sequences": stops}
-    assert action.ask.names == {"stop_sequences": "stop"}
+    assert action.request.settings() == {"stop_sequences": stops}
+    assert action.request.names == {"stop_sequences": "stop"}
 
 
 GENERATE = {"type": "generate", "id": "a", "prompt": "hi"}
