@@ -26,7 +26,8 @@ from headrace.server.openai.wire import Only
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
 from headrace.server.serving.timings import timings_of
 from headrace.values.results import GenerationResult, Part, Token
 
@@ -67,7 +68,7 @@ class Chat(Choices):
 
     _nothing: ClassVar[dict[str, Any]] = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
 
-    def __init__(self, body: ChatRequest, served: Served, id: str) -> None:
+    def __init__(self, body: ChatRequest, served: ServedModel, id: str) -> None:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs is given, but logprobs is not true", param="top_logprobs")
         super().__init__(

@@ -12,7 +12,7 @@ from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import dumps
 from headrace.server.http.sse import event
 from headrace.server.openai.wire import Ignored, Wire
-from headrace.server.serving.service import Served
+from headrace.server.serving.served_model import ServedModel
 from headrace.server.serving.timings import progress_of, timings_of
 from headrace.server.serving.usage import Measured, usage_of
 from headrace.values.results import FinishReason, GenerationResult
@@ -61,7 +61,7 @@ class Choices:
         *,
         id: str,
         kind: str,
-        served: Served,
+        served: ServedModel,
         num_choices: int,
         options: StreamOptions | None,
         has_index: bool,

@@ -23,7 +23,8 @@ from headrace.server.openai.wire import Only
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
 from headrace.server.serving.logprobs import HeldLogprobs, answer_text_of, logprob, token_text
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
 from headrace.server.serving.timings import timings_of
 from headrace.text.detokenizer import Detokenizer
 from headrace.values.errors import ContextOverflowError
@@ -74,7 +75,7 @@ class Completion(Choices):
 
     _nothing: ClassVar[dict[str, Any]] = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
 
-    def __init__(self, body: CompletionRequest, served: Served, id: str) -> None:
+    def __init__(self, body: CompletionRequest, served: ServedModel, id: str) -> None:
         super().__init__(
             id=f"cmpl-{id}",
             kind="text_completion",

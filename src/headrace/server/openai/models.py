@@ -8,7 +8,8 @@ from fastapi import APIRouter
 
 from headrace.server.http.routes import router_of
 from headrace.server.openai.answer_schema import Model, ModelList
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
 
 __all__ = ["models_router"]
 
@@ -30,7 +31,7 @@ def models_router(service: Service) -> APIRouter:
     return router
 
 
-def _model(served: Served) -> dict[str, Any]:
+def _model(served: ServedModel) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",

@@ -25,7 +25,8 @@ from headrace.server.openai.tools import FlatTool, tool_overrides
 from headrace.server.serving.exchange import generate
 from headrace.server.serving.generation import Generated
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
 from headrace.server.serving.timings import timings_of
 from headrace.values.results import GenerationResult, Part, Token
 
@@ -39,7 +40,7 @@ class ResponseExchange:
 
     wants_progress = False
 
-    def __init__(self, body: ResponseRequest, served: Served, id: str) -> None:
+    def __init__(self, body: ResponseRequest, served: ServedModel, id: str) -> None:
         self._has_logprobs = INCLUDE_LOGPROBS in (body.include or ())
         if body.top_logprobs and not self._has_logprobs:
             message = f'top_logprobs is {body.top_logprobs}, but include does not have "{INCLUDE_LOGPROBS}"'
