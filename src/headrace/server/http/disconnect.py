@@ -1,4 +1,4 @@
-"""Clients that leave: noticed at once, by the event that the server gives, whatever is being waited for."""
+"""Disconnects of clients. They are noticed at once, by ASGI's `http.disconnect` event."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _R = TypeVar("_R")
 
 
 async def until_disconnect(receive: Receive) -> None:
-    """Wait until the client has left."""
+    """Wait until the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def unless_left(receive: Receive, work: Coroutine[Any, Any, _R]) -> _R:
-    """Do something for a client as long as it is there.
+    """Await work for a client, and cancel it if the client disconnects.
 
     Args:
-        receive: the ASGI channel; the body has been read from it.
-        work: what to do; cancelled when the client leaves.
+        receive: the ASGI channel, after the body was read from it.
+        work: the work.
 
     Raises:
-        ClientDisconnect: it has left.
+        ClientDisconnect: the client has disconnected.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(until_disconnect(receive))

@@ -105,7 +105,7 @@ def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -
         return ApiError(400, message, param=param, code="invalid_value")
     if isinstance(error, QueueFullError):
         message = (
-            f"the queue is full: {error.max_queue} streams may wait, and so many do; "
+            f"the queue is full: {error.max_queue} streams are waiting, which is the limit; "
             f"try again in about {error.retry_after:.0f} s"
         )
         headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}

@@ -150,9 +150,7 @@ class ServerMetrics(Collector):
         yield InfoMetricFamily("headrace", "The version of the server.", {"version": VERSION})
         yield GaugeMetricFamily("headrace_ready", "Whether requests are served.", float(self._state.is_ready))
         yield GaugeMetricFamily("headrace_requests_running", "Requests that are generating.", self._state.num_running)
-        yield CounterMetricFamily(
-            "headrace_requests_refused", "Requests refused because the queue was full.", self.refused
-        )
+        yield CounterMetricFamily("headrace_requests_refused", "Requests refused by a full queue.", self.refused)
         engines = self._state.engines
         yield from _engine_metrics(engines)
         yield from _request_metrics({name: self._ended_of(name) for name in engines})
