@@ -26,7 +26,7 @@ _PATIENCE = 30.0
 # Seconds for which a client may go on sending a refused request. Cut off sooner, it would not see the error.
 _LINGER = 2.0
 # Bytes of further requests that a client may send before an answer is complete.
-_MAX_AHEAD = 64 * 1024
+_MAX_PIPELINED = 64 * 1024
 
 # Bytes that may wait for a client that does not read. Small, so that its stream is soon paused.
 _SEND_BUFFER = 32 * 1024  # in the system; Linux doubles it
@@ -110,7 +110,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or _not_http(error))
         else:
-            self._update_timers()
+            self._check_progress()
 
     def _parse(self, data: bytes) -> None:
         assert self.parser is not None
@@ -191,16 +191,16 @@ class Connection(HttpToolsProtocol):
         if ahead:
             self.data_received(ahead)
         elif self._stage != "between":
-            self._update_timers()
+            self._check_progress()
 
     # Limits and refusals.
 
     def _keep_pipelined(self, data: bytes) -> None:
         self._pipelined += data
-        if len(self._pipelined) > _MAX_AHEAD:
+        if len(self._pipelined) > _MAX_PIPELINED:
             self.transport.abort()
 
-    def _update_timers(self) -> None:
+    def _check_progress(self) -> None:
         if self.is_answering:
             self._awaited_since = None
         elif self._stage == "head" and self._num_received > _MAX_HEAD:

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: OpenAI's chat, streamed and whole."""
+"""`POST /v1/chat/completions`: OpenAI's chat, streamed or whole."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ChatRequest(Sampling):
 class Chat(Choices):
     """One chat request and its answer."""
 
-    _nothing: ClassVar[dict[str, Any]] = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
+    _empty_choice: ClassVar[dict[str, Any]] = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
 
     def __init__(self, body: ChatRequest, served: ServedModel, id: str) -> None:
         if body.top_logprobs is not None and not body.logprobs:
@@ -90,11 +90,11 @@ class Chat(Choices):
         self._messages = turns_of(body.messages)
         self._changes = self._changes_of(body)
         self._held = [HeldLogprobs() for _ in range(self._num_choices)]
-        self._before = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
+        self._delta_starts = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
         self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
 
     def _changes_of(self, body: ChatRequest) -> dict[str, Any]:
-        """What the caller is told; what it calls things is noted in `names`."""
+        """Returns the settings of the streams. Their wire names are added to `names`."""
         changes = body.settings()
         limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         changes["max_tokens"] = self._served.max_tokens if limit is None else limit
@@ -120,55 +120,55 @@ class Chat(Choices):
         return changes
 
     def jobs(self, caller: Caller) -> list[Job]:
-        """A job for each choice."""
+        """Returns a job for each choice."""
         return self._times(caller.chat_job(self._messages, None, self._changes))
 
     # Streamed.
 
     def opening(self) -> list[bytes]:
-        """The role of each choice, in their order: clients make room for them as they come."""
+        """Returns a chunk with the role for each choice, in order: clients add choices in the order of arrival."""
         delta = {"role": "assistant", "content": ""}
         return [self._chunk({"index": i, "delta": delta}) for i in range(self._num_choices)]
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """A chunk for each token that has something to show."""
+        """Returns the chunks for a choice's next tokens; without `token_index`, a token without text has none."""
         if self.wants_tokens or self._has_index:
-            return [chunk for token in tokens for chunk in self._whole_token(choice, token)]
+            return [chunk for token in tokens for chunk in self._detailed_chunks(choice, token)]
         chunks: list[bytes] = []
         head = f"{self._before_index}{choice}"
         for token in tokens:
             if token.rest or token.tool_call is not None:
-                chunks += [chunk for part in token.parts for chunk in self._part(choice, part)]
+                chunks += [chunk for part in token.parts for chunk in self._part_chunks(choice, part)]
             elif token.text:
-                chunks.append(f"{head}{self._before[token.kind]}{quoted(token.text)}{self._after_text}".encode())
+                chunks.append(f"{head}{self._delta_starts[token.kind]}{quoted(token.text)}{self._after_text}".encode())
         return chunks
 
-    def _part(self, choice: int, part: Part) -> list[bytes]:
+    def _part_chunks(self, choice: int, part: Part) -> list[bytes]:
         return [self._chunk({"index": choice, "delta": delta}) for delta in _deltas(part)]
 
-    def _whole_token(self, choice: int, token: Token) -> list[bytes]:
-        """The chunks of a token with what was asked for beside its text."""
+    def _detailed_chunks(self, choice: int, token: Token) -> list[bytes]:
+        """Returns the chunks of a token with its log probabilities and its index, as far as they are asked for."""
         parts, logprobs = list(token.parts), None
         if self.wants_tokens and (ready := self._held[choice].feed([token])):
-            logprobs = {"content": [logprob_entry(one) for one in ready], "refusal": None}
+            logprobs = {"content": [logprob_entry(ready_token) for ready_token in ready], "refusal": None}
             if not any(part.kind == "text" for part in parts):
-                parts.append(Part("text", ""))  # theirs was sent before
-        last = max((at for at, part in enumerate(parts) if part.kind == "text"), default=None)
+                parts.append(Part("text", ""))  # the text of the ready tokens was sent before
+        last_text = max((i for i, part in enumerate(parts) if part.kind == "text"), default=None)
         choices = [
-            {"index": choice, "delta": delta, "logprobs": logprobs if at == last else None}
-            for at, part in enumerate(parts)
+            {"index": choice, "delta": delta, "logprobs": logprobs if i == last_text else None}
+            for i, part in enumerate(parts)
             for delta in _deltas(part)
         ]
         if self._has_index:
-            # It comes with the last chunk of a token, so that a reader knows when it has all of it.
+            # The index comes with the token's last chunk, so that a reader knows when the token is complete.
             choices = choices or [{"index": choice, "delta": _NO_TEXT[token.kind]}]
             choices[-1]["token_index"] = token.index
-        return [self._chunk(one) for one in choices]
+        return [self._chunk(chunk_choice) for chunk_choice in choices]
 
     # Whole.
 
     def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
-        """The response that is not streamed."""
+        """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
             **self._head,
@@ -192,7 +192,7 @@ class Chat(Choices):
         return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
 
 
-# What a token adds whose text is held back, by what it is going to be.
+# Deltas of tokens whose text is held back, by kind of token.
 _NO_TEXT: dict[str, dict[str, Any]] = {
     "text": {"content": ""},
     "thinking": {"reasoning_content": ""},
@@ -201,7 +201,7 @@ _NO_TEXT: dict[str, dict[str, Any]] = {
 
 
 def _deltas(part: Part) -> list[dict[str, Any]]:
-    """What a part adds to a message; a call begins with a delta of its own, which has its name and no arguments."""
+    """Returns the deltas of a part. A tool call begins with a delta that has its name, but no arguments."""
     call = part.tool_call
     if call is None:
         return [{"reasoning_content" if part.kind == "thinking" else "content": part.text}]
@@ -229,7 +229,7 @@ def _message(result: GenerationResult) -> dict[str, Any]:
 
 
 def chat_router(service: Service) -> APIRouter:
-    """The route, to be included in an app."""
+    """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
     @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_of(ChatCompletion))

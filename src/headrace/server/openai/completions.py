@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: OpenAI's older endpoint, a text or token ids to continue, streamed and whole."""
+"""`POST /v1/completions`: OpenAI's older endpoint, which continues texts or token ids, streamed or whole."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from headrace.values.results import Token
 
 __all__ = ["Completion", "CompletionRequest", "completions_router"]
 
-# OpenAI's own default for this endpoint.
+# OpenAI's default for this endpoint.
 _MAX_TOKENS = 16
 
 TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 
-def _kind(prompt: Any) -> str:
-    """Which of the four it is, by its first element, so that an error is about that one."""
+def _kind_of_prompt(prompt: Any) -> str:
+    """Returns which of the four types a prompt is, by its first element, so that errors are about that type only."""
     if not isinstance(prompt, list):
         return "=text"
     first = cast("list[Any]", prompt)[:1]
@@ -51,7 +51,7 @@ Prompt = Annotated[
     | Annotated[TokenIds, Tag("=ids")]
     | Annotated[list[str], Tag("=texts"), Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     | Annotated[list[TokenIds], Tag("=lists"), Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)],
-    Discriminator(_kind),
+    Discriminator(_kind_of_prompt),
 ]
 
 
@@ -71,9 +71,9 @@ class CompletionRequest(Sampling):
 
 
 class Completion(Choices):
-    """One completion request and its answer; `n` choices for each prompt, one prompt after the other."""
+    """One completion request and its answer: `n` choices for each prompt, one prompt after the other."""
 
-    _nothing: ClassVar[dict[str, Any]] = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+    _empty_choice: ClassVar[dict[str, Any]] = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
 
     def __init__(self, body: CompletionRequest, served: ServedModel, id: str) -> None:
         super().__init__(
@@ -105,38 +105,38 @@ class Completion(Choices):
         self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
 
     def jobs(self, caller: Caller) -> list[Job]:
-        """A job for each choice of each prompt."""
+        """Returns a job for each choice of each prompt."""
         body = self._body
         changes = body.settings()
         changes["max_tokens"] = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        changes.setdefault("thinking", "raw")  # there is no other place for a thought, and it shall not be lost
+        changes.setdefault("thinking", "raw")  # a completion has only one text, so thoughts stay in it
         if body.logprobs is not None:
             changes["logprobs"] = body.logprobs
         jobs: list[Job] = []
         for prompt in self._prompts:
             if not isinstance(prompt, str) and len(prompt) > self._served.max_tokens:
-                raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each of them is looked at
+                raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each token id is checked
             jobs += self._times(caller.job(prompt, None, changes))
         return jobs
 
     # Streamed.
 
     def opening(self) -> list[bytes]:
-        """The prompts, where they shall be echoed."""
+        """Returns the prompts as chunks, if `echo` is set."""
         if not self._body.echo:
             return []
         return [self._chunk({"index": i, "text": self._echo(i)}) for i in range(len(self._logprobs))]
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """A chunk for each token that has text to show."""
+        """Returns the chunks for a choice's next tokens; without `token_index`, a token without text has none."""
         chunks: list[bytes] = []
         head = f'{self._before_index}{choice},"text":'
         for token in tokens:
             text = answer_text_of(token)
             logprobs = self._logprobs[choice].feed([token]) if self.wants_tokens else None
             if self._has_index:
-                one = {"index": choice, "text": text, "logprobs": logprobs, "token_index": token.index}
-                chunks.append(self._chunk(one))
+                chunk_choice = {"index": choice, "text": text, "logprobs": logprobs, "token_index": token.index}
+                chunks.append(self._chunk(chunk_choice))
             elif logprobs is not None and (text or logprobs["tokens"]):
                 chunks.append(self._chunk({"index": choice, "text": text, "logprobs": logprobs}))
             elif text:
@@ -146,7 +146,7 @@ class Completion(Choices):
     # Whole.
 
     def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
-        """The response that is not streamed."""
+        """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
             **self._head,
@@ -169,7 +169,7 @@ class Completion(Choices):
 
 
 class _Logprobs:
-    """The log probabilities of one choice, with the place of each token in the text."""
+    """Log probabilities of one choice, with the place of each token in the text."""
 
     def __init__(self) -> None:
         self._held = HeldLogprobs()
@@ -177,7 +177,7 @@ class _Logprobs:
         self._offset = 0
 
     def feed(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        """Those of the tokens whose text has been sent by now."""
+        """Take tokens in. Returns the log probabilities of the tokens whose text has been sent by now."""
         ready = self._held.feed(tokens)
         offsets: list[int] = []
         for token in ready:
@@ -187,14 +187,14 @@ class _Logprobs:
             "tokens": [token_text(token.bytes) for token in ready],
             "token_logprobs": [logprob(token.logprob) for token in ready],
             "top_logprobs": [
-                {token_text(one.bytes): logprob(one.logprob) for one in token.top_logprobs or ()} for token in ready
+                {token_text(top.bytes): logprob(top.logprob) for top in token.top_logprobs or ()} for token in ready
             ],
             "text_offset": offsets,
         }
 
 
 def _check_schema(schema: object, num_prompts: int) -> None:
-    """It is looked through for each prompt, which others would feel if that took long."""
+    """Check the schema's size. It is walked through for each prompt, and a long walk delays other requests."""
     try:
         check_size(schema, MAX_VALUES // num_prompts, "json_schema, once for each prompt,")
     except PydanticCustomError as error:
@@ -207,7 +207,7 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 
 def completions_router(service: Service) -> APIRouter:
-    """The route, to be included in an app."""
+    """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
     @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_of(TextCompletion))

@@ -1,4 +1,4 @@
-"""The messages of a chat: as pydantic types, and as chat templates have them."""
+"""`Messages`: the messages of a chat request. `turns_of` makes of them the messages for a chat template."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["CalledTool", "ChatMessage", "Messages", "role_of", "turns_of"]
 
 
 class TextPart(Wire):
-    """A piece of a message."""
+    """Text in a message."""
 
     type: Literal["text"]
     text: str
 
 
 class RefusalPart(Wire):
-    """What an assistant said instead of an answer."""
+    """An assistant's refusal in a message."""
 
     type: Literal["refusal"]
     refusal: str
@@ -42,7 +42,7 @@ Part = Annotated[
 Content = Annotated[
     Annotated[str, Tag("=text")]
     | Annotated[
-        # None at all is let through beside calls, as instructor writes it; to the others the schema says what is right.
+        # instructor sends an empty list beside tool calls, so it is accepted there. The schema shows the minimum.
         list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True, json_schema_extra={"minItems": 1})
     ],
     Discriminator(_kind_of_content),
@@ -50,24 +50,24 @@ Content = Annotated[
 
 
 class CalledFunction(Wire):
-    """What was called, and with what."""
+    """The function that was called, and its arguments."""
 
     name: str = Field(max_length=512)
     arguments: str
-    parsed_arguments: Ignored = None  # OpenAI's libraries add it to the calls that they hand out
+    parsed_arguments: Ignored = None  # OpenAI's libraries add it to the calls that they return
 
 
 class CalledTool(Wire):
-    """A call that the assistant asked for."""
+    """A tool call of the assistant."""
 
     id: str = Field(max_length=512)
     type: Literal["function"]
     function: CalledFunction
-    index: Ignored = None  # of a stream's delta
+    index: Ignored = None  # a field of stream deltas
 
 
 class ChatMessage(Wire):
-    """A turn of the conversation."""
+    """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
@@ -79,12 +79,12 @@ class ChatMessage(Wire):
     tool_call_id: str | None = Field(default=None, max_length=512)
     function_call: Annotated[Any, Only()] = None
     reasoning_content: str | None = None
-    parsed: Ignored = None  # OpenAI's libraries add it to the messages that they hand out
+    parsed: Ignored = None  # OpenAI's libraries add it to the messages that they return
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000, fail_fast=True)]
-# What only messages of one role can have.
-_OF_ROLE = {
+# Fields that only messages of one role may have.
+_ROLE_OF_FIELD = {
     "tool_calls": "assistant",
     "refusal": "assistant",
     "reasoning_content": "assistant",
@@ -98,22 +98,24 @@ def role_of(role: str) -> str:
 
 
 def turns_of(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:
-    """Messages as chat templates have them.
+    """Returns messages as chat templates read them.
 
     Args:
-        messages: what a request has.
-        place: what errors call it.
+        messages: the messages of a request.
+        place: the name of the request's parameter.
 
     Raises:
-        ApiError: a message has what its role cannot have, or not what it must have.
+        ApiError: 400, a message has a field that its role does not allow, or lacks a field that its role needs.
     """
     return [_turn_of(message, f"{place}[{i}]") for i, message in enumerate(messages)]
 
 
 def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
-    for name, role in _OF_ROLE.items():
+    for name, role in _ROLE_OF_FIELD.items():
         if getattr(message, name) and message.role != role:
-            text = f"{place}.{name}: only messages of the role {role} have it; this one is of the role {message.role}"
+            text = (
+                f"{place}.{name}: only messages of the role {role} may have it; the role of this one is {message.role}"
+            )
             raise ApiError(400, text, param=f"{place}.{name}", code="invalid_value")
     content = _content_of(message, place)
     turn: dict[str, Any] = {"role": role_of(message.role), "content": content}

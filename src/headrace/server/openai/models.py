@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is served."""
+"""`GET /v1/models`: the served models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["models_router"]
 
 
 def models_router(service: Service) -> APIRouter:
-    """The routes, to be included in an app."""
+    """Returns the routes, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
     @router.get("/v1/models", responses={200: {"model": ModelList}})

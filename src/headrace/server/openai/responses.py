@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's newer endpoint, streamed as typed events and whole; nothing of it is stored."""
+"""`POST /v1/responses`: OpenAI's newer endpoint, streamed as typed events or whole. Responses are not stored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NAMES = {"max_tokens": "max_output_tokens", "messages": "input", "prompt": "inp
 
 
 class ResponseExchange:
-    """One request for a response, and that response: a thought, an answer and calls, as far as there are any."""
+    """One request for a response, and the response: thoughts, answers and tool calls."""
 
     wants_progress = False
 
@@ -47,7 +47,7 @@ class ResponseExchange:
             raise ApiError(400, message, param="top_logprobs")
         if body.stream_options is not None and not body.stream:
             raise ApiError(400, "stream_options is given, but stream is not true", param="stream_options")
-        # Where there are tools, only the tokens tell whether a text came before a call or after it.
+        # With tools, only the tokens tell whether a text came before a tool call or after it.
         self.wants_tokens = self._has_logprobs or bool(body.tools)
         self.names: Mapping[str, str] = _NAMES
         self._body = body
@@ -58,17 +58,17 @@ class ResponseExchange:
         self._held = HeldLogprobs()
 
     def jobs(self, caller: Caller) -> list[Job]:
-        """The one job."""
+        """Returns the request's only job."""
         body = self._body
         conversation = Conversation(body.instructions, body.input)
         tools = tool_overrides(body.tools, body.tool_choice, body.parallel_tool_calls)
-        form = format_overrides(body, body.text.format if body.text is not None else None, "text.format")
+        format = format_overrides(body, body.text.format if body.text is not None else None, "text.format")
         effort = body.reasoning.effort if body.reasoning is not None else None
         template = self._served.core.vocabulary.chat_template
-        thought = effort_overrides(effort, "reasoning.effort", body, template, body.chat_template_kwargs)
-        self.names = {**_NAMES, **conversation.names, **tools.names, **form.names, **thought.names}
+        reasoning = effort_overrides(effort, "reasoning.effort", body, template, body.chat_template_kwargs)
+        self.names = {**_NAMES, **conversation.names, **tools.names, **format.names, **reasoning.names}
         limit = body.max_output_tokens
-        changes = {**body.settings(), **tools.settings, **form.settings, **thought.settings}
+        changes = {**body.settings(), **tools.settings, **format.settings, **reasoning.settings}
         changes["max_tokens"] = self._served.max_tokens if limit is None else limit
         if self._has_logprobs:
             changes["logprobs"] = body.top_logprobs or 0
@@ -77,7 +77,7 @@ class ResponseExchange:
     # Streamed.
 
     def opening(self) -> list[bytes]:
-        """The response, still empty."""
+        """Returns the first events, with a response that is still empty."""
         response = self._response("in_progress")
         return [
             self._writer.event("response.created", response=response),
@@ -85,29 +85,32 @@ class ResponseExchange:
         ]
 
     def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
-        """There is no event for how far the prompt was read."""
+        """Returns nothing: responses have no event for the progress of a prompt."""
         return []
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """Items where they begin and end, and a delta for each token that has something to show."""
+        """Returns the events for the next tokens: begins and ends of items, and deltas."""
         events: list[bytes] = []
         for token in tokens:
             events += self._writer.feed(token.parts, self._logprobs(token))
         return events
 
     def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
-        """The last item, now complete."""
+        """Returns the events that end the last item."""
         return self._writer.close(self._last_status(result))
 
     def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
-        """The response, now complete."""
-        return [self._writer.event(f"response.{_status(results[0])}", response=self._ended(results[0]))]
+        """Returns the last event, with the complete response."""
+        return [self._writer.event(f"response.{_status(results[0])}", response=self._ended_response(results[0]))]
 
     def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
-        """The response as far as it came. An `error` beside it would keep clients from seeing it."""
+        """Returns a `response.failed` event with the output so far.
+
+        There is no `error` event beside it: with one, clients would not see the output.
+        """
         response = self._response(
             "failed",
-            # Clients know few codes, and only this one fits; the type says more.
+            # Clients know only a few codes. The type is more precise.
             error={"code": "server_error", "message": error.message, "type": error.type, "param": error.param},
             output=self._writer.output("incomplete"),
         )
@@ -116,27 +119,27 @@ class ResponseExchange:
     # Whole.
 
     def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
-        """The response that is not streamed."""
+        """Returns the body of a response that is not streamed."""
         result, tokens = choices[0]
         if self.wants_tokens:
             self.tokens(0, tokens)
         else:
             self._writer.feed(_parts_of(result))
         self.ending(0, result)
-        return self._ended(result)
+        return self._ended_response(result)
 
-    # What both consist of.
+    # Streamed or whole.
 
     def _logprobs(self, token: Token) -> list[dict[str, Any]]:
-        return [logprob_entry(one) for one in self._held.feed([token])] if self._has_logprobs else []
+        return [logprob_entry(ready) for ready in self._held.feed([token])] if self._has_logprobs else []
 
     def _last_status(self, result: GenerationResult) -> str:
-        """How the last item ended: a call may be complete although the limit came right behind it."""
+        """Returns the status of the last item. A tool call may be complete although the token limit came after it."""
         if self._writer.is_calling:
             return "completed" if result.tool_calls[-1].is_complete else "incomplete"
         return _status(result)
 
-    def _ended(self, result: GenerationResult) -> dict[str, Any]:
+    def _ended_response(self, result: GenerationResult) -> dict[str, Any]:
         status = _status(result)
         is_complete = status == "completed"
         return self._response(
@@ -172,7 +175,7 @@ class ResponseExchange:
             "reasoning": None if body.reasoning is None else {"effort": body.reasoning.effort, "summary": None},
             "truncation": "disabled",
             "tools": [_tool(tool) for tool in body.tools or ()],
-            "tool_choice": _choice(body),
+            "tool_choice": _tool_choice(body),
             "parallel_tool_calls": _or(body.parallel_tool_calls, True),
             "max_tool_calls": None,
             "previous_response_id": None,
@@ -188,17 +191,17 @@ class ResponseExchange:
 
 
 def _parts_of(result: GenerationResult) -> list[Part]:
-    """A result without calls, as the tokens would have brought it."""
+    """Returns a result without tool calls as parts, as tokens have them."""
     thought = [Part("thinking", result.thinking)] if result.thinking else []
     return [*thought, Part("text", result.text)] if result.text else thought
 
 
 def _tool(tool: FlatTool) -> dict[str, Any]:
-    """A tool as responses show it: always strict, unless it was asked not to be."""
+    """Returns a tool as responses show it: `strict` unless the request says otherwise."""
     return {**tool.model_dump(), "strict": _or(tool.strict, True)}
 
 
-def _choice(body: ResponseRequest) -> Any:
+def _tool_choice(body: ResponseRequest) -> Any:
     choice = _or(body.tool_choice, "auto")
     return choice if isinstance(choice, str) else choice.model_dump()
 
@@ -232,12 +235,12 @@ def _or(given: Any, default: Any) -> Any:
 
 
 def responses_router(service: Service) -> APIRouter:
-    """The route, to be included in an app."""
+    """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
-    shape = answer_of(ResponseObject)
+    answer = answer_of(ResponseObject)
 
-    @router.post("/v1/responses", openapi_extra=request_body(ResponseRequest), responses=shape)
+    @router.post("/v1/responses", openapi_extra=request_body(ResponseRequest), responses=answer)
     async def responses(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer a text or a conversation."""
         return await generate(service, request, ResponseRequest, ResponseExchange)

@@ -1,4 +1,4 @@
-"""The body of a request to `/v1/responses`, as pydantic types."""
+"""`ResponseRequest`: the body of a request to `/v1/responses`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ INCLUDE_LOGPROBS = "message.output_text.logprobs"
 
 
 class _Text(Wire):
-    """What the text shall be like."""
+    """The format of the answer."""
 
     format: FlatFormat | None = None
     verbosity: Annotated[Any, Only("medium")] = None
 
 
 class _Reasoning(Wire):
-    """How to think."""
+    """How much to think."""
 
     effort: Effort | None = None
     summary: Annotated[Any, Only()] = None
@@ -37,7 +37,7 @@ class _Reasoning(Wire):
 
 
 class _StreamOptions(Wire):
-    """How the stream is written. Its last event always has the usage."""
+    """How the stream is written. The last event always has the usage."""
 
     include_usage: Annotated[Any, Only(True)] = None
     include_obfuscation: Ignored = None
@@ -49,7 +49,7 @@ class ResponseRequest(Sampling):
     input: Input
     instructions: str | None = None
     max_output_tokens: int | None = None
-    # The second asks for thoughts in a form that only their maker can read; here they are text, which is more.
+    # The second asks for encrypted thoughts. It is accepted, because thoughts are always sent as text.
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
         default=None, max_length=64
     )
@@ -57,7 +57,7 @@ class ResponseRequest(Sampling):
     stream_options: _StreamOptions | None = None
     text: _Text | None = None
     reasoning: _Reasoning | None = None
-    # Shown in the response, and so of the types that it has there.
+    # These parameters are repeated in the response, so they have the types of the response.
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
         default=None, max_length=16
     )
@@ -68,7 +68,7 @@ class ResponseRequest(Sampling):
     tool_choice: FlatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    max_tool_calls: Annotated[Any, Only()] = None  # it counts calls of tools that a server runs itself
+    max_tool_calls: Annotated[Any, Only()] = None  # limits calls of tools that the server itself runs; there are none
     truncation: Annotated[Any, Only("disabled")] = None
     background: Annotated[Any, Only(False)] = None
     previous_response_id: Annotated[Any, Only()] = None
