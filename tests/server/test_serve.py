@@ -369,7 +369,7 @@ def test_a_second_signal_does_not_wait() -> None:
         with post(process.url(), endless(stream=True)) as answer:
             answer.readline()
             process.popen.terminate()
-            process.until("a second signal does not wait")
+            process.until("a second signal stops at once")
             process.popen.terminate()
             code, _ = process.end()
             with contextlib.suppress(ConnectionError, http_client.HTTPException):
@@ -417,7 +417,7 @@ def test_keys_from_a_file_and_settings_from_variables(tmp_path: Path) -> None:
     config.write_text('models = ["smollm2"]\nport = 1\nmax_streams = 4\nthreads = 1\n')
     environment = {"HEADRACE_CONFIG": str(config), "HEADRACE_PORT": "1", "HEADRACE_N_CTX": "512", "HEADRACE_PROT": "1"}
     with command("--port", "0", "--api-key-file", str(keys), "--host", "0.0.0.0", **environment) as process:
-        process.until("the variable HEADRACE_PROT means nothing; did you mean HEADRACE_PORT?")
+        process.until("the variable HEADRACE_PROT is unknown; did you mean HEADRACE_PORT?")
         process.until("serving smollm2")
         url = process.url().replace("0.0.0.0", "127.0.0.1")
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:

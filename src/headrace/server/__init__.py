@@ -1,4 +1,4 @@
-"""The server: the engine behind OpenAI's HTTP endpoints and a WebSocket; install it with `headrace[server]`."""
+"""The HTTP server: OpenAI-compatible endpoints, a WebSocket and the chat page. Install it with `headrace[server]`."""
 
 from headrace.server.app import create_app
 from headrace.server.page import page_router

@@ -263,7 +263,9 @@ class ModelList(Answer):
     data: list[Model]
 
 
-def answer_of(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Returns the OpenAPI description of an endpoint that answers whole or, with `stream`, in events."""
+def answer_of(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Returns the OpenAPI description of an endpoint that answers with a JSON object or, with `stream`, with events."""
     events = {"text/event-stream": {"schema": {"type": "string"}}}
-    return {200: {"model": whole, "content": events, "description": "Whole, or with `stream` as server-sent events."}}
+    return {
+        200: {"model": model, "content": events, "description": "A JSON object; with `stream`, server-sent events."}
+    }

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: OpenAI's chat, streamed or whole."""
+"""`POST /v1/chat/completions`: OpenAI's chat, streamed or not."""
 
 from __future__ import annotations
 
@@ -88,18 +88,18 @@ class Chat(Choices):
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
         self._messages = turns_of(body.messages)
-        self._changes = self._changes_of(body)
-        self._held = [HeldLogprobs() for _ in range(self._num_choices)]
+        self._settings = self._settings_of(body)
+        self._held_logprobs = [HeldLogprobs() for _ in range(self._num_choices)]
         self._delta_starts = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
-        self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
+        self._end_after_text = '},"logprobs":null,"finish_reason":null}]' + self._chunk_end + "\n\n"
 
-    def _changes_of(self, body: ChatRequest) -> dict[str, Any]:
+    def _settings_of(self, body: ChatRequest) -> dict[str, Any]:
         """Returns the settings of the streams. Their wire names are added to `names`."""
-        changes = body.settings()
+        settings = body.settings()
         limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-        changes["max_tokens"] = self._served.max_tokens if limit is None else limit
+        settings["max_tokens"] = self._served.max_tokens if limit is None else limit
         if body.logprobs:
-            changes["logprobs"] = body.top_logprobs or 0
+            settings["logprobs"] = body.top_logprobs or 0
         is_continued = bool(body.continue_final_message)
         if body.add_generation_prompt is is_continued:
             message = (
@@ -108,20 +108,20 @@ class Chat(Choices):
             )
             raise ApiError(400, message, param="add_generation_prompt", code="invalid_value")
         if is_continued:
-            changes["continue_final_message"] = True
+            settings["continue_final_message"] = True
         template = self._served.core.vocabulary.chat_template
-        for settings, names in (
+        for overrides in (
             tool_overrides(body.tools, body.tool_choice, body.parallel_tool_calls),
             format_overrides(body, body.response_format, "response_format"),
             effort_overrides(body.reasoning_effort, "reasoning_effort", body, template, body.chat_template_kwargs),
         ):
-            changes |= settings
-            self.names |= names
-        return changes
+            settings |= overrides.settings
+            self.names |= overrides.names
+        return settings
 
     def jobs(self, caller: Caller) -> list[Job]:
         """Returns a job for each choice."""
-        return self._times(caller.chat_job(self._messages, None, self._changes))
+        return self._for_each_choice(caller.chat_job(self._messages, None, self._settings))
 
     # Streamed.
 
@@ -135,12 +135,14 @@ class Chat(Choices):
         if self.wants_tokens or self._has_index:
             return [chunk for token in tokens for chunk in self._detailed_chunks(choice, token)]
         chunks: list[bytes] = []
-        head = f"{self._before_index}{choice}"
+        head = f"{self._chunk_start}{choice}"
         for token in tokens:
             if token.rest or token.tool_call is not None:
                 chunks += [chunk for part in token.parts for chunk in self._part_chunks(choice, part)]
             elif token.text:
-                chunks.append(f"{head}{self._delta_starts[token.kind]}{quoted(token.text)}{self._after_text}".encode())
+                chunks.append(
+                    f"{head}{self._delta_starts[token.kind]}{quoted(token.text)}{self._end_after_text}".encode()
+                )
         return chunks
 
     def _part_chunks(self, choice: int, part: Part) -> list[bytes]:
@@ -149,7 +151,7 @@ class Chat(Choices):
     def _detailed_chunks(self, choice: int, token: Token) -> list[bytes]:
         """Returns the chunks of a token with its log probabilities and its index, as far as they are asked for."""
         parts, logprobs = list(token.parts), None
-        if self.wants_tokens and (ready := self._held[choice].feed([token])):
+        if self.wants_tokens and (ready := self._held_logprobs[choice].feed([token])):
             logprobs = {"content": [logprob_entry(ready_token) for ready_token in ready], "refusal": None}
             if not any(part.kind == "text" for part in parts):
                 parts.append(Part("text", ""))  # the text of the ready tokens was sent before
@@ -165,19 +167,19 @@ class Chat(Choices):
             choices[-1]["token_index"] = token.index
         return [self._chunk(chunk_choice) for chunk_choice in choices]
 
-    # Whole.
+    # Not streamed.
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
-            **self._head,
+            **self._common_fields,
             "object": "chat.completion",
             "choices": [
                 {
                     "index": i,
                     "message": _message(result),
-                    "logprobs": self._whole_logprobs(i, tokens),
+                    "logprobs": self._all_logprobs(i, tokens),
                     "finish_reason": FINISH_REASONS[result.finish_reason],
                 }
                 for i, (result, tokens) in enumerate(choices)
@@ -186,10 +188,13 @@ class Chat(Choices):
             "timings": timings_of(results[0]),
         }
 
-    def _whole_logprobs(self, choice: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    def _all_logprobs(self, choice: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self.wants_tokens:
             return None
-        return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
+        return {
+            "content": [logprob_entry(token) for token in self._held_logprobs[choice].feed(tokens)],
+            "refusal": None,
+        }
 
 
 # Deltas of tokens whose text is held back, by kind of token.

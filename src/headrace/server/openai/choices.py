@@ -1,4 +1,4 @@
-"""`Choices`: an answer of `n` choices, in chunks or whole. Base of chat and completions."""
+"""`Choices`: an answer of `n` choices, streamed or not. Base of chat and completions."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Choices:
         self._served = served
         self._num_choices = num_choices
         self._has_index = has_index
-        self._with_usage = options is not None and bool(options.include_usage)
-        self._tail = ',"usage":null}' if self._with_usage else "}"
-        self._head = {"id": id, "object": kind, "created": int(time.time()), "model": served.name}
+        self._has_usage = options is not None and bool(options.include_usage)
+        self._chunk_end = ',"usage":null}' if self._has_usage else "}"
+        self._common_fields = {"id": id, "object": kind, "created": int(time.time()), "model": served.name}
         # Each chunk begins with this text and a number. The rest of a plain token's chunk is prepared too.
-        self._before_index = f'data: {dumps(self._head)[:-1]},"choices":[{{"index":'
+        self._chunk_start = f'data: {dumps(self._common_fields)[:-1]},"choices":[{{"index":'
 
     def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
         """Returns a chunk with the progress of a prompt."""
@@ -90,24 +90,24 @@ class Choices:
 
     def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
         """Returns the usage, if `include_usage` is set, and `[DONE]`."""
-        usage = [self._usage_chunk(results)] if self._with_usage else []
+        usage = [self._usage_chunk(results)] if self._has_usage else []
         return [*usage, event("[DONE]")]
 
     def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
         """Returns the usage so far, if `include_usage` is set, and the error, which ends the stream."""
-        usage = [self._usage_chunk(streams, timings=timings_of(streams[0]))] if self._with_usage else []
+        usage = [self._usage_chunk(streams, timings=timings_of(streams[0]))] if self._has_usage else []
         return [*usage, event(error.json())]
 
-    def _times(self, job: Job) -> list[Job]:
+    def _for_each_choice(self, job: Job) -> list[Job]:
         """Returns a job for each choice of a prompt. Structured output is not parsed, as it is sent as text."""
         return job._replace(parse=None).times(self._num_choices)
 
     def _usage_chunk(self, results: Sequence[Measured], **extra: Any) -> bytes:
-        return event(dumps({**self._head, "choices": [], "usage": self._usage(results), **extra}))
+        return event(dumps({**self._common_fields, "choices": [], "usage": self._usage(results), **extra}))
 
     def _usage(self, results: Sequence[Measured]) -> dict[str, Any]:
         return usage_of(results, self._num_choices, self._served.pricing)
 
     def _chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
         choices = [{**self._empty_choice, **choice}]
-        return event(dumps({**self._head, "choices": choices, **extra})[:-1] + self._tail)
+        return event(dumps({**self._common_fields, "choices": choices, **extra})[:-1] + self._chunk_end)

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: OpenAI's older endpoint, which continues texts or token ids, streamed or whole."""
+"""`POST /v1/completions`: OpenAI's older endpoint, which continues texts or token ids, streamed or not."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Completion(Choices):
         if body.json_schema is not None:
             _check_schema(body.json_schema, len(self._prompts))
         self._logprobs = [_Logprobs() for _ in self._prompts for _ in range(self._num_choices)]
-        self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
+        self._end_after_text = ',"logprobs":null,"finish_reason":null}]' + self._chunk_end + "\n\n"
 
     def jobs(self, caller: Caller) -> list[Job]:
         """Returns a job for each choice of each prompt."""
@@ -116,7 +116,7 @@ class Completion(Choices):
         for prompt in self._prompts:
             if not isinstance(prompt, str) and len(prompt) > self._served.max_tokens:
                 raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each token id is checked
-            jobs += self._times(caller.job(prompt, None, changes))
+            jobs += self._for_each_choice(caller.job(prompt, None, changes))
         return jobs
 
     # Streamed.
@@ -130,7 +130,7 @@ class Completion(Choices):
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
         """Returns the chunks for a choice's next tokens; without `token_index`, a token without text has none."""
         chunks: list[bytes] = []
-        head = f'{self._before_index}{choice},"text":'
+        head = f'{self._chunk_start}{choice},"text":'
         for token in tokens:
             text = answer_text_of(token)
             logprobs = self._logprobs[choice].feed([token]) if self.wants_tokens else None
@@ -140,16 +140,16 @@ class Completion(Choices):
             elif logprobs is not None and (text or logprobs["tokens"]):
                 chunks.append(self._chunk({"index": choice, "text": text, "logprobs": logprobs}))
             elif text:
-                chunks.append(f"{head}{quoted(text)}{self._after_text}".encode())
+                chunks.append(f"{head}{quoted(text)}{self._end_after_text}".encode())
         return chunks
 
-    # Whole.
+    # Not streamed.
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
-            **self._head,
+            **self._common_fields,
             "choices": [
                 {
                     "index": i,
@@ -172,13 +172,13 @@ class _Logprobs:
     """Log probabilities of one choice, with the place of each token in the text."""
 
     def __init__(self) -> None:
-        self._held = HeldLogprobs()
+        self._held_logprobs = HeldLogprobs()
         self._detokenizer = Detokenizer()
         self._offset = 0
 
     def feed(self, tokens: Sequence[Token]) -> dict[str, Any]:
         """Take tokens in. Returns the log probabilities of the tokens whose text has been sent by now."""
-        ready = self._held.feed(tokens)
+        ready = self._held_logprobs.feed(tokens)
         offsets: list[int] = []
         for token in ready:
             offsets.append(self._offset)

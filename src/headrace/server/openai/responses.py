@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's newer endpoint, streamed as typed events or whole. Responses are not stored."""
+"""`POST /v1/responses`: OpenAI's newer endpoint, streamed as typed events or not. Responses are not stored."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ResponseExchange:
         self._id = f"resp_{id}"
         self._created = int(time.time())
         self._writer = OutputWriter(id)
-        self._held = HeldLogprobs()
+        self._held_logprobs = HeldLogprobs()
 
     def jobs(self, caller: Caller) -> list[Job]:
         """Returns the request's only job."""
@@ -116,9 +116,9 @@ class ResponseExchange:
         )
         return [self._writer.event("response.failed", response=response)]
 
-    # Whole.
+    # Not streamed.
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         result, tokens = choices[0]
         if self.wants_tokens:
@@ -128,10 +128,10 @@ class ResponseExchange:
         self.ending(0, result)
         return self._ended_response(result)
 
-    # Streamed or whole.
+    # Streamed or not.
 
     def _logprobs(self, token: Token) -> list[dict[str, Any]]:
-        return [logprob_entry(ready) for ready in self._held.feed([token])] if self._has_logprobs else []
+        return [logprob_entry(ready) for ready in self._held_logprobs.feed([token])] if self._has_logprobs else []
 
     def _last_status(self, result: GenerationResult) -> str:
         """Returns the status of the last item. A tool call may be complete although the token limit came after it."""

@@ -52,7 +52,7 @@ class Exchange(Renderer, Protocol):
 
     @property
     def wants_tokens(self) -> bool:
-        """Whether `whole` needs the tokens, not only the results."""
+        """Whether `full_response` needs the tokens, not only the results."""
         ...
 
     def jobs(self, caller: Caller) -> Sequence[Job]:
@@ -64,7 +64,7 @@ class Exchange(Renderer, Protocol):
         """
         ...
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         ...
 
@@ -96,7 +96,7 @@ async def generate(
         )
         if not body.stream:
             choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
-            return Response(dumps(exchange.whole(choices)), media_type="application/json")
+            return Response(dumps(exchange.full_response(choices)), media_type="application/json")
     except HeadraceError as error:
         raise as_api_error(error, exchange.names) from None
     source = generation.events(exchange)
