@@ -1,4 +1,4 @@
-"""Request bodies: `read_body` reads one up to a limit, `parse` makes a pydantic type of it or says what is wrong."""
+"""Request bodies: `read_body` reads a body up to a limit, `parse` validates it and names what is wrong."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _check_size(value: object, what: str) -> None:
 
 def _as_api_error(error: ValidationError, what: str) -> ApiError:
     found = error.errors(include_url=False)
-    # Each branch of a union has errors. The deepest error is that of the branch the client most likely meant.
-    first = max(found, key=lambda one: len(one["loc"]))
+    # Each branch of a union has errors. The client most likely meant the branch with the deepest error.
+    first = max(found, key=lambda candidate: len(candidate["loc"]))
     param = _param(first["loc"], ends_in_key=first["type"] == "extra_forbidden")
     if first["type"] == "json_invalid":
         return ApiError(400, f"{what} is not valid JSON: {first.get('ctx', {}).get('error')}", code="invalid_json")
@@ -135,7 +135,7 @@ def _as_api_error(error: ValidationError, what: str) -> ApiError:
 
 def _message(first: ErrorDetails, found: list[ErrorDetails]) -> str:
     place = _param(first["loc"])
-    messages = dict.fromkeys(_lower(one["msg"]) for one in found if _param(one["loc"]) == place)
+    messages = dict.fromkeys(_lower(error["msg"]) for error in found if _param(error["loc"]) == place)
     return ", or ".join(messages)
 
 

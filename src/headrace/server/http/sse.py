@@ -122,7 +122,7 @@ class EventStream(Response):
                     return
             else:
                 wait = self._ping_interval
-            # Nobody wakes this task when a write begins. It looks often enough to notice both timeouts in time.
+            # Nothing wakes this task when a write begins, so it wakes itself often enough to notice both timeouts.
             await asyncio.sleep(max(0.01, min(wait, self._stall_timeout / 4 or wait, self._ping_interval)))
 
 

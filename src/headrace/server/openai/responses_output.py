@@ -127,7 +127,7 @@ class OutputWriter:
         Args:
             status: "completed", or "incomplete" if the last item is cut off.
         """
-        # Clients expect an answer, so an empty output has an empty one.
+        # Clients expect an answer, so an empty output gets an empty answer.
         opened = self._open("text", None) if self._item is None else []
         return [*opened, *self._close(status)]
 

@@ -68,7 +68,9 @@ class EventLog:
             message = f"Last-Event-ID is {after}; allowed: 0 to {self.last}"
             raise ApiError(400, message, param="Last-Event-ID", code="invalid_value")
         if after < self._num_dropped:
-            message = f"the events up to {self._num_dropped} of the stream {self.id!r} are gone"
+            message = (
+                f"Last-Event-ID is {after}; allowed: {self._num_dropped} to {self.last}, as older events were dropped"
+            )
             raise ApiError(410, message, param="Last-Event-ID", code="events_gone")
 
     async def follow(self, after: int) -> Source:
@@ -76,7 +78,7 @@ class EventLog:
         while True:
             if after < self._num_dropped:
                 # A slow follower ends with an error instead of a gap.
-                error = ApiError(410, "this reader fell too far behind: events are gone", code="events_gone")
+                error = ApiError(410, "this client read too slowly: its next events were dropped", code="events_gone")
                 yield [b"data: %b\n\n" % error.json()]
                 return
             start = after - self._num_dropped
@@ -127,7 +129,12 @@ class EventLogs:
             ApiError: 410, the log was dropped.
         """
         if id in self._dropped_ids:
-            raise ApiError(410, f"the log of the stream {id!r} is gone", param="id", code="stream_gone")
+            raise ApiError(
+                410,
+                f"the stream {id!r} can no longer be resumed: its events were dropped",
+                param="id",
+                code="stream_gone",
+            )
         return self._logs.get(id)
 
     def record(self, id: str, source: Source) -> EventLog:

@@ -23,7 +23,7 @@ _PROGRESS_INTERVAL = 0.1
 
 # Errors for a client whose stream was cancelled by somebody else, by the reason of the cancel.
 _CANCELLED = {
-    "request": ApiError(499, "the stream was cancelled by name", type="cancelled_error", code="cancelled"),
+    "request": ApiError(499, "the stream was cancelled by its id", type="cancelled_error", code="cancelled"),
     "shutdown": ApiError(503, "the server is shutting down", type="server_error", code="server_shutdown"),
 }
 

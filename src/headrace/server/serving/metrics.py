@@ -20,9 +20,9 @@ from headrace.values.version import VERSION
 __all__ = ["ServerMetrics", "ServerState"]
 
 # Upper bounds of the histograms' buckets, in seconds.
-_WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
-_DURATIONS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TTFT_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_INTER_TOKEN_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+_DURATION_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 _OUTCOMES: tuple[str, ...] = ("stop", "stop_sequence", "length", "tool_calls", "cancelled", "timeout", "error")
 _CANCELS: tuple[str, ...] = ("disconnect", "stall", "request", "shutdown")
@@ -76,16 +76,16 @@ class _Histogram:
         family.add_metric([label], list(zip(bounds, map(float, totals), strict=True)), self._sum)
 
 
-class _Ended:
+class _EndedRequests:
     """Counts and times of one model's ended requests."""
 
     def __init__(self) -> None:
         self.outcomes = dict.fromkeys(_OUTCOMES, 0)
         self.cancels = dict.fromkeys(_CANCELS, 0)
         self.thinking_tokens = 0
-        self.waits = _Histogram(_WAITS)
-        self.gaps = _Histogram(_GAPS)
-        self.durations = _Histogram(_DURATIONS)
+        self.ttft = _Histogram(_TTFT_BOUNDS)
+        self.inter_token = _Histogram(_INTER_TOKEN_BOUNDS)
+        self.durations = _Histogram(_DURATION_BOUNDS)
 
     def observe(self, generation: Generation) -> None:
         """Count a generation that has ended."""
@@ -96,8 +96,8 @@ class _Ended:
         for stream in generation.streams:
             first = stream.time_to_first_token_ms
             if first is not None:
-                self.waits.add([first / 1000])
-                self.gaps.add(stream.gaps)
+                self.ttft.add([first / 1000])
+                self.inter_token.add(stream.gaps)
             latencies.append(stream.metrics.latency_ms)
             self.thinking_tokens += stream.usage.thinking_tokens
         self.durations.add([max(latencies) / 1000])
@@ -127,7 +127,7 @@ class ServerMetrics(Collector):
     def __init__(self) -> None:
         self.refused = 0
         self._state = ServerState()
-        self._ended: dict[str, _Ended] = {}
+        self._ended: dict[str, _EndedRequests] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -155,8 +155,8 @@ class ServerMetrics(Collector):
         yield from _engine_metrics(engines)
         yield from _request_metrics({name: self._ended_of(name) for name in engines})
 
-    def _ended_of(self, model: str) -> _Ended:
-        return self._ended.setdefault(model, _Ended())
+    def _ended_of(self, model: str) -> _EndedRequests:
+        return self._ended.setdefault(model, _EndedRequests())
 
 
 def _engine_metrics(engines: Mapping[str, EngineMetrics]) -> Iterable[Metric]:
@@ -184,7 +184,7 @@ def _engine_metrics(engines: Mapping[str, EngineMetrics]) -> Iterable[Metric]:
     yield finished
 
 
-def _request_metrics(ended: dict[str, _Ended]) -> Iterable[Metric]:
+def _request_metrics(ended: dict[str, _EndedRequests]) -> Iterable[Metric]:
     requests = CounterMetricFamily(
         "headrace_requests", "Requests that have ended, by outcome.", labels=["model", "outcome"]
     )
@@ -192,13 +192,13 @@ def _request_metrics(ended: dict[str, _Ended]) -> Iterable[Metric]:
         "headrace_cancels", "Requests that were cancelled, by reason.", labels=["model", "reason"]
     )
     timeouts = CounterMetricFamily("headrace_timeouts", "Requests that exceeded a deadline.", labels=["model"])
-    thoughts = CounterMetricFamily(
+    thinking_tokens = CounterMetricFamily(
         "headrace_thinking_tokens", "Thinking tokens of requests that have ended.", labels=["model"]
     )
-    waits = HistogramMetricFamily(
+    ttft = HistogramMetricFamily(
         "headrace_time_to_first_token_seconds", "Time from a request to its first token.", labels=["model"]
     )
-    gaps = HistogramMetricFamily(
+    inter_token = HistogramMetricFamily(
         "headrace_inter_token_seconds",
         "Time between two tokens of a stream, without pauses for its reader.",
         labels=["model"],
@@ -212,8 +212,8 @@ def _request_metrics(ended: dict[str, _Ended]) -> Iterable[Metric]:
         for reason, count in counts.cancels.items():
             cancels.add_metric([model, reason], count)
         timeouts.add_metric([model], counts.outcomes["timeout"])
-        thoughts.add_metric([model], counts.thinking_tokens)
-        counts.waits.add_to(waits, model)
-        counts.gaps.add_to(gaps, model)
+        thinking_tokens.add_metric([model], counts.thinking_tokens)
+        counts.ttft.add_to(ttft, model)
+        counts.inter_token.add_to(inter_token, model)
         counts.durations.add_to(durations, model)
-    yield from (requests, cancels, timeouts, thoughts, waits, gaps, durations)
+    yield from (requests, cancels, timeouts, thinking_tokens, ttft, inter_token, durations)

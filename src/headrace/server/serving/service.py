@@ -127,7 +127,7 @@ class Service:
         """
         if self.is_draining:
             headers = {"Retry-After": "5", "Connection": "close"}
-            message = "the server is shutting down; ask its successor"
+            message = "the server is shutting down; try again later"
             raise ApiError(503, message, type="server_error", code="server_draining", headers=headers)
 
     def check_room(self, served: ServedModel) -> None:

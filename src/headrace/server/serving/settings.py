@@ -24,24 +24,24 @@ _PREFIX = "HEADRACE_"
 # Variables with this prefix that belong to other parts of headrace.
 _OTHER_VARIABLES = ("CACHE_DIR", "CONFIG", "DEBUG", "MODELS_DIR")
 # Flags that may be repeated have names in the singular.
-_SINGULARS = {"api_keys": "api-key", "cors_origins": "cors-origin", "models": "model"}
-_SECRET = ("api_keys",)
+_SINGULAR_FLAGS = {"api_keys": "api-key", "cors_origins": "cors-origin", "models": "model"}
+_SECRET_SETTINGS = ("api_keys",)
 _MAX_SECONDS = 100_000_000  # the longest deadline of a stream
 
-# The beginning of pydantic's messages.
-_SHOULD = re.compile(r"^(Input|String) should (be|have) ")
+# How pydantic's messages begin; removed from our own messages.
+_PYDANTIC_PREFIX = re.compile(r"^(Input|String) should (be|have) ")
 _NAME = re.compile(r"[^\s=,./~][^\s=,]{0,511}")
 _KEY = re.compile(r"[!-~]+")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#,A-Z]+")
 
 
-def _no_bool(value: object) -> object:
+def _refuse_bool(value: object) -> object:
     if isinstance(value, bool):
         raise PydanticCustomError("number", "a number")
     return value
 
 
-def _each(pattern: re.Pattern[str], allowed: str) -> BeforeValidator:
+def _list_of(pattern: re.Pattern[str], allowed: str) -> BeforeValidator:
     """Returns a validator of each string in a list. A string with commas is split: a variable can only be a string."""
 
     def check(value: object) -> list[str]:
@@ -64,11 +64,11 @@ def split_model(text: str) -> tuple[str | None, str]:
     return (name, ref) if equals and _NAME.fullmatch(name) else (None, text)
 
 
-_Whole = Annotated[int, BeforeValidator(_no_bool)]
-_Number = Annotated[float, BeforeValidator(_no_bool)]
-_Models = _each(re.compile(r"\s*\S[^\0]*(?<!=)"), "a list of models, each as a name, a path, or name=ref")
-_Keys = _each(_KEY, "a list of keys, each of printable ASCII characters without spaces")
-_Origins = _each(_ORIGIN, 'a list of origins in lower case, such as "https://chat.example.org", no paths; or "*"')
+_Integer = Annotated[int, BeforeValidator(_refuse_bool)]
+_Number = Annotated[float, BeforeValidator(_refuse_bool)]
+_Models = _list_of(re.compile(r"\s*\S[^\0]*(?<!=)"), "a list of models, each as a name, a path, or name=ref")
+_Keys = _list_of(_KEY, "a list of keys, each of printable ASCII characters without spaces")
+_Origins = _list_of(_ORIGIN, 'a list of origins in lower case, such as "https://chat.example.org", no paths; or "*"')
 
 
 class Settings(BaseSettings):
@@ -118,21 +118,21 @@ class Settings(BaseSettings):
 
     models: Annotated[tuple[str, ...], NoDecode, _Models] = ()
     host: str = Field(default="127.0.0.1", min_length=1)
-    port: _Whole = Field(default=8080, ge=0, le=65535)
+    port: _Integer = Field(default=8080, ge=0, le=65535)
     websocket: bool = False
     page: bool = True
     api_keys: Annotated[tuple[str, ...], NoDecode, _Keys] = Field(default=(), repr=False)
     api_key_file: Path | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode, _Origins] = ()
-    max_streams: _Whole = Field(default=16, ge=1, le=128)
-    max_queue: _Whole = Field(default=64, ge=0)
+    max_streams: _Integer = Field(default=16, ge=1, le=128)
+    max_queue: _Integer = Field(default=64, ge=0)
     max_body_mb: _Number = Field(default=4, gt=0)
-    n_ctx: _Whole | None = Field(default=None, ge=1)
+    n_ctx: _Integer | None = Field(default=None, ge=1)
     kv_type: KVType = "f16"
     prefix_cache_mb: _Number = Field(default=256, ge=0)
     draft: str | None = Field(default=None, min_length=1)
-    threads: _Whole | None = Field(default=None, ge=1, le=512)
-    gpu_layers: _Whole = Field(default=0, ge=-1)
+    threads: _Integer | None = Field(default=None, ge=1, le=512)
+    gpu_layers: _Integer = Field(default=0, ge=-1)
     speculation: bool | None = None
     timeout_ms: _Number = Field(default=600_000, ge=0, le=_MAX_SECONDS * 1000)
     stall_timeout_ms: _Number = Field(default=60_000, ge=0, le=_MAX_SECONDS * 1000)
@@ -175,7 +175,7 @@ def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
     """
     if "HEADRACE_API_KEY" in os.environ:
         # Only a warning would leave a server open that was meant to be guarded.
-        message = "the variable HEADRACE_API_KEY means nothing; allowed: HEADRACE_API_KEYS"
+        message = "the variable HEADRACE_API_KEY is unknown; allowed: HEADRACE_API_KEYS"
         raise InvalidRequestError("HEADRACE_API_KEY", None, "HEADRACE_API_KEYS", message)
     file = {} if config is None else _read_toml(config)
     for key in file:
@@ -193,15 +193,15 @@ def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
         source = _PREFIX + name.upper()
     if name in flags:
         source = flag_of(name)
-    value = None if name in _SECRET else values.get(name)
-    given = "is wrong, but not shown here" if name in _SECRET else f"is {shortened(value)}"
-    allowed = _SHOULD.sub("", first["msg"])
+    value = None if name in _SECRET_SETTINGS else values.get(name)
+    given = "is wrong, but not shown here" if name in _SECRET_SETTINGS else f"is {shortened(value)}"
+    allowed = _PYDANTIC_PREFIX.sub("", first["msg"])
     raise InvalidRequestError(source, value, allowed, f"{source} {given}; allowed: {allowed}")
 
 
 def flag_of(name: str) -> str:
     """Returns the flag of a setting."""
-    return f"--{_SINGULARS.get(name) or name.replace('_', '-')}"
+    return f"--{_SINGULAR_FLAGS.get(name) or name.replace('_', '-')}"
 
 
 def unknown_variables() -> dict[str, str | None]:
@@ -231,7 +231,7 @@ def _unknown_key(key: str, config: Path | None) -> InvalidRequestError:
     known = sorted(Settings.model_fields)
     close = difflib.get_close_matches(key, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    message = f"{shortened(key)} in {config} is no setting{meant}; allowed: {', '.join(known)}"
+    message = f"{shortened(key)} in {config} is not a setting{meant}; allowed: {', '.join(known)}"
     return InvalidRequestError(key, key, ", ".join(known), message)
 
 

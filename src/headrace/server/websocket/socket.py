@@ -137,7 +137,7 @@ class Socket:
             left = limit if since is None else since + limit - time()
             if left <= 0:
                 return
-            # Nobody wakes this task when a write begins. It looks often enough to notice a stall in time.
+            # Nothing wakes this task when a write begins, so it wakes itself often enough to notice a stall.
             await asyncio.sleep(max(0.01, min(left, limit / 4)))
 
     # Frames of the client.
