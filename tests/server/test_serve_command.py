@@ -1,4 +1,4 @@
-"""`headrace serve` as a process: signals, log lines, settings, and what cannot be served."""
+"""`headrace serve` as a process: signals, log lines, settings, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections, with real sockets: bounds, errors, and clients that leave in every stage and every way."""
+"""`Connection` with real sockets: limits, errors, pipelined requests, and disconnects in every stage and way."""
 
 from __future__ import annotations
 

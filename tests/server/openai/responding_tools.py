@@ -31,7 +31,7 @@ TOOLS = [
 
 
 def shapes(items: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Items without what is made up: their kinds, contents and ends."""
+    """Items without their ids: types, contents and statuses."""
     found: list[tuple[Any, ...]] = []
     for item in items:
         kind, status = item["type"], item["status"]
@@ -54,7 +54,7 @@ WHOLE = [
 
 
 async def both_of(server: Server, **body: Any) -> dict[str, Any]:
-    """The response, which is the same streamed and whole."""
+    """Send a request streamed and not streamed. Returns the response, which must be the same."""
     whole = await open_response(server, "r1", **body).until_over()
     assert whole.status == 200, whole.body
     await server.settled()  # the id is free again
@@ -70,7 +70,7 @@ async def both_of(server: Server, **body: Any) -> dict[str, Any]:
 
 
 def both(script: Any, **body: Any) -> dict[str, Any]:
-    """The same of a server of its own."""
+    """The same on a new server."""
     options = {name: body.pop(name) for name in ("chat_template", "config", "pieces") if name in body}
 
     async def run() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings: where they come from, which one counts, and what is said of those that cannot be used."""
+"""Settings: their sources, the order of precedence, and errors for invalid values."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ class Peer:
     ) -> None:
         self.aborted = False
         self.accepted: dict[str, Any] | None = None
-        self.status = 0  # of a response in place of the handshake's
+        self.status = 0  # of a response that refuses the handshake
         self.body = b""
         self.frames: list[dict[str, Any]] = []
         self.closed_with: int | None = None
-        self.said_late: list[str] = []  # what crosses the Close on its way
+        self.said_late: list[str] = []  # frames that came after the client's Close
         self._app = app
         self._scope = {
             "type": "websocket",
@@ -68,7 +68,7 @@ class Peer:
         }
         self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._said.put_nowait({"type": "websocket.connect"})
-        self.refusal: Exception | None = None  # what a write raises
+        self.refusal: Exception | None = None  # raised by each write
         self._takes = asyncio.Event()
         self._takes.set()
         self._returns = asyncio.Event()
@@ -78,7 +78,7 @@ class Peer:
         self._seen = 0
         self.task = asyncio.ensure_future(self._app(self._scope, self._said.get, self._send))
 
-    # What the client does.
+    # Sending.
 
     def say(self, frame: Any = None, **fields: Any) -> None:
         """Send a frame: text or bytes as they are, anything else as JSON."""
@@ -100,23 +100,23 @@ class Peer:
         self._said.put_nowait({"type": "websocket.disconnect", "code": 1006})
 
     def end_input(self) -> None:
-        """Say Close, but go on listening."""
+        """Send Close, but go on listening."""
         self._said.put_nowait({"type": "websocket.disconnect", "code": 1005, CLIENT_LISTENS: True})
 
     def stop_taking(self) -> None:
-        """Let every write wait from now on, as a full socket buffer does."""
+        """Let every write wait, as a full socket buffer does."""
         self._takes.clear()
 
     def go_on_taking(self) -> None:
-        """Let writes through again."""
+        """Let writes finish again."""
         self._takes.set()
         self._returns.set()
 
     def linger_after(self, type: str) -> None:
-        """Let the writer of such a frame wait, although the frame is taken; `go_on_taking` ends that."""
+        """Let the writer of such a frame wait, although the frame arrives. `go_on_taking` ends that."""
         self._lingers_after = type
 
-    # What it sees.
+    # Receiving.
 
     def of(self, id: str) -> list[dict[str, Any]]:
         """The frames of one stream that came so far."""
@@ -129,7 +129,7 @@ class Peer:
         return "".join(token["text"] for token in tokens)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until something is true of what came."""
+        """Wait until a condition holds for the frames that came."""
         async with asyncio.timeout(PATIENCE), self._came:
             await self._came.wait_for(lambda: condition() or self.task.done() or self.closed_with is not None)
         assert condition(), f"the socket ended before that: {self.frames[-3:]}"
@@ -155,13 +155,13 @@ class Peer:
         return frame
 
     async def until_pong(self) -> None:
-        """Wait until everything that was said until now has been heard, and answered."""
+        """Wait until all frames sent so far are read and answered."""
         pongs = self.frames.count({"type": "pong"})
         self.say(type="ping")
         await self.until(lambda: self.frames.count({"type": "pong"}) > pongs)
 
     async def until_over(self) -> None:
-        """Wait until the app has done with this socket."""
+        """Wait until the app is done with this socket."""
         async with asyncio.timeout(PATIENCE):
             await self.task
 
@@ -213,7 +213,7 @@ def _is_last(frame: dict[str, Any]) -> bool:
 async def connected(
     script: Any = "", settings: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> AsyncIterator[tuple[Server, Peer]]:
-    """A server, and a socket that is open; in the end the socket is gone, and no stream is left."""
+    """A server and an open socket. In the end the socket is closed, and no stream is left."""
     async with running(script, {"websocket": True, **(settings or {})}, **kwargs) as server:
         peer = Peer(server.app)
         try:
@@ -226,7 +226,7 @@ async def connected(
 
 
 def finished(server: Server) -> dict[str, int]:
-    """How many streams ended how."""
+    """How many streams ended, by finish reason."""
     return server.scripted.engine.metrics().streams_finished
 
 
@@ -244,12 +244,12 @@ def noted_ends(server: Server) -> list[Generation]:
 
 
 async def wait(condition: Callable[[], object]) -> None:
-    """Wait for something that nobody announces."""
+    """Poll until a condition holds."""
     await asyncio.to_thread(wait_until, condition)
 
 
 async def heard(peer: Peer) -> None:
-    """Wait until the server has heard all that was said, where it cannot answer."""
+    """Wait until the server has read all frames, where it cannot answer them."""
     while peer._said.qsize():
         await asyncio.sleep(0)
     for _ in range(5):

@@ -14,12 +14,12 @@ FAILED = ApiError(500, "it broke", code="generation_failed")
 
 
 def say(session: Session, type: str, **fields: Any) -> Any:
-    """Hand a client's frame in; what to do about it."""
+    """Give the session a client's frame. Returns what to do about it."""
     return session.receive(json.dumps({"type": type, **fields}))
 
 
 def start(session: Session, id: str = "a", **fields: Any) -> None:
-    """Bring a stream to where its tokens may be sent."""
+    """Start a stream, so that its tokens may be sent."""
     assert isinstance(say(session, "generate", id=id, prompt="hi", **fields), Start)
     session.started(id)
 

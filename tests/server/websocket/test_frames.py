@@ -1,4 +1,4 @@
-"""The frames of a WebSocket's client: what each may have, and how a wrong one is answered."""
+"""Frames of a WebSocket's client: their fields, and the errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Session`, the state machine of a WebSocket: what each frame leads to, in every order, without a socket."""
+"""`Session`, the state machine of a WebSocket, without a socket: frames in every order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/ws` with thoughts, tools and forms: what its frames say of them, and what it refuses."""
+"""`/ws` with thoughts, tools and structured output: its frames, and refusals."""
 
 from __future__ import annotations
 
