@@ -21,7 +21,7 @@ import uvicorn
 
 from headrace.api.model import AsyncModel
 from headrace.server.app import app_of
-from headrace.server.http.protocol import Connection, make_room
+from headrace.server.http.protocol import Connection, enlarge_send_buffer
 from headrace.server.serving.logs import announce
 from headrace.server.serving.service import Service
 from headrace.server.serving.settings import Settings, split_model, unknown_variables
@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
             server.close()
         state = self.server_state
         for connection in list(state.connections):
-            make_room(connection.transport)
+            enlarge_send_buffer(connection.transport)
             try:
                 connection.shutdown()
             except Exception:  # a WebSocket that is closing already
@@ -206,7 +206,7 @@ class Server(uvicorn.Server):
         else:
             # The streams end now. Larger buffers let their last events out, even to clients that do not read.
             for connection in list(self.server_state.connections):
-                make_room(connection.transport)
+                enlarge_send_buffer(connection.transport)
             await asyncio.wait((draining,), timeout=_FLUSH_TIME)
         draining.cancel()
 

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-__all__ = ["unless_left", "until_disconnect"]
+__all__ = ["cancel_on_disconnect", "wait_for_disconnect"]
 
 _R = TypeVar("_R")
 
 
-async def until_disconnect(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
     """Wait until the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def unless_left(receive: Receive, work: Coroutine[Any, Any, _R]) -> _R:
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, _R]) -> _R:
     """Await work for a client, and cancel it if the client disconnects.
 
     Args:
@@ -31,7 +31,7 @@ async def unless_left(receive: Receive, work: Coroutine[Any, Any, _R]) -> _R:
         ClientDisconnect: the client has disconnected.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(until_disconnect(receive))
+    leaving = asyncio.ensure_future(wait_for_disconnect(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():

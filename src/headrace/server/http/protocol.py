@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from headrace.server.http.errors import ApiError
 
-__all__ = ["Connection", "make_room"]
+__all__ = ["Connection", "enlarge_send_buffer"]
 
 _logger = logging.getLogger("headrace.server")
 
@@ -267,7 +267,7 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(left, self._check_patience)
 
 
-def make_room(transport: asyncio.Transport) -> None:
+def enlarge_send_buffer(transport: asyncio.Transport) -> None:
     """Enlarge the system's send buffer, so that all that is still to be written fits, even if nobody reads yet."""
     sock = transport.get_extra_info("socket")
     if sock is not None and not transport.is_closing():

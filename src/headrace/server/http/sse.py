@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from headrace.server.http.disconnect import until_disconnect
+from headrace.server.http.disconnect import wait_for_disconnect
 
 __all__ = ["EventStream", "Source", "event"]
 
@@ -68,7 +68,7 @@ class EventStream(Response):
         """Send the response."""
         keep_alive = asyncio.ensure_future(self._send_keep_alives(send))
         body = asyncio.ensure_future(self._send_events(send))
-        leaving = asyncio.ensure_future(until_disconnect(receive))
+        leaving = asyncio.ensure_future(wait_for_disconnect(receive))
         tasks = (body, keep_alive, leaving)
         is_stalled = False
         try:

@@ -16,7 +16,7 @@ __all__ = [
     "ModelList",
     "TextChunk",
     "TextCompletion",
-    "answer_of",
+    "answer_description",
 ]
 
 TextReason = Literal["stop", "length"]
@@ -263,7 +263,7 @@ class ModelList(Answer):
     data: list[Model]
 
 
-def answer_of(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+def answer_description(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """Returns the OpenAPI description of an endpoint that answers with a JSON object or, with `stream`, with events."""
     events = {"text/event-stream": {"schema": {"type": "string"}}}
     return {

@@ -14,17 +14,17 @@ from headrace.server.http.body import request_body
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import dumps, quoted
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answer_schema import ChatCompletion, answer_of
+from headrace.server.openai.answer_schema import ChatCompletion, answer_description
 from headrace.server.openai.choices import FINISH_REASONS, MAX_CHOICES, Choices, StreamOptions
-from headrace.server.openai.messages import Messages, turns_of
+from headrace.server.openai.messages import Messages, template_messages
 from headrace.server.openai.reasoning_effort import Effort, effort_overrides
 from headrace.server.openai.response_format import Format, format_overrides
 from headrace.server.openai.sampling import Sampling
 from headrace.server.openai.template_kwargs import TemplateKwargs
 from headrace.server.openai.tools import ToolChoice, Tools, tool_overrides
-from headrace.server.openai.wire import Only
+from headrace.server.openai.wire import Unsupported
 from headrace.server.serving.exchange import generate
-from headrace.server.serving.generation import Generated
+from headrace.server.serving.generation import FinishedChoice
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
 from headrace.server.serving.served_model import ServedModel
 from headrace.server.serving.service import Service
@@ -54,13 +54,13 @@ class ChatRequest(Sampling):
     chat_template_kwargs: TemplateKwargs | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    functions: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only()] = None
-    modalities: Annotated[Any, Only(["text"])] = None
-    audio: Annotated[Any, Only()] = None
-    prediction: Annotated[Any, Only()] = None
-    verbosity: Annotated[Any, Only()] = None
-    web_search_options: Annotated[Any, Only()] = None
+    functions: Annotated[Any, Unsupported([])] = None
+    function_call: Annotated[Any, Unsupported()] = None
+    modalities: Annotated[Any, Unsupported(["text"])] = None
+    audio: Annotated[Any, Unsupported()] = None
+    prediction: Annotated[Any, Unsupported()] = None
+    verbosity: Annotated[Any, Unsupported()] = None
+    web_search_options: Annotated[Any, Unsupported()] = None
 
 
 class Chat(Choices):
@@ -87,7 +87,7 @@ class Chat(Choices):
         self.wants_tokens = bool(body.logprobs)
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
-        self._messages = turns_of(body.messages)
+        self._messages = template_messages(body.messages)
         self._settings = self._settings_of(body)
         self._held_logprobs = [HeldLogprobs() for _ in range(self._num_choices)]
         self._delta_starts = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
@@ -169,7 +169,7 @@ class Chat(Choices):
 
     # Not streamed.
 
-    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
@@ -237,7 +237,9 @@ def chat_router(service: Service) -> APIRouter:
     """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
-    @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_of(ChatCompletion))
+    @router.post(
+        "/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_description(ChatCompletion)
+    )
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer a conversation."""
         return await generate(service, request, ChatRequest, Chat)

@@ -15,13 +15,13 @@ from headrace.server.http.body import request_body
 from headrace.server.http.errors import ApiError
 from headrace.server.http.json_text import quoted
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answer_schema import TextCompletion, answer_of
+from headrace.server.openai.answer_schema import TextCompletion, answer_description
 from headrace.server.openai.choices import FINISH_REASONS, MAX_CHOICES, Choices, StreamOptions
 from headrace.server.openai.json_schema import MAX_VALUES, check_size
 from headrace.server.openai.sampling import Sampling
-from headrace.server.openai.wire import Only
+from headrace.server.openai.wire import Unsupported
 from headrace.server.serving.exchange import generate
-from headrace.server.serving.generation import Generated
+from headrace.server.serving.generation import FinishedChoice
 from headrace.server.serving.logprobs import HeldLogprobs, answer_text_of, logprob, token_text
 from headrace.server.serving.served_model import ServedModel
 from headrace.server.serving.service import Service
@@ -66,8 +66,8 @@ class CompletionRequest(Sampling):
     stream_options: StreamOptions | None = None
     return_progress: bool | None = None
     return_token_index: bool | None = None
-    best_of: Annotated[Any, Only(1)] = None
-    suffix: Annotated[Any, Only("")] = None
+    best_of: Annotated[Any, Unsupported(1)] = None
+    suffix: Annotated[Any, Unsupported("")] = None
 
 
 class Completion(Choices):
@@ -145,7 +145,7 @@ class Completion(Choices):
 
     # Not streamed.
 
-    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
@@ -210,7 +210,9 @@ def completions_router(service: Service) -> APIRouter:
     """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
-    @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_of(TextCompletion))
+    @router.post(
+        "/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_description(TextCompletion)
+    )
     async def completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Continue a text."""
         return await generate(service, request, CompletionRequest, Completion)

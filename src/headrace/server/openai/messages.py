@@ -1,4 +1,4 @@
-"""`Messages`: the messages of a chat request. `turns_of` makes of them the messages for a chat template."""
+"""`Messages`: the messages of a chat request. `template_messages` makes of them the messages for a chat template."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.wire import Ignored, Only, Wire
+from headrace.server.openai.wire import Ignored, Unsupported, Wire
 
-__all__ = ["CalledTool", "ChatMessage", "Messages", "role_of", "turns_of"]
+__all__ = ["CalledTool", "ChatMessage", "Messages", "template_messages", "template_role"]
 
 
 class TextPart(Wire):
@@ -73,11 +73,11 @@ class ChatMessage(Wire):
     content: Content | None = None
     name: str | None = Field(default=None, max_length=256)
     refusal: str | None = None
-    annotations: Annotated[Any, Only([])] = None
-    audio: Annotated[Any, Only()] = None
+    annotations: Annotated[Any, Unsupported([])] = None
+    audio: Annotated[Any, Unsupported()] = None
     tool_calls: list[CalledTool] | None = Field(default=None, max_length=1024)
     tool_call_id: str | None = Field(default=None, max_length=512)
-    function_call: Annotated[Any, Only()] = None
+    function_call: Annotated[Any, Unsupported()] = None
     reasoning_content: str | None = None
     parsed: Ignored = None  # OpenAI's libraries add it to the messages that they return
 
@@ -92,12 +92,12 @@ _ROLE_OF_FIELD = {
 }
 
 
-def role_of(role: str) -> str:
+def template_role(role: str) -> str:
     """Returns a role as chat templates know it. "developer" is OpenAI's newer word for "system"."""
     return "system" if role == "developer" else role
 
 
-def turns_of(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:
+def template_messages(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:
     """Returns messages as chat templates read them.
 
     Args:
@@ -107,10 +107,10 @@ def turns_of(messages: Sequence[ChatMessage], place: str = "messages") -> list[d
     Raises:
         ApiError: 400, a message has a field that its role does not allow, or lacks a field that its role needs.
     """
-    return [_turn_of(message, f"{place}[{i}]") for i, message in enumerate(messages)]
+    return [_template_message(message, f"{place}[{i}]") for i, message in enumerate(messages)]
 
 
-def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
+def _template_message(message: ChatMessage, place: str) -> dict[str, Any]:
     for name, role in _ROLE_OF_FIELD.items():
         if getattr(message, name) and message.role != role:
             text = (
@@ -118,20 +118,20 @@ def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
             )
             raise ApiError(400, text, param=f"{place}.{name}", code="invalid_value")
     content = _content_of(message, place)
-    turn: dict[str, Any] = {"role": role_of(message.role), "content": content}
+    result: dict[str, Any] = {"role": template_role(message.role), "content": content}
     if message.name is not None:
-        turn["name"] = message.name
+        result["name"] = message.name
     if message.reasoning_content:
-        turn["reasoning_content"] = message.reasoning_content
+        result["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        turn["tool_calls"] = [_call_of(call) for call in message.tool_calls]
+        result["tool_calls"] = [_call_of(call) for call in message.tool_calls]
     if message.role == "tool":
         if message.tool_call_id is None:
             raise _missing(f"{place}.tool_call_id")
-        turn["tool_call_id"] = message.tool_call_id
+        result["tool_call_id"] = message.tool_call_id
     if message.role == "function" and message.name is None:
         raise _missing(f"{place}.name")
-    return turn
+    return result
 
 
 def _content_of(message: ChatMessage, place: str) -> str | None:

@@ -14,7 +14,7 @@ from headrace.api.stream import AsyncTokenStream
 from headrace.server.http.body import request_body
 from headrace.server.http.errors import ApiError
 from headrace.server.http.routes import router_of
-from headrace.server.openai.answer_schema import answer_of
+from headrace.server.openai.answer_schema import answer_description
 from headrace.server.openai.reasoning_effort import effort_overrides
 from headrace.server.openai.response_format import format_overrides
 from headrace.server.openai.responses_input import Conversation
@@ -23,7 +23,7 @@ from headrace.server.openai.responses_request import INCLUDE_LOGPROBS, ResponseR
 from headrace.server.openai.responses_schema import ResponseObject
 from headrace.server.openai.tools import FlatTool, tool_overrides
 from headrace.server.serving.exchange import generate
-from headrace.server.serving.generation import Generated
+from headrace.server.serving.generation import FinishedChoice
 from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
 from headrace.server.serving.served_model import ServedModel
 from headrace.server.serving.service import Service
@@ -118,7 +118,7 @@ class ResponseExchange:
 
     # Not streamed.
 
-    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         result, tokens = choices[0]
         if self.wants_tokens:
@@ -237,8 +237,7 @@ def _or(given: Any, default: Any) -> Any:
 def responses_router(service: Service) -> APIRouter:
     """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
-
-    answer = answer_of(ResponseObject)
+    answer = answer_description(ResponseObject)
 
     @router.post("/v1/responses", openapi_extra=request_body(ResponseRequest), responses=answer)
     async def responses(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

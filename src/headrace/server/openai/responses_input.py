@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.messages import role_of
-from headrace.server.openai.wire import Ignored, Only, Wire
+from headrace.server.openai.messages import template_role
+from headrace.server.openai.wire import Ignored, Unsupported, Wire
 
 __all__ = ["Conversation", "Input"]
 
@@ -71,8 +71,8 @@ class InputCall(Wire):
     parsed_arguments: Ignored = None  # openai-node adds it to the outputs that it returns
     id: Id = None
     status: Status = None
-    caller: Annotated[Any, Only()] = None
-    namespace: Annotated[Any, Only()] = None
+    caller: Annotated[Any, Unsupported()] = None
+    namespace: Annotated[Any, Unsupported()] = None
 
 
 class InputCallOutput(Wire):
@@ -83,8 +83,8 @@ class InputCallOutput(Wire):
     output: Content
     id: Id = None
     status: Status = None
-    caller: Annotated[Any, Only()] = None
-    namespace: Annotated[Any, Only()] = None
+    caller: Annotated[Any, Unsupported()] = None
+    namespace: Annotated[Any, Unsupported()] = None
 
 
 class ThoughtPart(Wire):
@@ -107,7 +107,7 @@ class InputThought(Wire):
     type: Literal["reasoning"]
     content: list[ThoughtPart] | None = Field(default=None, max_length=1024)
     summary: list[SummaryPart] | None = Field(default=None, max_length=1024)
-    encrypted_content: Annotated[Any, Only()] = None
+    encrypted_content: Annotated[Any, Unsupported()] = None
     id: Id = None
     status: Status = None
 
@@ -169,7 +169,7 @@ class Conversation:
             self._last["content"] = _text_of(item.content)
             self._set_name("content", f"{place}.content")
         else:
-            self._add_message(role_of(item.role), _text_of(item.content), f"{place}.content")
+            self._add_message(template_role(item.role), _text_of(item.content), f"{place}.content")
 
     def _add_thought(self, item: InputThought, place: str) -> None:
         thought = "".join(part.text for part in item.content or item.summary or ())

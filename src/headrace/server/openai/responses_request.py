@@ -12,7 +12,7 @@ from headrace.server.openai.responses_input import Input
 from headrace.server.openai.sampling import Sampling
 from headrace.server.openai.template_kwargs import TemplateKwargs
 from headrace.server.openai.tools import FlatToolChoice, FlatTools
-from headrace.server.openai.wire import Ignored, Only, Wire
+from headrace.server.openai.wire import Ignored, Unsupported, Wire
 
 __all__ = ["INCLUDE_LOGPROBS", "ResponseRequest"]
 
@@ -23,23 +23,23 @@ class _Text(Wire):
     """The format of the answer."""
 
     format: FlatFormat | None = None
-    verbosity: Annotated[Any, Only("medium")] = None
+    verbosity: Annotated[Any, Unsupported("medium")] = None
 
 
 class _Reasoning(Wire):
     """How much to think."""
 
     effort: Effort | None = None
-    summary: Annotated[Any, Only()] = None
-    generate_summary: Annotated[Any, Only()] = None
-    context: Annotated[Any, Only()] = None
-    mode: Annotated[Any, Only()] = None
+    summary: Annotated[Any, Unsupported()] = None
+    generate_summary: Annotated[Any, Unsupported()] = None
+    context: Annotated[Any, Unsupported()] = None
+    mode: Annotated[Any, Unsupported()] = None
 
 
 class _StreamOptions(Wire):
     """How the stream is written. The last event always has the usage."""
 
-    include_usage: Annotated[Any, Only(True)] = None
+    include_usage: Annotated[Any, Unsupported(True)] = None
     include_obfuscation: Ignored = None
 
 
@@ -68,12 +68,12 @@ class ResponseRequest(Sampling):
     tool_choice: FlatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    max_tool_calls: Annotated[Any, Only()] = None  # limits calls of tools that the server itself runs; there are none
-    truncation: Annotated[Any, Only("disabled")] = None
-    background: Annotated[Any, Only(False)] = None
-    previous_response_id: Annotated[Any, Only()] = None
-    conversation: Annotated[Any, Only()] = None
-    prompt: Annotated[Any, Only()] = None
-    context_management: Annotated[Any, Only([])] = None
-    moderation: Annotated[Any, Only()] = None
+    max_tool_calls: Annotated[Any, Unsupported()] = None  # limits tools that the server itself runs: none
+    truncation: Annotated[Any, Unsupported("disabled")] = None
+    background: Annotated[Any, Unsupported(False)] = None
+    previous_response_id: Annotated[Any, Unsupported()] = None
+    conversation: Annotated[Any, Unsupported()] = None
+    prompt: Annotated[Any, Unsupported()] = None
+    context_management: Annotated[Any, Unsupported([])] = None
+    moderation: Annotated[Any, Unsupported()] = None
     prompt_cache_options: Ignored = None

@@ -1,4 +1,4 @@
-"""Types for request bodies: `Wire`, a strict pydantic model; `Only` and `Ignored`, parameters without effect."""
+"""Types for request bodies: `Wire`, a strict pydantic model; `Unsupported` and `Ignored`, parameters without effect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-__all__ = ["Ignored", "Only", "Wire"]
+__all__ = ["Ignored", "Unsupported", "Wire"]
 
 
 class Wire(BaseModel):
@@ -18,7 +18,7 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Only:
+class Unsupported:
     """In `Annotated`, the type of a parameter that is not supported: any value that would ask for something is refused.
 
     Args:

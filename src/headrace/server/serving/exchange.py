@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import parse, read_body
-from headrace.server.http.disconnect import unless_left
+from headrace.server.http.disconnect import cancel_on_disconnect
 from headrace.server.http.errors import ApiError, as_api_error
 from headrace.server.http.json_text import dumps
 from headrace.server.http.sse import EventStream, Source
-from headrace.server.serving.generation import Generated, Renderer
+from headrace.server.serving.generation import FinishedChoice, Renderer
 from headrace.server.serving.served_model import ServedModel
 from headrace.server.serving.service import Service
 from headrace.values.errors import HeadraceError
@@ -64,7 +64,7 @@ class Exchange(Renderer, Protocol):
         """
         ...
 
-    def full_response(self, choices: Sequence[Generated]) -> dict[str, Any]:
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Returns the body of a response that is not streamed."""
         ...
 
@@ -91,11 +91,11 @@ async def generate(
     exchange = make_exchange(body, served, id)
     try:
         service.check_room(served)  # under overload, most requests are refused here, before any work is done
-        generation = await unless_left(
+        generation = await cancel_on_disconnect(
             request.receive, service.begin(served, exchange.jobs, id=id, flow=_flow_of(request))
         )
         if not body.stream:
-            choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
+            choices = await cancel_on_disconnect(request.receive, generation.results(with_tokens=exchange.wants_tokens))
             return Response(dumps(exchange.full_response(choices)), media_type="application/json")
     except HeadraceError as error:
         raise as_api_error(error, exchange.names) from None

@@ -14,7 +14,7 @@ from headrace.server.http.sse import Source
 from headrace.values.errors import HeadraceError
 from headrace.values.results import GenerationResult, Token
 
-__all__ = ["Generated", "Generation", "Renderer"]
+__all__ = ["FinishedChoice", "Generation", "Renderer"]
 
 _logger = logging.getLogger("headrace.server")
 
@@ -61,7 +61,7 @@ class Renderer(Protocol):
         ...
 
 
-class Generated(NamedTuple):
+class FinishedChoice(NamedTuple):
     """A finished choice, for a response that is not streamed."""
 
     result: GenerationResult
@@ -156,7 +156,7 @@ class Generation:
         finally:
             self.end()
 
-    async def results(self, *, with_tokens: bool) -> list[Generated]:
+    async def results(self, *, with_tokens: bool) -> list[FinishedChoice]:
         """Wait for the end of all choices. Returns their results.
 
         Args:
@@ -170,7 +170,7 @@ class Generation:
             for result in results:
                 self.checked(result)
             tokens = [await stream.read() if with_tokens else [] for stream in self.streams]
-            return [Generated(*choice) for choice in zip(results, tokens, strict=True)]
+            return [FinishedChoice(*choice) for choice in zip(results, tokens, strict=True)]
         except asyncio.CancelledError:  # the client has left
             self.cancel("disconnect")
             raise

@@ -12,7 +12,7 @@ from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.errors import ApiError
 from headrace.server.openai.json_schema import JsonSchema
-from headrace.server.openai.messages import Messages, turns_of
+from headrace.server.openai.messages import Messages, template_messages
 from headrace.server.openai.overrides import Overrides
 from headrace.server.openai.stop_sequences import Stop, stop_sequences_of
 from headrace.server.openai.template_kwargs import TemplateKwargs
@@ -108,7 +108,7 @@ class Generate(Wire):
             options = {**self._tools.settings, "template_kwargs": self.template_kwargs}
             if self.continue_final_message:
                 options["continue_final_message"] = True
-            return caller.chat_job(turns_of(self.messages), None, {**changes, **options})
+            return caller.chat_job(template_messages(self.messages), None, {**changes, **options})
         assert self.prompt is not None
         return caller.job(self.prompt, None, changes)
 
