@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from harness import Gate, Scripted, echo, run_async, scripted, wait_until
 from server.harness import TEMPLATE, Socket
-from server.websocket.test_websocket import Peer
+from server.websocket.peer import Peer
 
 from examples.test_programs import imported
 from headrace import AsyncModel, GenerationError, StreamTimeoutError

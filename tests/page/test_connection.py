@@ -9,7 +9,7 @@ from harness import wait_until
 from playwright.sync_api import Page, expect
 
 from headrace.engine.runner import Slice
-from headrace.server.http.keys import Keys
+from headrace.server.http.api_keys import Keys
 from headrace.values.events import Sample
 from page.chat import Chat, words_of
 from page.line import line

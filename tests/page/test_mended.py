@@ -10,7 +10,7 @@ import pytest
 from harness import wait_until
 from playwright.sync_api import Page, expect
 
-from headrace.server.http.keys import Keys
+from headrace.server.http.api_keys import Keys
 from page.chat import Chat, words_of
 from page.line import line
 from page.serving import MODEL, Site, call, site

@@ -1,4 +1,4 @@
-"""A server on a scripted model, and a client that drives ASGI by hand: it decides when the socket takes or breaks."""
+"""A server on a scripted model, and a client that calls the ASGI app itself, so that it controls the socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from harness import PATIENCE, Scripted, scripted
 
 from headrace.server import Settings, create_app
-from headrace.server.openai.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
+from headrace.server.openai.answer_schema import ChatChunk, ChatCompletion, TextChunk, TextCompletion
 from headrace.server.serving.service import Service
 
 # Shows the messages as they were, and is easy to predict.
@@ -37,7 +37,7 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error object of a body that is one."""
+        """The error object of an error's body."""
         return self.json["error"]
 
     @property
@@ -61,7 +61,7 @@ class Event:
 
 
 def events_of(body: bytes) -> list[Event]:
-    """The events of a stream, by the rules of the HTML standard; what is left over at the end must be nothing."""
+    """The events of a stream, parsed by the rules of the HTML standard. The last event must be complete."""
     events: list[Event] = []
     fields: dict[str, list[str]] = {}
     lines = body.decode().split("\n")
@@ -136,38 +136,38 @@ class Socket:
         self._takes.set()
 
     def stop_taking(self) -> None:
-        """Let every write wait from now on, as a full socket buffer does."""
+        """Let every write wait, as a full socket buffer does."""
         self._takes.clear()
 
     def go_on_taking(self) -> None:
-        """Let writes through again."""
+        """Let writes finish again."""
         self._takes.set()
 
     @property
     def body(self) -> bytes:
-        """What came so far."""
+        """The bytes that came so far."""
         return b"".join(self.writes)
 
     @property
     def answer(self) -> Answer:
-        """What came so far, as a response."""
+        """The response so far."""
         return Answer(self.status, self.headers, self.body)
 
     async def until(self, text: bytes) -> bytes:
-        """Wait until the body has this in it."""
+        """Wait until the body contains this."""
         async with asyncio.timeout(PATIENCE), self._sent:
             await self._sent.wait_for(lambda: text in self.body or self.is_complete)
         assert text in self.body, f"the response ended without {text!r}: {self.body!r}"
         return self.body
 
     async def until_events(self, count: int) -> list[Event]:
-        """Wait until so many events came."""
+        """Wait until this many events came."""
         async with asyncio.timeout(PATIENCE), self._sent:
             await self._sent.wait_for(lambda: self.body.count(b"\n\n") >= count or self.is_complete)
         return events_of(self.body)
 
     async def until_over(self) -> Answer:
-        """Wait until the app has done with this request."""
+        """Wait until the app is done with this request."""
         assert self.task is not None
         async with asyncio.timeout(PATIENCE):
             await self.task
@@ -215,7 +215,7 @@ class Server:
     sockets: list[Socket] = field(default_factory=list[Socket])
 
     def open(self, method: str, path: str, body: Any = b"", **headers: str) -> Socket:
-        """Send a request, and hand out the connection; in names of headers, write _ for -."""
+        """Send a request, and return the connection. In header names, _ stands for -."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         socket = Socket(self.app, method, path, body, named).start()
         self.sockets.append(socket)
@@ -230,12 +230,12 @@ class Server:
         return await self.ask("POST", "/v1/chat/completions", {"model": MODEL, "messages": USER, **body})
 
     async def complete(self, prompt: Any = "hi", **body: Any) -> Answer:
-        """A completion request; unlike the endpoint's own default, to the end of the script."""
+        """A completion request. Unlike the endpoint's default, it goes to the end of the script."""
         body = {"model": MODEL, "prompt": prompt, "max_tokens": 10_000, **body}
         return await self.ask("POST", "/v1/completions", body)
 
     def open_chat(self, **body: Any) -> Socket:
-        """A streamed chat request, while it runs."""
+        """The connection of a running, streamed chat request."""
         headers = {"X-Request-Id": body.pop("id")} if "id" in body else {}
         body = {"model": MODEL, "messages": USER, "stream": True, **body}
         return self.open("POST", "/v1/chat/completions", body, **headers)
@@ -248,7 +248,7 @@ class Server:
 
 @contextmanager
 def serving(script: Any = "", settings: Mapping[str, Any] | None = None, **kwargs: Any) -> Iterator[Server]:
-    """A server on a scripted model; closing it proves that nothing was lost."""
+    """A server on a scripted model. Closing it checks the integrity of its engine."""
     with scripted(script, chat_template=kwargs.pop("chat_template", TEMPLATE), **kwargs) as model:
         app = create_app({MODEL: model.model}, Settings(**{"timeout_ms": 0, **(settings or {})}))
         yield Server(app, app.state.service, model)
@@ -256,7 +256,7 @@ def serving(script: Any = "", settings: Mapping[str, Any] | None = None, **kwarg
 
 @asynccontextmanager
 async def running(script: Any = "", settings: Mapping[str, Any] | None = None, **kwargs: Any) -> AsyncIterator[Server]:
-    """The same for a coroutine; in the end no generation may be left."""
+    """The same for a coroutine. In the end no generation may be left."""
     with serving(script, settings, **kwargs) as server:
         try:
             yield server
@@ -270,7 +270,7 @@ async def running(script: Any = "", settings: Mapping[str, Any] | None = None, *
 
 @asynccontextmanager
 async def busy_prompt_workers(server: Server) -> AsyncIterator[None]:
-    """In a `with`, no prompt can be made."""
+    """In a `with`, all prompt workers are busy, so that no prompt can be made."""
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -287,7 +287,7 @@ async def busy_prompt_workers(server: Server) -> AsyncIterator[None]:
 
 
 def checked(answer: Answer) -> Answer:
-    """A chat's or completion's answer, held to the types that the documentation shows."""
+    """A chat's or completion's answer, checked against the types in the OpenAPI document."""
     if answer.status == 200:
         is_chat = b'"chat.completion' in answer.body
         if answer.headers["content-type"] == "application/json":

@@ -1,4 +1,4 @@
-"""A server on a scripted model that listens on a socket, and a client that is nothing but a socket."""
+"""A server on a scripted model that listens on a socket, and a client that is a plain socket."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def run_on(loop: str, coroutine: Coroutine[Any, Any, R]) -> R:
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait for something that nobody announces."""
+    """Poll until a condition holds."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
 def http(method: str, path: str, body: Any = None, **headers: str) -> bytes:
-    """A request as it is sent; in names of headers, write _ for -."""
+    """The bytes of a request. In header names, _ stands for -."""
     raw = b"" if body is None else json.dumps(body).encode()
     given = {"host": "localhost"}
     if body is not None:
@@ -77,7 +77,7 @@ class Client:
         self.writer.write(data)
 
     async def until(self, text: bytes) -> bytes:
-        """Wait until this came, and take everything up to its end."""
+        """Read up to the end of this text."""
         while text not in self.received:
             more = await self.reader.read(65536)
             assert more, f"the connection ended before {text!r} came: {self.received!r}"
@@ -87,7 +87,7 @@ class Client:
         return taken
 
     async def rest(self) -> bytes:
-        """All that comes until the connection ends, however that may be."""
+        """Read until the connection ends in any way."""
         try:
             while more := await self.reader.read(65536):
                 self.received += more
@@ -96,7 +96,7 @@ class Client:
         return self.received
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next response: status, headers, body."""
+        """Read the next response: status, headers, body."""
         head = (await self.until(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:-2])
         body = b""
@@ -123,7 +123,7 @@ class Client:
         return int(head[0].split()[1]), headers, body
 
     def leave(self, how: str = "close") -> None:
-        """Leave: "close" as clients do, "reset" as crashed ones do, "half" by sending no more."""
+        """Disconnect: "close" as clients do, "reset" as crashed ones do, "half" by ending only the input."""
         if how == "half":
             self.writer.write_eof()
             return
@@ -163,7 +163,7 @@ class Listening:
         except BaseException:
             sock.close()
             raise
-        # With the least limit, so that what is not asked for stays in the socket.
+        # With the smallest limit, so that unread data stays in the socket.
         client = Client(*await asyncio.open_connection(sock=sock, limit=1))
         self.clients.append(client)
         return client
@@ -177,14 +177,14 @@ class Listening:
         return answer
 
     async def begun(self, id: str) -> Generation:
-        """Wait until a generation is there."""
+        """Wait until a generation runs."""
         await eventually(lambda: self.service.live.get(id))
         generation = self.service.live[id]
         assert generation is not None
         return generation
 
     async def until_stuck(self) -> None:
-        """Wait until no client takes anything any more."""
+        """Wait until no client reads any more."""
         times = 0
         while times < 50:  # it may also be that the system only has not got round to it yet
             connections = self.server.server_state.connections

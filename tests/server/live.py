@@ -18,7 +18,7 @@ from headrace.server.websocket.protocol import WebSocketConnection
 
 @contextmanager
 def live(app: Any, *, stall_timeout: float = 60) -> Iterator[int]:
-    """Serve an app as `headrace serve` does; gives the port."""
+    """Serve an app as `headrace serve` does. Yields the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,

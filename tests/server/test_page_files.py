@@ -1,4 +1,4 @@
-"""The files of the chat page: who gets them, with which headers, and where they are when the app is mounted."""
+"""The files of the chat page: access, headers, and paths when the app is mounted."""
 
 from __future__ import annotations
 

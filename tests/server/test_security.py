@@ -1,4 +1,4 @@
-"""Keys, origins, and what a stranger can do: nothing, and the server lives."""
+"""API keys and origins: clients without them can do nothing."""
 
 from __future__ import annotations
 

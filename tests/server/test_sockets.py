@@ -1,4 +1,4 @@
-"""Real sockets and a real model: clients that are killed at each stage, that do not read, and that come all at once."""
+"""Real sockets and a real model: clients that are killed in each stage, that do not read, or that come all at once."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The server: the engine behind OpenAI's HTTP endpoints and a WebSocket; install it with `headrace[server]`."""
+"""The HTTP server: OpenAI-compatible endpoints, a WebSocket and the chat page. Install it with `headrace[server]`."""
 
 from headrace.server.app import create_app
 from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.serving.service import Service
 from headrace.server.serving.settings import Settings
-from headrace.server.websocket.endpoint import websocket_router
+from headrace.server.websocket.route import websocket_router
 
 __all__ = [
     "Service",

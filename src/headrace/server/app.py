@@ -1,4 +1,4 @@
-"""The app: all routes, and what stands before them."""
+"""`create_app`: the ASGI app with all routes, the API documentation, CORS and error handlers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from headrace.api.model import AsyncModel, Model
-from headrace.server.http.endpoint import error_response, id_of, router_of
-from headrace.server.http.errors import ApiError
+from headrace.server.http.errors import ApiError, error_response
+from headrace.server.http.request_ids import id_of
+from headrace.server.http.routes import router_of
 from headrace.server.page import page_router
 from headrace.server.routers import openai_router, operations_router, streams_router
 from headrace.server.serving.service import Service
 from headrace.server.serving.settings import Settings
-from headrace.server.websocket.endpoint import websocket_router
+from headrace.server.websocket.route import websocket_router
 from headrace.values.version import VERSION
 
 __all__ = ["app_of", "create_app"]
 
 
 def create_app(models: Mapping[str, Model | AsyncModel], settings: Settings | None = None) -> FastAPI:
-    """An app that serves these models, for uvicorn or any other ASGI server.
+    """Returns an app that serves these models, for uvicorn or any other ASGI server.
 
     Args:
-        models: the models by the names that clients use; whoever loaded them closes them.
-        settings: how to behave; None takes the defaults and the `HEADRACE_*` variables.
+        models: the models, by the names that clients use. Closing them is left to whoever loaded them.
+        settings: the server's settings; None takes the `HEADRACE_*` variables and the defaults.
     """
     service = Service(settings or Settings())
     for name, model in models.items():
@@ -37,7 +38,7 @@ def create_app(models: Mapping[str, Model | AsyncModel], settings: Settings | No
 
 
 def app_of(service: Service) -> FastAPI:
-    """The app of a service."""
+    """Returns the app of a service."""
     app = FastAPI(title="headrace", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     for make_router in (openai_router, streams_router, operations_router):
         app.include_router(make_router(service))
@@ -61,7 +62,7 @@ def app_of(service: Service) -> FastAPI:
 
 
 def _add_documentation(app: FastAPI, service: Service) -> None:
-    # FastAPI's own pages would be open to those who have no key.
+    # FastAPI's own routes for these pages would not ask for an API key.
     router = router_of(service.keys, "Documentation")
 
     @router.get("/openapi.json", include_in_schema=False)
@@ -84,7 +85,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    # What it was stands in the log of the ASGI server, which gets the exception as well.
+    # The ASGI server gets the exception too, and logs it.
     headers = {"X-Request-Id": id_of(request)}
     return error_response(
         ApiError(500, "the server failed", type="server_error", code="internal_error", headers=headers)

@@ -1,4 +1,4 @@
-"""The routers, for this package's own app or to be mounted in another one."""
+"""The routers of all endpoints, to be included in this package's app or in another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["openai_router", "operations_router", "streams_router"]
 
 
 def openai_router(service: Service) -> APIRouter:
-    """OpenAI's endpoints: chat, completions, responses, models."""
+    """Returns OpenAI's endpoints: chat, completions, responses, models."""
     router = APIRouter()
     for make_router in (chat_router, completions_router, responses_router, models_router):
         router.include_router(make_router(service))

@@ -1,4 +1,4 @@
-"""`headrace serve`: the server as a process, from its models to its last signal."""
+"""`serve`: the process of `headrace serve`. It listens, loads models, handles signals, drains and exits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import uvicorn
 
 from headrace.api.model import AsyncModel
 from headrace.server.app import app_of
-from headrace.server.http.protocol import Connection, make_room
+from headrace.server.http.protocol import Connection, enlarge_send_buffer
 from headrace.server.serving.logs import announce
 from headrace.server.serving.service import Service
 from headrace.server.serving.settings import Settings, split_model, unknown_variables
@@ -31,23 +31,23 @@ from headrace.values.errors import InvalidRequestError
 
 __all__ = ["Load", "Server", "serve"]
 
-# Loads a model; given what to call meanwhile with the share that is done.
+# Loads a model. Calls its argument with the loaded fraction, 0 to 1, while it loads.
 Load = Callable[[Callable[[float], None]], Awaitable[AsyncModel]]
 
 _logger = logging.getLogger("headrace.server")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds after the shutdown timeout until which last words may be written, and after which this process is gone.
-_LAST_WORDS = 0.6
-_LAST_RESORT = 0.9
-# Connections that wait to be accepted.
+# Seconds after the shutdown timeout: for writing the last bytes to clients, and until the process is killed.
+_FLUSH_TIME = 0.6
+_KILL_TIME = 0.9
+# Connections that may wait to be accepted.
 _BACKLOG = 2048
-# Seconds for which an idle connection is kept; longer than proxies keep one that they mean to use again.
+# Seconds for which an idle connection is kept; longer than proxies keep theirs, so that none closes under a request.
 _KEEP_ALIVE = 75
-# Bytes of a WebSocket message above which the connection is closed; far above those that are answered with an error.
+# Bytes of a WebSocket message above which the connection is closed. Smaller ones over 1 MiB are answered with an error.
 _MAX_MESSAGE = 2 * 1024 * 1024
-# Seconds after which a thread that runs Python lets another one. With Python's own 5 ms, a prompt that is being made in
-# its thread doubles the time of every step, and the event loop answers 20 ms late; with this, neither is to be seen.
+# Python's thread switch interval, in seconds. With the default, 5 ms, a prompt that is being made in another thread
+# doubles the time of every step, and the event loop answers 20 ms late. With this value, neither is measurable.
 _SWITCH_INTERVAL = 0.0005
 
 
@@ -55,9 +55,9 @@ def serve(settings: Settings) -> None:
     """Load the models and serve them, until a signal says to stop.
 
     Raises:
-        InvalidRequestError: settings with which no model can be served.
-        ModelNotFoundError, ModelLoadError: a model cannot be served.
-        OSError: the address cannot be listened on.
+        InvalidRequestError: no model is given, or two have the same name.
+        ModelNotFoundError, ModelLoadError: a model cannot be found or loaded.
+        OSError: the server cannot listen on the address.
     """
     paths = _find_models(settings.models)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener, _tuned():
@@ -70,19 +70,19 @@ def serve(settings: Settings) -> None:
 
 
 class _Stopped(Exception):
-    """Ends the load of a model that nobody waits for any more."""
+    """Ends the loading of a model when the server is told to stop."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with a beginning and an end of our own: models are loaded while it listens, and closed.
+    """uvicorn's server, which also loads the models while it listens, drains, and closes the models.
 
     Args:
-        settings: how to behave.
-        loads: what loads the models, by name.
+        settings: the server's settings.
+        loads: functions that load the models, by name.
         listener: the socket to listen on.
 
     Attributes:
-        failure: what kept a model from being loaded.
+        failure: the error that kept a model from being loaded.
     """
 
     def __init__(self, settings: Settings, loads: Mapping[str, Load], listener: socket.socket) -> None:
@@ -98,16 +98,16 @@ class Server(uvicorn.Server):
         self._is_told_to_stop = False
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing_time = 0.0  # of the loop's clock; when connections that are still open are cut
-        self._last_resort: threading.Timer | None = None
+        self._closing_time = 0.0  # on the loop's clock; connections that are still open then are cut
+        self._kill_timer: threading.Timer | None = None
         super().__init__(_uvicorn_config(self.service))
 
     @contextlib.contextmanager
     def handling_signals(self) -> Generator[None]:
-        """In a `with`, the first signal stops the server, and a second one ends the process."""
+        """In a `with`, the first signal stops the server, and the second one kills the process."""
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+            if handler is not signal.SIG_IGN:  # shells make background jobs ignore Ctrl-C
                 signal.signal(number, self._on_signal)
         try:
             yield
@@ -119,23 +119,23 @@ class Server(uvicorn.Server):
         if self._is_signalled:
             os._exit(128 + number)
         self._is_signalled = True
-        self._end_in(self._settings.shutdown_timeout + _LAST_RESORT)  # even if the loop should stand still
+        self._kill_in(self._settings.shutdown_timeout + _KILL_TIME)  # even if the event loop hangs
         self.stop()
 
     def stop(self) -> None:
-        """Drain, and stop. May be called from any thread, and from a signal handler."""
+        """Drain and stop. May be called from any thread, and from a signal handler."""
         self._is_told_to_stop = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
 
-    # What uvicorn calls.
+    # Called by uvicorn.
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
-        """Do nothing: uvicorn's own handlers raise the signals once more in the end."""
+        """Do nothing. uvicorn's own signal handlers would raise the signals again at the end."""
         return contextlib.nullcontext()
 
     async def main_loop(self) -> None:
-        """Load, serve, drain."""
+        """Load the models, serve until the stop, drain."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(_log_failure)
         if self._is_told_to_stop:
@@ -153,16 +153,16 @@ class Server(uvicorn.Server):
         await self._drain(0 if self.failure is not None else self._settings.shutdown_timeout)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close everything; the connections once all that was written to them is on its way."""
+        """Close the connections, once their write buffers are empty, and the models."""
         assert self._loop is not None
         for server in self.servers:
             server.close()
         state = self.server_state
         for connection in list(state.connections):
-            make_room(connection.transport)
+            enlarge_send_buffer(connection.transport)
             try:
                 connection.shutdown()
-            except Exception:  # a WebSocket that is about to close by itself
+            except Exception:  # a WebSocket that is closing already
                 connection.transport.abort()
         while (state.connections or state.tasks) and self._loop.time() < self._closing_time:
             await asyncio.sleep(0.01)
@@ -172,7 +172,7 @@ class Server(uvicorn.Server):
             await model.close()
         announce("stopped", "stopped")
 
-    # What these do.
+    # Loading and draining.
 
     async def _load(self) -> None:
         names = list(self._loads)
@@ -188,41 +188,41 @@ class Server(uvicorn.Server):
             raise _Stopped
 
     async def _drain(self, timeout: float) -> None:
-        """Let the streams come to their ends, and cut short what is left after `timeout` seconds."""
+        """Wait for the running streams to end, and cancel those left after `timeout` seconds."""
         assert self._loop is not None
-        num_streams = len(self.service.live)
-        if num_streams:
-            waiting = f"waiting up to {timeout:.15g} s for what runs ({num_streams}); a second signal does not wait"
-            announce("draining", waiting, requests=num_streams, timeout=timeout)
-        self._end_in(timeout + _LAST_RESORT)
+        num_requests = len(self.service.live)
+        if num_requests:
+            waiting = f"waiting up to {timeout:.15g} s for running requests ({num_requests}); a second signal ends them"
+            announce("draining", waiting, requests=num_requests, timeout=timeout)
+        self._kill_in(timeout + _KILL_TIME)
         draining = asyncio.ensure_future(self.service.drain(timeout))
         deadline = self._loop.time() + timeout
         await asyncio.wait((draining,), timeout=timeout)
         while draining.done() and self._is_answering and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)  # what was generated is not what was sent
-        self._closing_time = self._loop.time() + _LAST_WORDS
+            await asyncio.sleep(0.01)  # all tokens are generated, but not yet sent
+        self._closing_time = self._loop.time() + _FLUSH_TIME
         if draining.done():
-            self._end_in(_LAST_RESORT)
+            self._kill_in(_KILL_TIME)
         else:
-            # The streams end now, but those whose clients do not read could not say so.
+            # The streams end now. Larger buffers let their last events out, even to clients that do not read.
             for connection in list(self.server_state.connections):
-                make_room(connection.transport)
-            await asyncio.wait((draining,), timeout=_LAST_WORDS)
+                enlarge_send_buffer(connection.transport)
+            await asyncio.wait((draining,), timeout=_FLUSH_TIME)
         draining.cancel()
 
     @property
     def _is_answering(self) -> bool:
         connections = self.server_state.connections
-        return any(isinstance(one, Connection) and one.is_answering for one in connections)
+        return any(isinstance(connection, Connection) and connection.is_answering for connection in connections)
 
-    def _end_in(self, seconds: float) -> None:
-        """End the process after so many seconds, whatever it does then, such as a load that cannot be stopped."""
-        if self._last_resort is not None:
-            self._last_resort.cancel()
+    def _kill_in(self, seconds: float) -> None:
+        """After a signal, kill the process in so many seconds, even if it hangs, for example in a load."""
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
         if self._is_signalled:
-            self._last_resort = threading.Timer(seconds, os._exit, (0,))
-            self._last_resort.daemon = True
-            self._last_resort.start()
+            self._kill_timer = threading.Timer(seconds, os._exit, (0,))
+            self._kill_timer.daemon = True
+            self._kill_timer.start()
 
 
 def _uvicorn_config(service: Service) -> uvicorn.Config:
@@ -241,7 +241,7 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
         ws=WebSocketConnection if service.settings.websocket else "none",
         ws_max_size=_MAX_MESSAGE,
         ws_per_message_deflate=False,
-        ws_ping_timeout=stall_timeout or None,  # one that does not read does not answer either
+        ws_ping_timeout=stall_timeout or None,  # a client that does not read sends no pongs either
     )
 
 
@@ -252,7 +252,7 @@ def _find_models(models: Sequence[str]) -> dict[str, Path]:
         found = resolve(ref)
         name = found.name if name is None else name
         if name in paths:
-            allowed = "a name of its own for each model, as in other-name=PATH"
+            allowed = "a different name for each model, as in other-name=PATH"
             raise InvalidRequestError("models", name, allowed, f"two models have the name {name}; allowed: {allowed}")
         paths[name] = found.path
     if not paths:
@@ -279,7 +279,7 @@ async def _load(path: Path, settings: Settings, progress: Callable[[float], None
 def _listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        family, kind, protocol, _, address = min(found, key=lambda found_address: found_address[0] != socket.AF_INET)
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -291,7 +291,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        message = f"cannot listen on {host}, port {port}: {error.strerror}; --host and --port take others"
+        message = f"cannot listen on {host}, port {port}: {error.strerror}; choose others with --host and --port"
         raise OSError(error.errno, message) from error
     return listener
 
@@ -302,19 +302,19 @@ def _url(host: str, listener: socket.socket) -> str:
 
 
 def _warn(settings: Settings, listener: socket.socket) -> None:
-    """Say what is probably not meant."""
+    """Warn of settings that are probably mistakes."""
     address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
     if not address.is_loopback and not settings.api_keys:
-        said = f"WARNING: whoever can reach {settings.host} can use this server; --api-key-file asks them for a key"
+        said = f"WARNING: everybody who can reach {settings.host} can use this server; --api-key-file sets keys"
         announce("unprotected", said, level=logging.WARNING, host=settings.host)
     for name, meant in unknown_variables().items():
-        said = f"WARNING: the variable {name} means nothing" + (f"; did you mean {meant}?" if meant else "")
+        said = f"WARNING: the variable {name} is unknown" + (f"; did you mean {meant}?" if meant else "")
         announce("unknown_variable", said, level=logging.WARNING, name=name, meant=meant)
 
 
 @contextlib.contextmanager
 def _tuned() -> Generator[None]:
-    """In a `with`, this process is set up for many connections and for two busy threads."""
+    """In a `with`, this process may have as many open files as allowed, and switches threads often."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -329,5 +329,5 @@ def _tuned() -> Generator[None]:
 
 
 def _log_failure(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    # Without the context's other parts: the repr of a task may quote an exception, and that a prompt.
+    # The context's other parts are left out: the repr of a task may quote an exception, and so a prompt.
     _logger.error("unexpected: %s", context.get("message"), exc_info=context.get("exception"))

@@ -1,4 +1,4 @@
-"""A client that does not read pauses its own stream, and nothing else; one that never reads again is let go."""
+"""Backpressure: a client that does not read pauses its own stream only, and is cut off after the stall timeout."""
 
 from __future__ import annotations
 

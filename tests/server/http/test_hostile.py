@@ -1,4 +1,4 @@
-"""Requests made to cost the server more than they cost their sender: each is refused, and nobody waits for it."""
+"""Requests made to cost the server more than their sender: each is refused, and delays no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections, with real sockets: bounds, errors, and clients that leave in every stage and every way."""
+"""`Connection` with real sockets: limits, errors, pipelined requests, and disconnects in every stage and way."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_client_that_leaves_is_noticed_behind_other_requests(loop: str, situat
                 generation = await server.begun("mine")
                 client.send(after)
                 connection = next(iter(server.server.server_state.connections))
-                await eventually(lambda: len(connection._ahead) == len(after))
+                await eventually(lambda: len(connection._pipelined) == len(after))
             client.leave()
             await eventually(lambda: generation.cancelled_by == "disconnect")
             assert set(server.service.live) <= {"mine"}  # what it sent ahead is never begun
@@ -142,7 +142,7 @@ def test_requests_sent_during_an_answer_are_answered_in_order(loop: str) -> None
             ahead = completion("second", user="x" * 40_000) + http("GET", "/health") + b"GET /rea"
             client.send(ahead)
             connection = next(iter(server.server.server_state.connections))
-            await eventually(lambda: len(connection._ahead) == len(ahead))
+            await eventually(lambda: len(connection._pipelined) == len(ahead))
             gate.open()
             assert b"[DONE]" in (await client.answer())[2]
             assert (await client.answer())[1]["x-request-id"] == "second"
@@ -287,7 +287,7 @@ def test_garbage_behind_a_stream_does_not_come_into_it(loop: str, at_once: bool)
             if not at_once:
                 client.send(garbage)
                 connection = next(iter(server.server.server_state.connections))
-                await eventually(lambda: connection._ahead)
+                await eventually(lambda: connection._pipelined)
             gate.open()
             status, _, body = await client.answer()
             assert (status, body.endswith(b"data: [DONE]\n\n")) == (200, True)
@@ -382,10 +382,10 @@ def test_a_slow_body_is_read_to_its_end(loop: str) -> None:
             start = request.index(b"\r\n\r\n") + 4
             client.send(request[:start])
             connection = next(iter(server.server.server_state.connections))
-            await eventually(lambda: connection._fed == start)
+            await eventually(lambda: connection._num_received == start)
             for byte in range(start, len(request) - 1):
                 client.send(request[byte : byte + 1])
-                await eventually(lambda: connection._fed > byte)  # noqa: B023
+                await eventually(lambda: connection._num_received > byte)  # noqa: B023
             client.send(request[-1:])
             assert (await client.answer())[0] == 200
 

@@ -1,4 +1,4 @@
-"""Requests to the responses endpoint, and what must be so in every answer of it."""
+"""Requests to `/v1/responses`, and checks that hold for all of its answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import run_async
 
-from headrace.server.openai.responses_answers import ResponseObject
+from headrace.server.openai.responses_schema import ResponseObject
 from server.harness import MODEL, Answer, Server, Socket, running
 
 PATH = "/v1/responses"
@@ -25,7 +25,7 @@ TEXTS = {
     "function_call": "response.function_call_arguments",
 }
 PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
-# What Open Responses' schema requires of a response, at every moment of its life.
+# The fields that Open Responses' schema requires of every response, running or ended.
 REQUIRED = {
     "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
     "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
@@ -43,7 +43,7 @@ def open_response(server: Server, id: str, **body: Any) -> Socket:
 
 
 def ask(script: Any, settings: dict[str, Any] | None = None, **body: Any) -> Answer:
-    """One request to a server of its own."""
+    """Send one request to a new server."""
     options = {
         name: body.pop(name) for name in ("pieces", "on_sample", "num_cells", "chat_template", "config") if name in body
     }
@@ -65,7 +65,7 @@ def said(answer: Answer) -> str:
 
 
 def checked(answer: Answer) -> list[dict[str, Any]]:
-    """The events of a stream, after a look at what must be so in every one that ended."""
+    """Check a complete stream. Returns its events."""
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.body.isascii(), "no cut can part a character, no line separator can part an event"
@@ -99,7 +99,7 @@ def checked(answer: Answer) -> list[dict[str, Any]]:
 
 
 def items_of(events: list[dict[str, Any]], *, ended_well: bool = True) -> list[dict[str, Any]]:
-    """The items that the events are of, put together as a client does: each must be whole before the next begins."""
+    """Build the items from the events, as a client does. Each item must be complete before the next begins."""
     items: list[dict[str, Any]] = []
     while events:
         added, *events = events
@@ -136,7 +136,7 @@ def items_of(events: list[dict[str, Any]], *, ended_well: bool = True) -> list[d
                 part["logprobs"] = logprobs
         items.append(item)
         if not events and not ended_well:
-            item["status"] = "incomplete"  # the end of all is the end of it, too
+            item["status"] = "incomplete"  # the end of the response ends its last item
             break
         done, *events = events
         told = {"name": item["name"], "arguments": text} if part is None else {"text": text}

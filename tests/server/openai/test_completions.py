@@ -1,4 +1,4 @@
-"""The completion endpoint: prompts of every kind, echo, log probabilities."""
+"""`/v1/completions`: prompts of every kind, echo, log probabilities."""
 
 from __future__ import annotations
 

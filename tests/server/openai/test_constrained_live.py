@@ -1,4 +1,4 @@
-"""From logits to the wire: the real model, made to think, to call and to fit a schema, behind the server."""
+"""A real model behind the server, constrained to think, to call tools and to fit a schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests made from our own OpenAPI document, valid and not: the server answers each, and never fails."""
+"""Requests generated from the OpenAPI document, valid and invalid: each gets an answer, none a server error."""
 
 from __future__ import annotations
 

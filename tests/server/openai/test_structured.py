@@ -1,4 +1,4 @@
-"""Answers of a given form: what asks for it, in chats and completions, and what is refused."""
+"""Structured output in chats and completions: the parameters for it, and refusals."""
 
 from __future__ import annotations
 

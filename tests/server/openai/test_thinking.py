@@ -1,4 +1,4 @@
-"""Thoughts in chats and completions: apart, hidden or raw; how long they may be; and what chat templates are told."""
+"""Thoughts in chats and completions: split, hidden or raw; their budget; and template variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`return_token_index`: one complete token after another, also where nothing is to be seen of it yet."""
+"""`return_token_index`: the index of each complete token, also of tokens whose text is held back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools in chats: calls streamed and whole, what the model is shown, and what is refused."""
+"""Tools in chats: calls, streamed or not; the prompt; and refusals."""
 
 from __future__ import annotations
 

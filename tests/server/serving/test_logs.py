@@ -1,4 +1,4 @@
-"""Log lines: one an event, for people or as JSON, and never a word of a prompt."""
+"""Log lines: one per event, as text or JSON, and without any text of a prompt."""
 
 from __future__ import annotations
 

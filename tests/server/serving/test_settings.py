@@ -1,4 +1,4 @@
-"""Settings: where they come from, which one counts, and what is said of those that cannot be used."""
+"""Settings: their sources, the order of precedence, and errors for invalid values."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_all_settings_can_be_given_in_each_way(config: Path, monkeypatch: pytest
         ("models = [' ']", "models in FILE is [' ']; allowed: a list of models"),
         ("cors_origins = ['a.example']", "cors_origins in FILE is ['a.example']; allowed: a list of origins"),
         ("cors_origins = ['https://a/']", "cors_origins in FILE is ['https://a/']; allowed: a list of origins"),
-        ("prot = 1", "'prot' in FILE is no setting; did you mean port?; allowed: api_key_file, api_keys, "),
-        ("[server]\nport = 1", "'server' in FILE is no setting; allowed: "),
+        ("prot = 1", "'prot' in FILE is not a setting; did you mean port?; allowed: api_key_file, api_keys, "),
+        ("[server]\nport = 1", "'server' in FILE is not a setting; allowed: "),
         ("port = ", "config is FILE; it is not TOML: "),
         ("port = 1\nport = 2", "config is FILE; it is not TOML: "),
     ],

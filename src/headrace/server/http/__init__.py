@@ -1,1 +1,1 @@
-"""HTTP itself: bodies, server-sent events, clients that leave, keys, ids and errors, bounds of the protocol."""
+"""HTTP itself: routes, bodies, server-sent events, disconnects, API keys, request ids, errors, and limits."""

@@ -1,4 +1,4 @@
-"""Request bodies: read up to a limit, parsed into the wire's types, and refused with the name of what is wrong."""
+"""Request bodies: `read_body` reads a body up to a limit, `parse` validates it and names what is wrong."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ __all__ = ["parse", "read_body", "request_body"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-# Keys that a JSON object may have; the largest that means something is a logit_bias.
+# Keys that a JSON object may have. The largest object that makes sense is a logit_bias.
 _MAX_KEYS = 4096
-# Objects and lists that a body may have: two seconds go by until a million of them are made.
+# Objects and lists that a body may have. To make a million of them takes two seconds.
 _MAX_CONTAINERS = 50_000
-_LARGE = 65_536  # bytes from which on a body is looked at before it is parsed
-# One that does not end reaches to the end, so that no byte is looked at twice.
+# Bodies with more bytes than this are checked before pydantic parses them.
+_LARGE = 65_536
+# A JSON string. An unterminated one matches up to the end, so that no byte is scanned twice.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-# What pydantic puts into an error's place for the branches of a union; these are no names of fields. Tags of the wire's
-# own begin with "=".
+# pydantic puts the branches of a union into an error's place. These are not names of fields, and neither are our own
+# tags of branches, which begin with "=".
 _BRANCHES = ("str", "int", "float", "bool", "list", "dict")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body of a request.
+    """Returns the body of a request.
 
     Args:
         request: the request.
-        limit: bytes it may have.
+        limit: bytes that the body may have.
 
     Raises:
-        ApiError: 413, it is longer; 415, it is not said to be JSON.
+        ApiError: 413, the body is longer; 415, the Content-Type is not JSON, or the body is compressed.
         ClientDisconnect: the client has left.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        # Also what keeps other sites' pages out: a browser asks before it sends this type to another origin.
+        # This also keeps out pages of other sites: a browser asks before it sends JSON to another origin.
         message = f"Content-Type is {shortened(kind)}; allowed: application/json"
         raise ApiError(415, message, param="Content-Type", code="unsupported_media_type")
     if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
@@ -63,15 +64,15 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def parse(kind: type[_Model], body: bytes | str, what: str = "the body") -> _Model:
-    """The body as a wire type.
+    """Returns a JSON text as a pydantic type.
 
     Args:
         kind: the type.
-        body: JSON.
-        what: what errors call it.
+        body: the JSON text.
+        what: the text's name in an error.
 
     Raises:
-        ApiError: 400, with the name of the first parameter that is wrong.
+        ApiError: 400, it is not JSON, or a parameter is wrong; the error names the parameter.
     """
     if len(body) > _LARGE:
         _check_count(body.encode(errors="replace") if isinstance(body, str) else body, what)
@@ -86,9 +87,9 @@ def parse(kind: type[_Model], body: bytes | str, what: str = "the body") -> _Mod
 
 
 def _check_count(body: bytes, what: str) -> None:
-    """Refuse more objects and lists than anybody needs, before any of them is made."""
+    """Refuse a text with too many objects and lists before they are made."""
     if _num_containers(body) <= _MAX_CONTAINERS:
-        return  # not even if they were all outside of strings
+        return  # there are few enough brackets, even counting those in strings
     if (count := _num_containers(_STRING.sub(b"", body))) > _MAX_CONTAINERS:
         message = f"{what} has {count} objects and lists; allowed: {_MAX_CONTAINERS}"
         raise ApiError(400, message, code="invalid_value")
@@ -99,42 +100,42 @@ def _num_containers(body: bytes) -> int:
 
 
 def _check_size(value: object, what: str) -> None:
-    """Refuse objects with more keys than anybody needs: each unknown one would be an error of its own."""
+    """Refuse objects with too many keys: pydantic would make an error for each unknown key."""
     pending = [value]
     while pending:
-        one = pending.pop()
+        outer = pending.pop()
         values: Collection[object] = ()
-        if isinstance(one, dict):
-            values = cast("dict[str, object]", one).values()
+        if isinstance(outer, dict):
+            values = cast("dict[str, object]", outer).values()
             if len(values) > _MAX_KEYS:
                 message = f"{what} has an object with {len(values)} keys; allowed: {_MAX_KEYS}"
                 raise ApiError(400, message, code="invalid_value")
-        elif isinstance(one, list):
-            values = cast("list[object]", one)
+        elif isinstance(outer, list):
+            values = cast("list[object]", outer)
         pending += [inner for inner in values if inner and isinstance(inner, (dict, list))]
 
 
 def _as_api_error(error: ValidationError, what: str) -> ApiError:
     found = error.errors(include_url=False)
-    # The branches of a union each complain; the one that came furthest knows best what was meant.
-    first = max(found, key=lambda one: len(one["loc"]))
+    # Each branch of a union has errors. The client most likely meant the branch with the deepest error.
+    first = max(found, key=lambda candidate: len(candidate["loc"]))
     param = _param(first["loc"], ends_in_key=first["type"] == "extra_forbidden")
     if first["type"] == "json_invalid":
         return ApiError(400, f"{what} is not valid JSON: {first.get('ctx', {}).get('error')}", code="invalid_json")
-    what = f"{param or what}: "
+    place = f"{param or what}: "
     if first["type"] == "missing":
-        return ApiError(400, f"{what}it is missing", param=param, code="missing_required_parameter")
+        return ApiError(400, f"{place}it is missing", param=param, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{what}there is no such parameter", param=param, code="unknown_parameter")
+        return ApiError(400, f"{place}there is no such parameter", param=param, code="unknown_parameter")
     if first["type"] == "unsupported":
-        return ApiError(400, f"{what}{first['msg']}", param=param, code="unsupported_parameter")
+        return ApiError(400, f"{place}{first['msg']}", param=param, code="unsupported_parameter")
     given = shortened(first["input"])
-    return ApiError(400, f"{what}{_message(first, found)}; given: {given}", param=param, code="invalid_value")
+    return ApiError(400, f"{place}{_message(first, found)}; given: {given}", param=param, code="invalid_value")
 
 
 def _message(first: ErrorDetails, found: list[ErrorDetails]) -> str:
     place = _param(first["loc"])
-    messages = dict.fromkeys(_lower(one["msg"]) for one in found if _param(one["loc"]) == place)
+    messages = dict.fromkeys(_lower(error["msg"]) for error in found if _param(error["loc"]) == place)
     return ", or ".join(messages)
 
 
@@ -143,15 +144,15 @@ def _lower(message: str) -> str:
 
 
 def _param(loc: tuple[int | str, ...], *, ends_in_key: bool = False) -> str | None:
-    """The place of an error as one would write it: messages[2].content; None for the whole.
+    """Returns the path of the parameter that an error is about, such as "messages[2].content"; None for the whole body.
 
     Args:
-        loc: pydantic's place of it.
-        ends_in_key: whether its last part is what the client wrote, whatever that looks like.
+        loc: the error's location, from pydantic.
+        ends_in_key: whether the last part of the location is a key that the client wrote, even if it looks like a tag.
     """
     param = ""
-    for at, part in enumerate(loc):
-        is_key = ends_in_key and at == len(loc) - 1
+    for index, part in enumerate(loc):
+        is_key = ends_in_key and index == len(loc) - 1
         if isinstance(part, int):
             param += f"[{part}]"
         elif is_key or (part not in _BRANCHES and "[" not in part and not part.startswith(("=", "constrained-"))):
@@ -161,12 +162,12 @@ def _param(loc: tuple[int | str, ...], *, ends_in_key: bool = False) -> str | No
 
 
 def request_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """What the OpenAPI document says of a body that the endpoint itself reads."""
+    """Returns the OpenAPI description of a body that the endpoint parses itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema_of(kind)}}}}
 
 
 def _schema_of(kind: type[BaseModel]) -> dict[str, Any]:
-    # In one piece, because references would be into a document that the router does not know.
+    # Definitions are inlined, because a reference would point into a document that the router does not know.
     schema = kind.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -174,7 +175,7 @@ def _schema_of(kind: type[BaseModel]) -> dict[str, Any]:
         if isinstance(value, dict):
             if "$ref" in value:
                 return inlined(definitions[cast("dict[str, str]", value)["$ref"].rpartition("/")[2]])
-            return {key: inlined(one) for key, one in cast("dict[str, Any]", value).items()}
-        return [inlined(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
+            return {key: inlined(inner) for key, inner in cast("dict[str, Any]", value).items()}
+        return [inlined(inner) for inner in cast("list[Any]", value)] if isinstance(value, list) else value
 
     return inlined(schema)

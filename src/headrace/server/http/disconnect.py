@@ -1,4 +1,4 @@
-"""Clients that leave: noticed at once, by the event that the server gives, whatever is being waited for."""
+"""Disconnects of clients. They are noticed at once, by ASGI's `http.disconnect` event."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-__all__ = ["unless_left", "until_disconnect"]
+__all__ = ["cancel_on_disconnect", "wait_for_disconnect"]
 
 _R = TypeVar("_R")
 
 
-async def until_disconnect(receive: Receive) -> None:
-    """Wait until the client has left."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def unless_left(receive: Receive, work: Coroutine[Any, Any, _R]) -> _R:
-    """Do something for a client as long as it is there.
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, _R]) -> _R:
+    """Await work for a client, and cancel it if the client disconnects.
 
     Args:
-        receive: the ASGI channel; the body has been read from it.
-        work: what to do; cancelled when the client leaves.
+        receive: the ASGI channel, after the body was read from it.
+        work: the work.
 
     Raises:
-        ClientDisconnect: it has left.
+        ClientDisconnect: the client has disconnected.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(until_disconnect(receive))
+    leaving = asyncio.ensure_future(wait_for_disconnect(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():

@@ -1,4 +1,4 @@
-"""What a client is told when something fails: one error class, and the one place where headrace's errors become it."""
+"""`ApiError`: an error as a client sees it. `as_api_error` maps headrace's errors to it, `error_response` to HTTP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import Response
 from pydantic import BaseModel
 
 from headrace.values.errors import (
@@ -20,9 +21,9 @@ from headrace.values.errors import (
     StreamTimeoutError,
 )
 
-__all__ = ["ApiError", "ErrorBody", "as_api_error"]
+__all__ = ["ApiError", "ErrorBody", "as_api_error", "error_response"]
 
-# What the clients' automatic retries would only make worse: openai's libraries heed this header.
+# OpenAI's client libraries heed this header. Retrying these errors automatically would only make them worse.
 _DO_NOT_RETRY = {"x-should-retry": "false"}
 
 
@@ -42,15 +43,15 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(Exception):
-    """An error as the wire has it.
+    """An error as a client sees it.
 
     Attributes:
-        status: the HTTP status, where the response has not begun.
+        status: the HTTP status; only used where the response has not begun.
         message: what was wrong, what was given, what is allowed.
-        type: the kind: "invalid_request_error", "rate_limit_error", "timeout_error", "server_error".
-        param: the parameter to blame.
-        code: the kind more precisely, for programs.
-        headers: more headers for the response.
+        type: the kind of error: "invalid_request_error", "rate_limit_error", "timeout_error", "server_error".
+        param: the parameter that is wrong.
+        code: a more precise kind, for programs.
+        headers: more headers of the response.
     """
 
     def __init__(
@@ -73,38 +74,38 @@ class ApiError(Exception):
 
     @property
     def known_param(self) -> str | None:
-        """The parameter without what the client may have named itself, for the log."""
+        """The parameter for the log, without names that the client made up."""
         if self.param is None or self.code == "unknown_parameter":
             return None
         return re.split(r"[.\[]", self.param, maxsplit=1)[0]
 
     def body(self) -> dict[str, Any]:
-        """The error object."""
+        """Returns the error as a JSON object."""
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
     def json(self) -> bytes:
-        """The body of an error response, and the data of an error event."""
+        """Returns the body of an error response, which is also the data of an error event."""
         return json.dumps({"error": self.body()}).encode()
 
 
 def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -> ApiError:
-    """What a client is told of one of headrace's errors.
+    """Maps one of headrace's errors to what a client is told.
 
     Args:
         error: the error.
-        names: what the settings, or parts of them, are called on the wire, where that is something else; the longest
-            that a place begins with counts.
+        names: wire names of settings that the wire names differently, by their names in headrace. A name may be
+            nested, such as "tools[0].function"; the longest name that the error's field begins with counts.
     """
     if isinstance(error, ContextOverflowError):
-        return ApiError(400, str(error), param=_named(error.field, names), code="context_length_exceeded")
+        return ApiError(400, str(error), param=_wire_name(error.field, names), code="context_length_exceeded")
     if isinstance(error, InvalidRequestError):
-        param, message = _named(error.field, names), str(error)
+        param, message = _wire_name(error.field, names), str(error)
         if param != error.field and message.startswith(error.field):
             message = param + message[len(error.field) :]
         return ApiError(400, message, param=param, code="invalid_value")
     if isinstance(error, QueueFullError):
         message = (
-            f"the queue is full: {error.max_queue} streams may wait, and so many do; "
+            f"the queue is full: {error.max_queue} streams are waiting, which is the limit; "
             f"try again in about {error.retry_after:.0f} s"
         )
         headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
@@ -114,13 +115,18 @@ def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -
     if isinstance(error, EngineClosedError):
         return ApiError(503, "the model is not loaded any more", type="server_error", code="model_unloaded")
     if isinstance(error, GenerationError):
-        # What it was stands in the log: the message may come from anywhere, and name anything.
+        # The message is only logged: it may come from anywhere and quote anything.
         message = "the engine failed this stream"
         return ApiError(500, message, type="server_error", code="generation_failed", headers=_DO_NOT_RETRY)
     return ApiError(500, "the server failed", type="server_error", code="internal_error")
 
 
-def _named(field: str, names: Mapping[str, str] | None) -> str:
+def error_response(error: ApiError) -> Response:
+    """Returns an error as an HTTP response."""
+    return Response(error.json(), error.status, error.headers, "application/json")
+
+
+def _wire_name(field: str, names: Mapping[str, str] | None) -> str:
     known = [name for name in names or () if field == name or field.startswith((f"{name}.", f"{name}["))]
     if names is None or not known:
         return field

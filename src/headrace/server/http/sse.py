@@ -1,4 +1,4 @@
-"""Server-sent events over ASGI: one write per step of the engine, at the pace of the socket, until somebody leaves."""
+"""`EventStream`: a response of server-sent events, with keep-alive comments, backpressure and a stall timeout."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from headrace.server.http.disconnect import until_disconnect
+from headrace.server.http.disconnect import wait_for_disconnect
 
 __all__ = ["EventStream", "Source", "event"]
 
 Source = AsyncGenerator[Sequence[bytes], None]
 
-# One line break, not two: a blank line after it would make clients that have seen an `id:` dispatch an empty event.
-_PING = b": ping\n"
+# The keep-alive comment. A blank line after it would make a client that has seen an `id:` dispatch an empty event.
+_KEEP_ALIVE = b": ping\n"
 
 
 def event(data: str | bytes, *, name: str | None = None) -> bytes:
-    """One event with this JSON as its data."""
+    """Returns one event with this JSON as its data."""
     text = data.encode() if isinstance(data, str) else data
     return b"event: %b\ndata: %b\n\n" % (name.encode(), text) if name else b"data: %b\n\n" % text
 
 
 class EventStream(Response):
-    """An ASGI response that sends events as they come.
+    """An ASGI response that sends events as they come. The headers are sent at once.
 
-    The headers leave at once. Where the socket takes no more, `source` is not asked for more, so that whatever feeds it
-    feels the pace of the client.
+    Backpressure: while the socket takes no more data, nothing is read from `source`, so the engine pauses the stream.
 
     Args:
-        source: the events, a batch for each write; closed when the response is over.
-        on_leave: told "disconnect" or "stall" where the client was gone before the last event.
-        headers: more headers.
-        ping_interval: seconds without an event after which a comment is sent.
-        stall_timeout: seconds for which the client may take nothing, before the connection is cut; 0 for no limit.
+        source: the events, a batch for each write. It is closed at the end of the response.
+        on_leave: called with "disconnect" or "stall" if the client was gone before the last event.
+        headers: more headers of the response.
+        ping_interval: seconds without an event after which a keep-alive comment is sent.
+        stall_timeout: seconds after which a client that takes no data is cut off; 0 for no limit.
     """
 
     def __init__(
@@ -66,16 +65,16 @@ class EventStream(Response):
         self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all."""
-        keeper = asyncio.ensure_future(self._keep(send))
-        body = asyncio.ensure_future(self._send_all(send))
-        leaving = asyncio.ensure_future(until_disconnect(receive))
-        tasks = (body, keeper, leaving)
+        """Send the response."""
+        keep_alive = asyncio.ensure_future(self._send_keep_alives(send))
+        body = asyncio.ensure_future(self._send_events(send))
+        leaving = asyncio.ensure_future(wait_for_disconnect(receive))
+        tasks = (body, keep_alive, leaving)
         is_stalled = False
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            is_stalled = keeper.done() and not body.done()
+            is_stalled = keep_alive.done() and not body.done()
             if not body.done() or body.exception() is not None:
                 self._on_leave("stall" if is_stalled else "disconnect")
             for task in tasks:
@@ -87,7 +86,7 @@ class EventStream(Response):
         elif not body.cancelled() and (error := body.exception()) is not None and not isinstance(error, OSError):
             raise error
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for events in self._source:
             if events:
@@ -101,8 +100,8 @@ class EventStream(Response):
         self._sending_since = None
         self._last_sent = time()
 
-    async def _keep(self, send: Send) -> None:
-        """Send comments while nothing else is sent; return where the client takes nothing any more."""
+    async def _send_keep_alives(self, send: Send) -> None:
+        """Send keep-alive comments while no events are sent. Returns when the client has stalled."""
         time = asyncio.get_running_loop().time
         self._last_sent = time()
         while True:
@@ -112,7 +111,7 @@ class EventStream(Response):
                 if wait <= 0:
                     try:
                         async with asyncio.timeout(self._stall_timeout or None):
-                            await send({"type": "http.response.body", "body": _PING, "more_body": True})
+                            await send({"type": "http.response.body", "body": _KEEP_ALIVE, "more_body": True})
                     except TimeoutError:
                         return
                     self._last_sent = time()
@@ -123,13 +122,13 @@ class EventStream(Response):
                     return
             else:
                 wait = self._ping_interval
-            # It is not told when a write begins, so it looks again before either time could have passed unseen.
+            # Nothing wakes this task when a write begins, so it wakes itself often enough to notice both timeouts.
             await asyncio.sleep(max(0.01, min(wait, self._stall_timeout / 4 or wait, self._ping_interval)))
 
 
 def _abort(scope: Scope) -> None:
-    """Drop the connection with what waits in its buffer: nobody will read that any more."""
+    """Drop the connection and its write buffer, which nobody will read."""
     abort: Callable[[], None] | None = scope.get("extensions", {}).get("headrace", {}).get("abort")
     if abort is None:
-        raise TimeoutError("the client takes nothing any more")  # the server closes the connection of a failed response
+        raise TimeoutError("the client takes no more data")  # the server closes the connection of a failed response
     abort()

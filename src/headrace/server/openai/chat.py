@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: OpenAI's chat, streamed and whole."""
+"""`POST /v1/chat/completions`: OpenAI's chat, streamed or not."""
 
 from __future__ import annotations
 
@@ -11,33 +11,24 @@ from pydantic import Field
 from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import request_body
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.answers import ChatCompletion, answer_of
-from headrace.server.openai.choices import Choices
-from headrace.server.openai.messages import Messages, turns_of
-from headrace.server.openai.tools import (
-    Effort,
-    Format,
-    TemplateVariables,
-    ToolChoice,
-    Tools,
-    effort_overrides,
-    form_overrides,
-    tool_overrides,
-)
-from headrace.server.openai.wire import MAX_CHOICES, Only, Sampling, StreamOptions
-from headrace.server.serving.common import (
-    FINISH_REASONS,
-    HeldLogprobs,
-    dumps,
-    logprob_entry,
-    quoted,
-    timings_of,
-)
+from headrace.server.http.json_text import dumps, quoted
+from headrace.server.http.routes import router_of
+from headrace.server.openai.answer_schema import ChatCompletion, answer_description
+from headrace.server.openai.choices import FINISH_REASONS, MAX_CHOICES, Choices, StreamOptions
+from headrace.server.openai.messages import Messages, template_messages
+from headrace.server.openai.reasoning_effort import Effort, effort_overrides
+from headrace.server.openai.response_format import Format, format_overrides
+from headrace.server.openai.sampling import Sampling
+from headrace.server.openai.template_kwargs import TemplateKwargs
+from headrace.server.openai.tools import ToolChoice, Tools, tool_overrides
+from headrace.server.openai.wire import Unsupported
 from headrace.server.serving.exchange import generate
-from headrace.server.serving.generation import Generated
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.generation import FinishedChoice
+from headrace.server.serving.logprobs import HeldLogprobs, logprob_entry
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
+from headrace.server.serving.timings import timings_of
 from headrace.values.results import GenerationResult, Part, Token
 
 __all__ = ["Chat", "ChatRequest", "chat_router"]
@@ -60,24 +51,24 @@ class ChatRequest(Sampling):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: TemplateVariables | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    functions: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only()] = None
-    modalities: Annotated[Any, Only(["text"])] = None
-    audio: Annotated[Any, Only()] = None
-    prediction: Annotated[Any, Only()] = None
-    verbosity: Annotated[Any, Only()] = None
-    web_search_options: Annotated[Any, Only()] = None
+    functions: Annotated[Any, Unsupported([])] = None
+    function_call: Annotated[Any, Unsupported()] = None
+    modalities: Annotated[Any, Unsupported(["text"])] = None
+    audio: Annotated[Any, Unsupported()] = None
+    prediction: Annotated[Any, Unsupported()] = None
+    verbosity: Annotated[Any, Unsupported()] = None
+    web_search_options: Annotated[Any, Unsupported()] = None
 
 
 class Chat(Choices):
     """One chat request and its answer."""
 
-    _nothing: ClassVar[dict[str, Any]] = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
+    _empty_choice: ClassVar[dict[str, Any]] = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
 
-    def __init__(self, body: ChatRequest, served: Served, id: str) -> None:
+    def __init__(self, body: ChatRequest, served: ServedModel, id: str) -> None:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs is given, but logprobs is not true", param="top_logprobs")
         super().__init__(
@@ -96,19 +87,19 @@ class Chat(Choices):
         self.wants_tokens = bool(body.logprobs)
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         self.names = {"stop_sequences": "stop", "max_tokens": limit, "prompt": "messages"}
-        self._messages = turns_of(body.messages)
-        self._changes = self._changes_of(body)
-        self._held = [HeldLogprobs() for _ in range(self._num_choices)]
-        self._before = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
-        self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
+        self._messages = template_messages(body.messages)
+        self._settings = self._settings_of(body)
+        self._held_logprobs = [HeldLogprobs() for _ in range(self._num_choices)]
+        self._delta_starts = {"text": ',"delta":{"content":', "thinking": ',"delta":{"reasoning_content":'}
+        self._end_after_text = '},"logprobs":null,"finish_reason":null}]' + self._chunk_end + "\n\n"
 
-    def _changes_of(self, body: ChatRequest) -> dict[str, Any]:
-        """What the caller is told; what it calls things is noted in `names`."""
-        changes = body.settings()
+    def _settings_of(self, body: ChatRequest) -> dict[str, Any]:
+        """Returns the settings of the streams. Their wire names are added to `names`."""
+        settings = body.settings()
         limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-        changes["max_tokens"] = self._served.max_tokens if limit is None else limit
+        settings["max_tokens"] = self._served.max_tokens if limit is None else limit
         if body.logprobs:
-            changes["logprobs"] = body.top_logprobs or 0
+            settings["logprobs"] = body.top_logprobs or 0
         is_continued = bool(body.continue_final_message)
         if body.add_generation_prompt is is_continued:
             message = (
@@ -117,76 +108,78 @@ class Chat(Choices):
             )
             raise ApiError(400, message, param="add_generation_prompt", code="invalid_value")
         if is_continued:
-            changes["continue_final_message"] = True
+            settings["continue_final_message"] = True
         template = self._served.core.vocabulary.chat_template
-        for settings, names in (
+        for overrides in (
             tool_overrides(body.tools, body.tool_choice, body.parallel_tool_calls),
-            form_overrides(body, body.response_format, "response_format"),
+            format_overrides(body, body.response_format, "response_format"),
             effort_overrides(body.reasoning_effort, "reasoning_effort", body, template, body.chat_template_kwargs),
         ):
-            changes |= settings
-            self.names |= names
-        return changes
+            settings |= overrides.settings
+            self.names |= overrides.names
+        return settings
 
     def jobs(self, caller: Caller) -> list[Job]:
-        """A job for each choice."""
-        return self._times(caller.chat_job(self._messages, None, self._changes))
+        """Returns a job for each choice."""
+        return self._for_each_choice(caller.chat_job(self._messages, None, self._settings))
 
     # Streamed.
 
     def opening(self) -> list[bytes]:
-        """The role of each choice, in their order: clients make room for them as they come."""
+        """Returns a chunk with the role for each choice, in order: clients add choices in the order of arrival."""
         delta = {"role": "assistant", "content": ""}
         return [self._chunk({"index": i, "delta": delta}) for i in range(self._num_choices)]
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """A chunk for each token that has something to show."""
+        """Returns the chunks for a choice's next tokens; without `token_index`, a token without text has none."""
         if self.wants_tokens or self._has_index:
-            return [chunk for token in tokens for chunk in self._whole_token(choice, token)]
+            return [chunk for token in tokens for chunk in self._detailed_chunks(choice, token)]
         chunks: list[bytes] = []
-        head = f"{self._before_index}{choice}"
+        head = f"{self._chunk_start}{choice}"
         for token in tokens:
             if token.rest or token.tool_call is not None:
-                chunks += [chunk for part in token.parts for chunk in self._part(choice, part)]
+                chunks += [chunk for part in token.parts for chunk in self._part_chunks(choice, part)]
             elif token.text:
-                chunks.append(f"{head}{self._before[token.kind]}{quoted(token.text)}{self._after_text}".encode())
+                chunks.append(
+                    f"{head}{self._delta_starts[token.kind]}{quoted(token.text)}{self._end_after_text}".encode()
+                )
         return chunks
 
-    def _part(self, choice: int, part: Part) -> list[bytes]:
+    def _part_chunks(self, choice: int, part: Part) -> list[bytes]:
         return [self._chunk({"index": choice, "delta": delta}) for delta in _deltas(part)]
 
-    def _whole_token(self, choice: int, token: Token) -> list[bytes]:
-        """The chunks of a token with what was asked for beside its text."""
+    def _detailed_chunks(self, choice: int, token: Token) -> list[bytes]:
+        """Returns the chunks of a token with its log probabilities and its index, as far as they are asked for."""
         parts, logprobs = list(token.parts), None
-        if self.wants_tokens and (ready := self._held[choice].feed([token])):
-            logprobs = {"content": [logprob_entry(one) for one in ready], "refusal": None}
+        if self.wants_tokens and (ready := self._held_logprobs[choice].feed([token])):
+            logprobs = {"content": [logprob_entry(ready_token) for ready_token in ready], "refusal": None}
             if not any(part.kind == "text" for part in parts):
-                parts.append(Part("text", ""))  # theirs was sent before
-        last = max((at for at, part in enumerate(parts) if part.kind == "text"), default=None)
+                parts.append(Part("text", ""))  # the text of the ready tokens was sent before
+        last_text = max((i for i, part in enumerate(parts) if part.kind == "text"), default=None)
         choices = [
-            {"index": choice, "delta": delta, "logprobs": logprobs if at == last else None}
-            for at, part in enumerate(parts)
+            {"index": choice, "delta": delta, "logprobs": logprobs if i == last_text else None}
+            for i, part in enumerate(parts)
             for delta in _deltas(part)
         ]
         if self._has_index:
-            # It comes with the last chunk of a token, so that a reader knows when it has all of it.
+            # The index comes with the token's last chunk, so that a reader knows when the token is complete.
             choices = choices or [{"index": choice, "delta": _NO_TEXT[token.kind]}]
             choices[-1]["token_index"] = token.index
-        return [self._chunk(one) for one in choices]
+        return [self._chunk(chunk_choice) for chunk_choice in choices]
 
-    # Whole.
+    # Not streamed.
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
-        """The response that is not streamed."""
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
+        """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
-            **self._head,
+            **self._common_fields,
             "object": "chat.completion",
             "choices": [
                 {
                     "index": i,
                     "message": _message(result),
-                    "logprobs": self._whole_logprobs(i, tokens),
+                    "logprobs": self._all_logprobs(i, tokens),
                     "finish_reason": FINISH_REASONS[result.finish_reason],
                 }
                 for i, (result, tokens) in enumerate(choices)
@@ -195,13 +188,16 @@ class Chat(Choices):
             "timings": timings_of(results[0]),
         }
 
-    def _whole_logprobs(self, choice: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    def _all_logprobs(self, choice: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self.wants_tokens:
             return None
-        return {"content": [logprob_entry(token) for token in self._held[choice].feed(tokens)], "refusal": None}
+        return {
+            "content": [logprob_entry(token) for token in self._held_logprobs[choice].feed(tokens)],
+            "refusal": None,
+        }
 
 
-# What a token adds whose text is held back, by what it is going to be.
+# Deltas of tokens whose text is held back, by kind of token.
 _NO_TEXT: dict[str, dict[str, Any]] = {
     "text": {"content": ""},
     "thinking": {"reasoning_content": ""},
@@ -210,7 +206,7 @@ _NO_TEXT: dict[str, dict[str, Any]] = {
 
 
 def _deltas(part: Part) -> list[dict[str, Any]]:
-    """What a part adds to a message; a call begins with a delta of its own, which has its name and no arguments."""
+    """Returns the deltas of a part. A tool call begins with a delta that has its name, but no arguments."""
     call = part.tool_call
     if call is None:
         return [{"reasoning_content" if part.kind == "thinking" else "content": part.text}]
@@ -238,10 +234,12 @@ def _message(result: GenerationResult) -> dict[str, Any]:
 
 
 def chat_router(service: Service) -> APIRouter:
-    """The route, to be included in an app."""
+    """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
-    @router.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_of(ChatCompletion))
+    @router.post(
+        "/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=answer_description(ChatCompletion)
+    )
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer a conversation."""
         return await generate(service, request, ChatRequest, Chat)

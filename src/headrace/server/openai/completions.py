@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: OpenAI's older endpoint, a text or token ids to continue, streamed and whole."""
+"""`POST /v1/completions`: OpenAI's older endpoint, which continues texts or token ids, streamed or not."""
 
 from __future__ import annotations
 
@@ -12,37 +12,34 @@ from pydantic_core import PydanticCustomError
 from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import request_body
-from headrace.server.http.endpoint import router_of
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.answers import TextCompletion, answer_of
-from headrace.server.openai.choices import Choices
-from headrace.server.openai.wire import MAX_CHOICES, MAX_VALUES, Only, Sampling, StreamOptions, check_size
-from headrace.server.serving.common import (
-    FINISH_REASONS,
-    HeldLogprobs,
-    logprob,
-    quoted,
-    shown,
-    text_of,
-    timings_of,
-)
+from headrace.server.http.json_text import quoted
+from headrace.server.http.routes import router_of
+from headrace.server.openai.answer_schema import TextCompletion, answer_description
+from headrace.server.openai.choices import FINISH_REASONS, MAX_CHOICES, Choices, StreamOptions
+from headrace.server.openai.json_schema import MAX_VALUES, check_size
+from headrace.server.openai.sampling import Sampling
+from headrace.server.openai.wire import Unsupported
 from headrace.server.serving.exchange import generate
-from headrace.server.serving.generation import Generated
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.generation import FinishedChoice
+from headrace.server.serving.logprobs import HeldLogprobs, answer_text_of, logprob, token_text
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
+from headrace.server.serving.timings import timings_of
 from headrace.text.detokenizer import Detokenizer
 from headrace.values.errors import ContextOverflowError
 from headrace.values.results import Token
 
 __all__ = ["Completion", "CompletionRequest", "completions_router"]
 
-# OpenAI's own default for this endpoint.
+# OpenAI's default for this endpoint.
 _MAX_TOKENS = 16
 
 TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 
-def _kind(prompt: Any) -> str:
-    """Which of the four it is, by its first element, so that an error is about that one."""
+def _kind_of_prompt(prompt: Any) -> str:
+    """Returns which of the four types a prompt is, by its first element, so that errors are about that type only."""
     if not isinstance(prompt, list):
         return "=text"
     first = cast("list[Any]", prompt)[:1]
@@ -54,7 +51,7 @@ Prompt = Annotated[
     | Annotated[TokenIds, Tag("=ids")]
     | Annotated[list[str], Tag("=texts"), Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     | Annotated[list[TokenIds], Tag("=lists"), Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)],
-    Discriminator(_kind),
+    Discriminator(_kind_of_prompt),
 ]
 
 
@@ -69,16 +66,16 @@ class CompletionRequest(Sampling):
     stream_options: StreamOptions | None = None
     return_progress: bool | None = None
     return_token_index: bool | None = None
-    best_of: Annotated[Any, Only(1)] = None
-    suffix: Annotated[Any, Only("")] = None
+    best_of: Annotated[Any, Unsupported(1)] = None
+    suffix: Annotated[Any, Unsupported("")] = None
 
 
 class Completion(Choices):
-    """One completion request and its answer; `n` choices for each prompt, one prompt after the other."""
+    """One completion request and its answer: `n` choices for each prompt, one prompt after the other."""
 
-    _nothing: ClassVar[dict[str, Any]] = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+    _empty_choice: ClassVar[dict[str, Any]] = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
 
-    def __init__(self, body: CompletionRequest, served: Served, id: str) -> None:
+    def __init__(self, body: CompletionRequest, served: ServedModel, id: str) -> None:
         super().__init__(
             id=f"cmpl-{id}",
             kind="text_completion",
@@ -105,54 +102,54 @@ class Completion(Choices):
         if body.json_schema is not None:
             _check_schema(body.json_schema, len(self._prompts))
         self._logprobs = [_Logprobs() for _ in self._prompts for _ in range(self._num_choices)]
-        self._after_text = ',"logprobs":null,"finish_reason":null}]' + self._tail + "\n\n"
+        self._end_after_text = ',"logprobs":null,"finish_reason":null}]' + self._chunk_end + "\n\n"
 
     def jobs(self, caller: Caller) -> list[Job]:
-        """A job for each choice of each prompt."""
+        """Returns a job for each choice of each prompt."""
         body = self._body
         changes = body.settings()
         changes["max_tokens"] = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        changes.setdefault("thinking", "raw")  # there is no other place for a thought, and it shall not be lost
+        changes.setdefault("thinking", "raw")  # a completion has only one text, so thoughts stay in it
         if body.logprobs is not None:
             changes["logprobs"] = body.logprobs
         jobs: list[Job] = []
         for prompt in self._prompts:
             if not isinstance(prompt, str) and len(prompt) > self._served.max_tokens:
-                raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each of them is looked at
-            jobs += self._times(caller.job(prompt, None, changes))
+                raise ContextOverflowError(len(prompt), self._served.max_tokens)  # before each token id is checked
+            jobs += self._for_each_choice(caller.job(prompt, None, changes))
         return jobs
 
     # Streamed.
 
     def opening(self) -> list[bytes]:
-        """The prompts, where they shall be echoed."""
+        """Returns the prompts as chunks, if `echo` is set."""
         if not self._body.echo:
             return []
         return [self._chunk({"index": i, "text": self._echo(i)}) for i in range(len(self._logprobs))]
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """A chunk for each token that has text to show."""
+        """Returns the chunks for a choice's next tokens; without `token_index`, a token without text has none."""
         chunks: list[bytes] = []
-        head = f'{self._before_index}{choice},"text":'
+        head = f'{self._chunk_start}{choice},"text":'
         for token in tokens:
-            text = text_of(token)
+            text = answer_text_of(token)
             logprobs = self._logprobs[choice].feed([token]) if self.wants_tokens else None
             if self._has_index:
-                one = {"index": choice, "text": text, "logprobs": logprobs, "token_index": token.index}
-                chunks.append(self._chunk(one))
+                chunk_choice = {"index": choice, "text": text, "logprobs": logprobs, "token_index": token.index}
+                chunks.append(self._chunk(chunk_choice))
             elif logprobs is not None and (text or logprobs["tokens"]):
                 chunks.append(self._chunk({"index": choice, "text": text, "logprobs": logprobs}))
             elif text:
-                chunks.append(f"{head}{quoted(text)}{self._after_text}".encode())
+                chunks.append(f"{head}{quoted(text)}{self._end_after_text}".encode())
         return chunks
 
-    # Whole.
+    # Not streamed.
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
-        """The response that is not streamed."""
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
+        """Returns the body of a response that is not streamed."""
         results = [choice.result for choice in choices]
         return {
-            **self._head,
+            **self._common_fields,
             "choices": [
                 {
                     "index": i,
@@ -168,36 +165,36 @@ class Completion(Choices):
 
     def _echo(self, choice: int) -> str:
         prompt = self._prompts[choice // self._num_choices]
-        return prompt if isinstance(prompt, str) else shown(self._served.core.vocabulary.detokenize(prompt))
+        return prompt if isinstance(prompt, str) else token_text(self._served.core.vocabulary.detokenize(prompt))
 
 
 class _Logprobs:
-    """The log probabilities of one choice, with the place of each token in the text."""
+    """Log probabilities of one choice, with the place of each token in the text."""
 
     def __init__(self) -> None:
-        self._held = HeldLogprobs()
+        self._held_logprobs = HeldLogprobs()
         self._detokenizer = Detokenizer()
         self._offset = 0
 
     def feed(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        """Those of the tokens whose text has been sent by now."""
-        ready = self._held.feed(tokens)
+        """Take tokens in. Returns the log probabilities of the tokens whose text has been sent by now."""
+        ready = self._held_logprobs.feed(tokens)
         offsets: list[int] = []
         for token in ready:
             offsets.append(self._offset)
             self._offset += len(self._detokenizer.feed(token.bytes))
         return {
-            "tokens": [shown(token.bytes) for token in ready],
+            "tokens": [token_text(token.bytes) for token in ready],
             "token_logprobs": [logprob(token.logprob) for token in ready],
             "top_logprobs": [
-                {shown(one.bytes): logprob(one.logprob) for one in token.top_logprobs or ()} for token in ready
+                {token_text(top.bytes): logprob(top.logprob) for top in token.top_logprobs or ()} for token in ready
             ],
             "text_offset": offsets,
         }
 
 
 def _check_schema(schema: object, num_prompts: int) -> None:
-    """It is looked through for each prompt, which others would feel if that took long."""
+    """Check the schema's size. It is walked through for each prompt, and a long walk delays other requests."""
     try:
         check_size(schema, MAX_VALUES // num_prompts, "json_schema, once for each prompt,")
     except PydanticCustomError as error:
@@ -210,10 +207,12 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 
 def completions_router(service: Service) -> APIRouter:
-    """The route, to be included in an app."""
+    """Returns the route, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
-    @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_of(TextCompletion))
+    @router.post(
+        "/v1/completions", openapi_extra=request_body(CompletionRequest), responses=answer_description(TextCompletion)
+    )
     async def completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Continue a text."""
         return await generate(service, request, CompletionRequest, Completion)

@@ -1,4 +1,4 @@
-"""The messages of a chat: as pydantic types, and as chat templates have them."""
+"""`Messages`: the messages of a chat request. `template_messages` makes of them the messages for a chat template."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.wire import Ignored, Only, Wire
-from headrace.server.serving.common import role_of
+from headrace.server.openai.wire import Ignored, Unsupported, Wire
 
-__all__ = ["CalledTool", "ChatMessage", "Messages", "turns_of"]
+__all__ = ["CalledTool", "ChatMessage", "Messages", "template_messages", "template_role"]
 
 
 class TextPart(Wire):
-    """A piece of a message."""
+    """Text in a message."""
 
     type: Literal["text"]
     text: str
 
 
 class RefusalPart(Wire):
-    """What an assistant said instead of an answer."""
+    """An assistant's refusal in a message."""
 
     type: Literal["refusal"]
     refusal: str
@@ -43,7 +42,7 @@ Part = Annotated[
 Content = Annotated[
     Annotated[str, Tag("=text")]
     | Annotated[
-        # None at all is let through beside calls, as instructor writes it; to the others the schema says what is right.
+        # instructor sends an empty list beside tool calls, so it is accepted there. The schema shows the minimum.
         list[Part], Tag("=parts"), Field(max_length=1024, fail_fast=True, json_schema_extra={"minItems": 1})
     ],
     Discriminator(_kind_of_content),
@@ -51,41 +50,41 @@ Content = Annotated[
 
 
 class CalledFunction(Wire):
-    """What was called, and with what."""
+    """The function that was called, and its arguments."""
 
     name: str = Field(max_length=512)
     arguments: str
-    parsed_arguments: Ignored = None  # OpenAI's libraries add it to the calls that they hand out
+    parsed_arguments: Ignored = None  # OpenAI's libraries add it to the calls that they return
 
 
 class CalledTool(Wire):
-    """A call that the assistant asked for."""
+    """A tool call of the assistant."""
 
     id: str = Field(max_length=512)
     type: Literal["function"]
     function: CalledFunction
-    index: Ignored = None  # of a stream's delta
+    index: Ignored = None  # a field of stream deltas
 
 
 class ChatMessage(Wire):
-    """A turn of the conversation."""
+    """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = Field(default=None, max_length=256)
     refusal: str | None = None
-    annotations: Annotated[Any, Only([])] = None
-    audio: Annotated[Any, Only()] = None
+    annotations: Annotated[Any, Unsupported([])] = None
+    audio: Annotated[Any, Unsupported()] = None
     tool_calls: list[CalledTool] | None = Field(default=None, max_length=1024)
     tool_call_id: str | None = Field(default=None, max_length=512)
-    function_call: Annotated[Any, Only()] = None
+    function_call: Annotated[Any, Unsupported()] = None
     reasoning_content: str | None = None
-    parsed: Ignored = None  # OpenAI's libraries add it to the messages that they hand out
+    parsed: Ignored = None  # OpenAI's libraries add it to the messages that they return
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000, fail_fast=True)]
-# What only messages of one role can have.
-_OF_ROLE = {
+# Fields that only messages of one role may have.
+_ROLE_OF_FIELD = {
     "tool_calls": "assistant",
     "refusal": "assistant",
     "reasoning_content": "assistant",
@@ -93,39 +92,46 @@ _OF_ROLE = {
 }
 
 
-def turns_of(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:
-    """Messages as chat templates have them.
+def template_role(role: str) -> str:
+    """Returns a role as chat templates know it. "developer" is OpenAI's newer word for "system"."""
+    return "system" if role == "developer" else role
+
+
+def template_messages(messages: Sequence[ChatMessage], place: str = "messages") -> list[dict[str, Any]]:
+    """Returns messages as chat templates read them.
 
     Args:
-        messages: what a request has.
-        place: what errors call it.
+        messages: the messages of a request.
+        place: the name of the request's parameter.
 
     Raises:
-        ApiError: a message has what its role cannot have, or not what it must have.
+        ApiError: 400, a message has a field that its role does not allow, or lacks a field that its role needs.
     """
-    return [_turn_of(message, f"{place}[{i}]") for i, message in enumerate(messages)]
+    return [_template_message(message, f"{place}[{i}]") for i, message in enumerate(messages)]
 
 
-def _turn_of(message: ChatMessage, place: str) -> dict[str, Any]:
-    for name, role in _OF_ROLE.items():
+def _template_message(message: ChatMessage, place: str) -> dict[str, Any]:
+    for name, role in _ROLE_OF_FIELD.items():
         if getattr(message, name) and message.role != role:
-            text = f"{place}.{name}: only messages of the role {role} have it; this one is of the role {message.role}"
+            text = (
+                f"{place}.{name}: only messages of the role {role} may have it; the role of this one is {message.role}"
+            )
             raise ApiError(400, text, param=f"{place}.{name}", code="invalid_value")
     content = _content_of(message, place)
-    turn: dict[str, Any] = {"role": role_of(message.role), "content": content}
+    result: dict[str, Any] = {"role": template_role(message.role), "content": content}
     if message.name is not None:
-        turn["name"] = message.name
+        result["name"] = message.name
     if message.reasoning_content:
-        turn["reasoning_content"] = message.reasoning_content
+        result["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        turn["tool_calls"] = [_call_of(call) for call in message.tool_calls]
+        result["tool_calls"] = [_call_of(call) for call in message.tool_calls]
     if message.role == "tool":
         if message.tool_call_id is None:
             raise _missing(f"{place}.tool_call_id")
-        turn["tool_call_id"] = message.tool_call_id
+        result["tool_call_id"] = message.tool_call_id
     if message.role == "function" and message.name is None:
         raise _missing(f"{place}.name")
-    return turn
+    return result
 
 
 def _content_of(message: ChatMessage, place: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is served."""
+"""`GET /v1/models`: the served models."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from headrace.server.http.endpoint import router_of
-from headrace.server.openai.answers import Model, ModelList
-from headrace.server.serving.service import Served, Service
+from headrace.server.http.routes import router_of
+from headrace.server.openai.answer_schema import Model, ModelList
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
 
 __all__ = ["models_router"]
 
 
 def models_router(service: Service) -> APIRouter:
-    """The routes, to be included in an app."""
+    """Returns the routes, to be included in an app."""
     router = router_of(service.keys, "OpenAI")
 
     @router.get("/v1/models", responses={200: {"model": ModelList}})
@@ -30,7 +31,7 @@ def models_router(service: Service) -> APIRouter:
     return router
 
 
-def _model(served: Served) -> dict[str, Any]:
+def _model(served: ServedModel) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",

@@ -1,4 +1,4 @@
-"""The input of a response: as pydantic types, and as the conversation that a chat template has."""
+"""`Input`: the input of a request for a response. `Conversation` makes of it the messages for a chat template."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.wire import Ignored, Only, Wire
-from headrace.server.serving.common import role_of
+from headrace.server.openai.messages import template_role
+from headrace.server.openai.wire import Ignored, Unsupported, Wire
 
 __all__ = ["Conversation", "Input"]
 
@@ -29,13 +29,13 @@ _TEXT_OR_LIST = Discriminator(
 
 
 class InputPart(Wire):
-    """A piece of a message: what a user wrote, what a tool returned, or what a response said."""
+    """Text in a message: of a user, of a tool, or of a former response."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
     annotations: Ignored = None
     logprobs: Ignored = None
-    parsed: Ignored = None  # openai-node adds it to the outputs that it hands out
+    parsed: Ignored = None  # openai-node adds it to the outputs that it returns
     prompt_cache_breakpoint: Ignored = None
 
 
@@ -47,9 +47,9 @@ Content = Annotated[
 
 
 class InputMessage(Wire):
-    """What somebody said; the messages of former responses' output are such, too."""
+    """A message, also one from the output of a former response."""
 
-    # What is of no kind that is known here is taken for a message, and its error shall name all kinds.
+    # An item of an unknown type is parsed as a message, so that the error of this field names all types.
     type: Annotated[
         Literal["message", "function_call", "function_call_output", "reasoning"] | None,
         WithJsonSchema({"enum": ["message", None]}),
@@ -62,52 +62,52 @@ class InputMessage(Wire):
 
 
 class InputCall(Wire):
-    """A call that a response asked for."""
+    """A tool call of a former response."""
 
     type: Literal["function_call"]
     call_id: str = Field(min_length=1, max_length=512)
     name: str = Field(min_length=1, max_length=512)
     arguments: str
-    parsed_arguments: Ignored = None  # openai-node adds it to the outputs that it hands out
+    parsed_arguments: Ignored = None  # openai-node adds it to the outputs that it returns
     id: Id = None
     status: Status = None
-    caller: Annotated[Any, Only()] = None
-    namespace: Annotated[Any, Only()] = None
+    caller: Annotated[Any, Unsupported()] = None
+    namespace: Annotated[Any, Unsupported()] = None
 
 
 class InputCallOutput(Wire):
-    """What a call returned."""
+    """The output of a tool call."""
 
     type: Literal["function_call_output"]
     call_id: str = Field(min_length=1, max_length=512)
     output: Content
     id: Id = None
     status: Status = None
-    caller: Annotated[Any, Only()] = None
-    namespace: Annotated[Any, Only()] = None
+    caller: Annotated[Any, Unsupported()] = None
+    namespace: Annotated[Any, Unsupported()] = None
 
 
 class ThoughtPart(Wire):
-    """A piece of a thought."""
+    """Text of a thought."""
 
     type: Literal["reasoning_text"]
     text: str
 
 
 class SummaryPart(Wire):
-    """A piece of a thought's summary."""
+    """Text of a thought's summary."""
 
     type: Literal["summary_text"]
     text: str
 
 
 class InputThought(Wire):
-    """What a response thought. Where only a summary is left of it, that counts."""
+    """A thought of a former response. The summary is used if there is no content."""
 
     type: Literal["reasoning"]
     content: list[ThoughtPart] | None = Field(default=None, max_length=1024)
     summary: list[SummaryPart] | None = Field(default=None, max_length=1024)
-    encrypted_content: Annotated[Any, Only()] = None
+    encrypted_content: Annotated[Any, Unsupported()] = None
     id: Id = None
     status: Status = None
 
@@ -132,79 +132,79 @@ Input = Annotated[
 
 
 class Conversation:
-    """A response's instructions and input as messages: what one answer consisted of is one message again.
+    """The instructions and the input of a request as messages. All items of one answer become one message.
 
     Args:
-        instructions: the system's message.
-        input: what the request has.
+        instructions: the system message.
+        input: the request's input.
 
     Attributes:
         messages: for `Caller.chat_job`.
-        names: what the request calls what errors of these messages name.
+        names: the request's names for parts of these messages, for errors; see `as_api_error`.
 
     Raises:
-        ApiError: the output of a call that there is not.
+        ApiError: 400, there is an output of an unknown tool call.
     """
 
     def __init__(self, instructions: str | None, input: str | Sequence[Item]) -> None:
         self.messages: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
-        self._tools: dict[str, str] = {}  # names of tools by the ids of their calls
+        self._tools: dict[str, str] = {}  # names of the called tools, by call id
         if instructions is not None:
-            self._say("system", instructions, "instructions")
+            self._add_message("system", instructions, "instructions")
         if isinstance(input, str):
-            self._say("user", input, "input")
+            self._add_message("user", input, "input")
         else:
             for i, item in enumerate(input):
-                self._add(item, f"input[{i}]")
+                self._add_item(item, f"input[{i}]")
 
-    def _add(self, item: Item, place: str) -> None:
+    def _add_item(self, item: Item, place: str) -> None:
         if isinstance(item, InputThought):
-            self._think(item, place)
+            self._add_thought(item, place)
         elif isinstance(item, InputCall):
-            self._call(item, place)
+            self._add_call(item, place)
         elif isinstance(item, InputCallOutput):
-            self._return(item, place)
+            self._add_call_output(item, place)
         elif item.role == "assistant" and self._is_open and not self._last["content"] and not self._calls:
             self._last["content"] = _text_of(item.content)
-            self._name("content", f"{place}.content")
+            self._set_name("content", f"{place}.content")
         else:
-            self._say(role_of(item.role), _text_of(item.content), f"{place}.content")
+            self._add_message(template_role(item.role), _text_of(item.content), f"{place}.content")
 
-    def _think(self, item: InputThought, place: str) -> None:
+    def _add_thought(self, item: InputThought, place: str) -> None:
         thought = "".join(part.text for part in item.content or item.summary or ())
         if not (self._is_open and not self._last["content"] and not self._calls):
-            self._say("assistant", "", place)
+            self._add_message("assistant", "", place)
         if thought:
             before = self._last.get("reasoning_content")
             self._last["reasoning_content"] = thought if before is None else f"{before}\n{thought}"
-            self._name("reasoning_content", f"{place}.content" if item.content else f"{place}.summary")
+            self._set_name("reasoning_content", f"{place}.content" if item.content else f"{place}.summary")
 
-    def _call(self, item: InputCall, place: str) -> None:
+    def _add_call(self, item: InputCall, place: str) -> None:
         if not self._is_open:
-            self._say("assistant", "", place)
+            self._add_message("assistant", "", place)
         last = self._last
         last["content"] = last["content"] or None
         calls = last.setdefault("tool_calls", [])
-        self._name(f"tool_calls[{len(calls)}].function", place)
-        self._name(f"tool_calls[{len(calls)}].id", f"{place}.call_id")
+        self._set_name(f"tool_calls[{len(calls)}].function", place)
+        self._set_name(f"tool_calls[{len(calls)}].id", f"{place}.call_id")
         function = {"name": item.name, "arguments": item.arguments}
         calls.append({"id": item.call_id, "type": "function", "function": function})
         self._tools[item.call_id] = item.name
 
-    def _return(self, item: InputCallOutput, place: str) -> None:
+    def _add_call_output(self, item: InputCallOutput, place: str) -> None:
         name = self._tools.get(item.call_id)
         if name is None:
             message = f"{place}.call_id is {item.call_id[:100]!r}; allowed: the call_id of a function_call before it"
             raise ApiError(400, message, param=f"{place}.call_id", code="invalid_value")
-        self._say("tool", _text_of(item.output), f"{place}.output")
+        self._add_message("tool", _text_of(item.output), f"{place}.output")
         self._last.update(tool_call_id=item.call_id, name=name)
 
-    def _say(self, role: str, content: str, place: str) -> None:
+    def _add_message(self, role: str, content: str, place: str) -> None:
         self.messages.append({"role": role, "content": content})
-        self._name("content", place)
+        self._set_name("content", place)
 
-    def _name(self, part: str, place: str) -> None:
+    def _set_name(self, part: str, place: str) -> None:
         self.names[f"messages[{len(self.messages) - 1}].{part}"] = place
 
     @property
@@ -213,7 +213,7 @@ class Conversation:
 
     @property
     def _is_open(self) -> bool:
-        """Whether the last message is an answer, which may have more to it."""
+        """Whether the last message is an answer, to which further items may be added."""
         return bool(self.messages) and self._last["role"] == "assistant"
 
     @property

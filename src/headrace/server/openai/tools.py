@@ -1,61 +1,29 @@
-"""What requests say of tools, of the answer's form and of thoughts: as pydantic types, and as a caller's settings."""
+"""`Tools` and `ToolChoice`: the tools of a request, and `tool_overrides`, their meaning as settings.
+
+The `Flat` types are those of `/v1/responses`, which has the fields of a function beside its `type`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
-from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
 
-from headrace.chat.thinking import tags_of
 from headrace.server.http.errors import ApiError
-from headrace.server.openai.wire import MAX_VALUES, JsonSchema, Sampling, Wire, check_size
+from headrace.server.openai.json_schema import MAX_VALUES, check_size
+from headrace.server.openai.overrides import Overrides
+from headrace.server.openai.wire import Wire
 from headrace.values.errors import shortened
 
-__all__ = [
-    "AllowedTools",
-    "Effort",
-    "FlatFormat",
-    "FlatTool",
-    "FlatToolChoice",
-    "FlatTools",
-    "Format",
-    "Overrides",
-    "TemplateVariables",
-    "Tool",
-    "ToolChoice",
-    "Tools",
-    "effort_overrides",
-    "form_overrides",
-    "tool_overrides",
-]
+__all__ = ["FlatTool", "FlatToolChoice", "FlatTools", "Tool", "ToolChoice", "Tools", "tool_overrides"]
 
-# As OpenAI has it.
-_MAX_TOOLS = 128
-# What a chat template has from headrace itself.
-_TAKEN = ("add_generation_prompt", "bos_token", "continue_final_message", "eos_token", "messages", "self", "tools")
-
-
-class Overrides(NamedTuple):
-    """What a part of a request means.
-
-    Attributes:
-        settings: for `Caller.chat_job` and `Caller.job`.
-        names: what the wire calls what errors of these settings name; the longest beginning of a name counts.
-    """
-
-    settings: dict[str, Any]
-    names: dict[str, str]
-
-
-# Tools.
+_MAX_TOOLS = 128  # OpenAI's limit
 
 
 class Function(Wire):
-    """Something that the model may call. Arguments always fit the parameters, whatever `strict` says."""
+    """A function that the model may call. Its arguments always fit `parameters`, whatever `strict` says."""
 
     name: str = Field(max_length=64)
     description: str | None = None
@@ -64,19 +32,19 @@ class Function(Wire):
 
 
 class OfFunction(Wire):
-    """What is of this kind. Where it is of another, that is the first that is said."""
+    """Base of types whose `type` is "function". `type` is their first field, so that its error comes first."""
 
     type: Literal["function"]
 
 
 class Tool(OfFunction):
-    """A tool, as chats have it."""
+    """A tool, as chats write it."""
 
     function: Function
 
 
 class FlatTool(Function, OfFunction):
-    """A tool, as responses have it."""
+    """A tool, as responses write it."""
 
 
 def _check_tools(tools: Sequence[Tool | FlatTool]) -> Sequence[Tool | FlatTool]:
@@ -95,31 +63,31 @@ class Name(Wire):
 
 
 class NamedTool(OfFunction):
-    """The one tool that has to be called."""
+    """The one tool that must be called, as chats write it."""
 
     function: Name
 
 
 class FlatNamedTool(Name, OfFunction):
-    """The same, as responses have it."""
+    """The one tool that must be called, as responses write it."""
 
 
 class Allowance(Wire):
-    """Some of the tools."""
+    """The tools that may be called, and whether one must be."""
 
     mode: Literal["auto", "required"]
     tools: list[NamedTool] = Field(min_length=1, max_length=_MAX_TOOLS)
 
 
 class AllowedTools(Wire):
-    """The tools that may be called, or one of which has to be."""
+    """The tools that may be called, as chats write it."""
 
     type: Literal["allowed_tools"]
     allowed_tools: Allowance
 
 
 class FlatAllowedTools(Wire):
-    """The same, as responses have it."""
+    """The tools that may be called, as responses write it."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -147,37 +115,39 @@ _AnyChoice = str | NamedTool | FlatNamedTool | AllowedTools | FlatAllowedTools
 def tool_overrides(
     tools: Sequence[Tool | FlatTool] | None, choice: _AnyChoice | None, is_parallel: bool | None
 ) -> Overrides:
-    """The tools that may be called, and whether one has to be.
+    """Returns the settings for the tools that may be called, and whether one must be.
 
-    Only those reach the caller. The prompt never shows a tool that may not be called.
+    Tools that may not be called are left out, so the prompt never shows them.
 
     Raises:
-        ApiError: two tools of one name; a choice of a tool that there is not.
+        ApiError: two tools have the same name, or the choice names an unknown tool.
     """
-    places: dict[str, int] = {}
-    for at, tool in enumerate(tools or ()):
+    indexes: dict[str, int] = {}
+    for index, tool in enumerate(tools or ()):
         name = _function(tool).name
-        if name in places:
-            place = f"{_place(tool, at)}.name"
-            message = f"{place} is {shortened(name)}, which another tool has; allowed: a name of its own"
+        if name in indexes:
+            place = f"{_place(tool, index)}.name"
+            message = f"{place} is {shortened(name)}, which another tool has; allowed: a different name for each tool"
             raise ApiError(400, message, param=place, code="invalid_value")
-        places[name] = at
-    mode, chosen = _chosen(choice, places)
-    offered = [(at, tool) for at, tool in enumerate(tools or ()) if chosen is None or _function(tool).name in chosen]
+        indexes[name] = index
+    mode, allowed = _allowed_tools(choice, indexes)
+    offered = [
+        (index, tool) for index, tool in enumerate(tools or ()) if allowed is None or _function(tool).name in allowed
+    ]
     if not offered or mode == "none":
         return Overrides({}, {})
     settings: dict[str, Any] = {"tools": [_described(tool) for _, tool in offered], "tool_choice": mode}
     if is_parallel is not None:
         settings["parallel_tool_calls"] = is_parallel
-    return Overrides(settings, {f"tools[{i}].function": _place(tool, at) for i, (at, tool) in enumerate(offered)})
+    return Overrides(settings, {f"tools[{i}].function": _place(tool, index) for i, (index, tool) in enumerate(offered)})
 
 
 def _function(tool: Tool | FlatTool) -> Function:
     return tool.function if isinstance(tool, Tool) else tool
 
 
-def _place(tool: Tool | FlatTool, at: int) -> str:
-    return f"tools[{at}].function" if isinstance(tool, Tool) else f"tools[{at}]"
+def _place(tool: Tool | FlatTool, index: int) -> str:
+    return f"tools[{index}].function" if isinstance(tool, Tool) else f"tools[{index}]"
 
 
 def _described(tool: Tool | FlatTool) -> dict[str, Any]:
@@ -187,8 +157,8 @@ def _described(tool: Tool | FlatTool) -> dict[str, Any]:
     return {"type": "function", "function": {"name": function.name, **description, **parameters}}
 
 
-def _chosen(choice: _AnyChoice | None, names: Mapping[str, int]) -> tuple[Any, set[str] | None]:
-    """The caller's word for a choice, and the tools that it leaves; None for all."""
+def _allowed_tools(choice: _AnyChoice | None, names: Mapping[str, int]) -> tuple[Any, set[str] | None]:
+    """Returns `tool_choice` for the caller, and the names of the tools that may be called; None for all."""
     if choice is None or isinstance(choice, str):
         if choice == "required" and not names:
             raise _unknown("tool_choice", choice, ['"auto"', '"none"'])
@@ -201,8 +171,8 @@ def _chosen(choice: _AnyChoice | None, names: Mapping[str, int]) -> tuple[Any, s
     if isinstance(inner, AllowedTools):
         inner, place = inner.allowed_tools, "tool_choice.allowed_tools"
     allowed: set[str] = set()
-    for at, tool in enumerate(inner.tools):
-        name, where = _named(tool, f"{place}.tools[{at}]")
+    for index, tool in enumerate(inner.tools):
+        name, where = _named(tool, f"{place}.tools[{index}]")
         _check_known(name, where, names)
         allowed.add(name)
     return inner.mode, allowed
@@ -216,7 +186,7 @@ def _named(tool: NamedTool | FlatNamedTool, place: str) -> tuple[str, str]:
 
 def _check_known(name: str, place: str, names: Mapping[str, int]) -> None:
     if name not in names:
-        raise _unknown(place, name, [json.dumps(one) for one in names] or ["no name, as there are no tools"])
+        raise _unknown(place, name, [json.dumps(known) for known in names] or ["no name, as there are no tools"])
 
 
 def _unknown(place: str, given: str, allowed: Sequence[str]) -> ApiError:
@@ -225,151 +195,6 @@ def _unknown(place: str, given: str, allowed: Sequence[str]) -> ApiError:
 
 
 def _listed(values: Sequence[str]) -> str:
-    """Values for a message, as many as one wants to read."""
+    """Returns the first eight values for a message, and how many more there are."""
     shown = ", ".join(values[:8])
     return shown if len(values) <= 8 else f"{shown} and {len(values) - 8} more"
-
-
-# The form of the answer.
-
-
-class TextFormat(Wire):
-    """Text of any form."""
-
-    type: Literal["text"]
-
-
-class ObjectFormat(Wire):
-    """A JSON object."""
-
-    type: Literal["json_object"]
-
-
-class NamedSchema(Wire):
-    """A JSON schema, which the answer always fits, whatever `strict` says. The model is not shown any of this."""
-
-    name: str = Field(max_length=64, pattern="^[a-zA-Z0-9_-]+$")
-    description: str | None = None
-    schema_: JsonSchema = Field(alias="schema")
-    strict: bool | None = None
-
-
-class SchemaFormat(Wire):
-    """JSON that fits a schema."""
-
-    type: Literal["json_schema"]
-    json_schema: NamedSchema
-
-
-class FlatSchemaFormat(NamedSchema):
-    """The same, as responses have it."""
-
-    type: Literal["json_schema"]
-
-
-def _kind_of_format(value: Any) -> str:
-    kind = cast("dict[str, object]", value).get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"={kind}" if kind in ("text", "json_object", "json_schema") else "=other"
-
-
-class UnknownFormat(Wire):
-    """What is none of the others."""
-
-    type: Literal["text", "json_object", "json_schema"]
-
-
-_Plain = Annotated[TextFormat, Tag("=text")] | Annotated[ObjectFormat, Tag("=json_object")]
-_Other = Annotated[SkipJsonSchema[UnknownFormat], Tag("=other")]  # it is there to be refused
-Format = Annotated[
-    _Plain | Annotated[SchemaFormat, Tag("=json_schema")] | _Other,
-    Discriminator(_kind_of_format),
-]
-FlatFormat = Annotated[
-    _Plain | Annotated[FlatSchemaFormat, Tag("=json_schema")] | _Other,
-    Discriminator(_kind_of_format),
-]
-_AnyFormat = TextFormat | ObjectFormat | SchemaFormat | FlatSchemaFormat | UnknownFormat
-
-
-def form_overrides(body: Sampling, format: _AnyFormat | None, place: str) -> Overrides:
-    """What the answer has to be like.
-
-    Args:
-        body: the request, whose extras say it as well.
-        format: OpenAI's way to say it.
-        place: the parameter that this is.
-
-    Raises:
-        ApiError: it is said in two ways.
-    """
-    extras = {name: value for name in ("json_schema", "regex", "grammar") if (value := getattr(body, name)) is not None}
-    settings, names = dict(extras), dict[str, str]()
-    if isinstance(format, ObjectFormat):
-        settings, names = {"json_schema": {"type": "object"}}, {"json_schema": place}
-    elif isinstance(format, SchemaFormat):
-        settings, names = {"json_schema": format.json_schema.schema_}, {"json_schema": f"{place}.json_schema.schema"}
-    elif isinstance(format, FlatSchemaFormat):
-        settings, names = {"json_schema": format.schema_}, {"json_schema": f"{place}.schema"}
-    given = [*([place] if names else ()), *extras]
-    if len(given) > 1:
-        message = f"{given[1]} is given beside {given[0]}; allowed: one of {place}, json_schema, regex, grammar"
-        raise ApiError(400, message, param=given[1], code="invalid_value")
-    return Overrides(settings, names)
-
-
-# Thoughts.
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-
-
-def _check_variables(variables: dict[str, Any]) -> dict[str, Any]:
-    check_size(variables, MAX_VALUES, "the variables")
-    for name in variables:
-        if name in _TAKEN:
-            message = "the name {name} is taken; allowed: any but {taken}"
-            raise PydanticCustomError("taken", message, {"name": name, "taken": ", ".join(_TAKEN)})
-    return variables
-
-
-TemplateVariables = Annotated[dict[str, Any], AfterValidator(_check_variables)]
-
-
-def effort_overrides(
-    effort: Effort | None, place: str, body: Sampling, template: str | None, variables: Mapping[str, Any] | None = None
-) -> Overrides:
-    """How much to think, and the variables of the chat template.
-
-    "none" closes a thought before its first word. What the other words mean only a chat template can know; where it
-    does not look for them, they would do nothing.
-
-    Args:
-        effort: how much.
-        place: the parameter that says so.
-        body: the request.
-        template: the model's chat template.
-        variables: `chat_template_kwargs`.
-
-    Raises:
-        ApiError: the template knows no efforts; or it is said in two ways.
-    """
-    given = dict(variables or {})
-    settings: dict[str, Any] = {}
-    if effort is not None:
-        other = "chat_template_kwargs" if "reasoning_effort" in given else "thinking_budget"
-        if "reasoning_effort" in given or (effort == "none" and body.thinking_budget not in (None, 0)):
-            message = f"{place} is {json.dumps(effort)}, but {other} says something else; allowed: one of the two"
-            raise ApiError(400, message, param=place, code="invalid_value")
-        if effort == "none":
-            if body.thinking_tags is not None or tags_of(template or "") is not None:  # else there is nothing to close
-                settings["thinking_budget"] = 0
-        elif "reasoning_effort" not in (template or ""):
-            message = (
-                f"{place} is {json.dumps(effort)}, which means nothing to this model's chat template; "
-                'allowed: "none"; or limit the thought with thinking_budget'
-            )
-            raise ApiError(400, message, param=place, code="unsupported_parameter")
-        else:
-            given["reasoning_effort"] = effort
-    if given:
-        settings["template_kwargs"] = given
-    return Overrides(settings, {"template_kwargs": "chat_template_kwargs"})

@@ -1,1 +1,1 @@
-"""What every API of the server stands on: served models, running generations, logs of events, metrics, settings."""
+"""The basis of every API: served models, running generations, event logs, logs, metrics, settings."""

@@ -1,4 +1,4 @@
-"""Logs of resumable streams: what was sent is kept, bounded in size and time, for those who come back for it."""
+"""`EventLog` and `EventLogs`: the events of resumable streams, kept for clients that come back for them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from headrace.server.serving.settings import Settings
 
 __all__ = ["EventLog", "EventLogs"]
 
-# Ids of dropped logs that are remembered, to tell "gone" from "never heard of".
-_MOST_GONE = 10_000
+# Ids of dropped logs that are remembered, to answer 410 for them instead of 404.
+_MAX_DROPPED = 10_000
 
 
 class EventLog:
-    """The numbered events of one stream; any number may follow it, each from where it likes.
+    """The numbered events of one stream. Any number of clients may follow it, each from any event on.
 
-    Events are numbered from 1. The oldest ones may be dropped, never any in the middle.
+    Events are numbered from 1. Only the oldest ones are ever dropped.
     """
 
     def __init__(self, id: str) -> None:
@@ -32,47 +32,53 @@ class EventLog:
 
     @property
     def last(self) -> int:
-        """Number of the newest event."""
+        """The number of the newest event."""
         return self._num_dropped + len(self._events)
 
     @property
     def num_dropped(self) -> int:
-        """How many of the oldest events are gone."""
+        """How many of the oldest events were dropped."""
         return self._num_dropped
 
     def append(self, events: Sequence[bytes]) -> None:
-        """Add the events of a step, and tell the followers."""
-        for one in events:
-            numbered = b"id: %d\n%b" % (self.last + 1, one)
+        """Add the events of a step, and wake the followers."""
+        for event in events:
+            numbered = b"id: %d\n%b" % (self.last + 1, event)
             self._events.append(numbered)
             self.size += len(numbered)
         self._wake()
 
     def close(self) -> None:
-        """No more events will come."""
+        """Note that no more events will come, and wake the followers."""
         self.is_closed = True
         self._wake()
 
     def drop_oldest(self) -> None:
-        """Forget the oldest event."""
+        """Drop the oldest event."""
         self.size -= len(self._events.popleft())
         self._num_dropped += 1
 
-    def check_has(self, after: int) -> None:
-        """Raise ApiError where the events after this one are not, or not yet, there."""
+    def check_follow(self, after: int) -> None:
+        """Check that a client can follow from this event on.
+
+        Raises:
+            ApiError: 400, there is no such event yet; 410, events after it were dropped.
+        """
         if after > self.last:
             message = f"Last-Event-ID is {after}; allowed: 0 to {self.last}"
             raise ApiError(400, message, param="Last-Event-ID", code="invalid_value")
         if after < self._num_dropped:
-            message = f"the events up to {self._num_dropped} of the stream {self.id!r} are gone"
+            message = (
+                f"Last-Event-ID is {after}; allowed: {self._num_dropped} to {self.last}, as older events were dropped"
+            )
             raise ApiError(410, message, param="Last-Event-ID", code="events_gone")
 
     async def follow(self, after: int) -> Source:
-        """The events after this one, those to come included."""
+        """Yields the events after this one, then those that still come."""
         while True:
             if after < self._num_dropped:
-                # Whoever reads this slowly has lost its place, and an honest end is better than a gap.
-                error = ApiError(410, "this reader fell too far behind: events are gone", code="events_gone")
+                # A slow follower ends with an error instead of a gap.
+                error = ApiError(410, "this client read too slowly: its next events were dropped", code="events_gone")
                 yield [b"data: %b\n\n" % error.json()]
                 return
             start = after - self._num_dropped
@@ -96,10 +102,11 @@ class EventLog:
 
 
 class EventLogs:
-    """All logs: those of running streams, and for a while those of ended ones.
+    """All event logs: those of running streams, and for a while those of ended streams.
 
     Args:
-        settings: `resume_window`, seconds for which an ended log is kept; `resume_mb`, what all of them may hold.
+        settings: `resume_window`, seconds for which the log of an ended stream is kept; `resume_mb`, the size of all
+            logs together.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -107,36 +114,41 @@ class EventLogs:
         self._limit = int(settings.resume_mb * 1_000_000)
         self._logs: dict[str, EventLog] = {}
         self._ended: deque[EventLog] = deque()  # oldest first
-        self._gone: dict[str, None] = {}
+        self._dropped_ids: dict[str, None] = {}
         self._tasks: set[asyncio.Future[None]] = set()
         self._size = 0
 
     def has(self, id: str) -> bool:
-        """Whether there is a log of this name."""
+        """Returns whether there is a log of the stream with this id."""
         return id in self._logs
 
     def find(self, id: str) -> EventLog | None:
-        """The log of this name.
+        """Returns the log of the stream with this id; None where there never was one.
 
         Raises:
-            ApiError: 410, there was one.
+            ApiError: 410, the log was dropped.
         """
-        if id in self._gone:
-            raise ApiError(410, f"the log of the stream {id!r} is gone", param="id", code="stream_gone")
+        if id in self._dropped_ids:
+            raise ApiError(
+                410,
+                f"the stream {id!r} can no longer be resumed: its events were dropped",
+                param="id",
+                code="stream_gone",
+            )
         return self._logs.get(id)
 
     def record(self, id: str, source: Source) -> EventLog:
-        """Read a stream to its end, whoever follows, and keep what it brings."""
+        """Read a stream to its end into a new log, in a task of its own. Returns the log."""
         log = self._logs[id] = EventLog(id)
-        self._gone.pop(id, None)
+        self._dropped_ids.pop(id, None)
         task = asyncio.ensure_future(self._record(log, source))
-        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        self._tasks.add(task)  # the event loop holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
         return log
 
     async def _record(self, log: EventLog, source: Source) -> None:
         try:
-            async for events in source:  # which raises nothing: how a stream ends is one of its events
+            async for events in source:  # never raises: a failure is an event too
                 before = log.size
                 log.append(events)
                 self._size += log.size - before
@@ -163,6 +175,6 @@ class EventLogs:
         del self._logs[log.id]
         self._ended.remove(log)
         self._size -= log.size
-        self._gone[log.id] = None
-        if len(self._gone) > _MOST_GONE:
-            del self._gone[next(iter(self._gone))]
+        self._dropped_ids[log.id] = None
+        if len(self._dropped_ids) > _MAX_DROPPED:
+            del self._dropped_ids[next(iter(self._dropped_ids))]

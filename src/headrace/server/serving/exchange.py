@@ -1,4 +1,4 @@
-"""The way of a request that generates, the same for every HTTP endpoint: read its body, start its streams, answer."""
+"""`generate`: answers a request that generates, for every HTTP endpoint. `Exchange`: an endpoint's part in that."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from pydantic import BaseModel, ConfigDict
 from headrace.api.caller import Caller
 from headrace.api.job import Job
 from headrace.server.http.body import parse, read_body
-from headrace.server.http.disconnect import unless_left
+from headrace.server.http.disconnect import cancel_on_disconnect
 from headrace.server.http.errors import ApiError, as_api_error
+from headrace.server.http.json_text import dumps
 from headrace.server.http.sse import EventStream, Source
-from headrace.server.serving.common import dumps
-from headrace.server.serving.generation import Generated, Renderer
-from headrace.server.serving.service import Served, Service
+from headrace.server.serving.generation import FinishedChoice, Renderer
+from headrace.server.serving.served_model import ServedModel
+from headrace.server.serving.service import Service
 from headrace.values.errors import HeadraceError
 
 __all__ = ["Exchange", "GenerationBody", "event_stream", "generate"]
 
 
 class GenerationBody(BaseModel):
-    """What the body of every request that generates has.
+    """The fields that every generating endpoint has in its body.
 
     Attributes:
-        model: name of the model.
-        stream: whether the answer comes as events.
-        resumable: whether it goes on where the client leaves, and may be followed again.
+        model: the model's name.
+        stream: whether the answer is streamed.
+        resumable: whether the stream goes on when the client disconnects, so that it can be resumed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,29 +43,29 @@ _Body = TypeVar("_Body", bound=GenerationBody)
 
 
 class Exchange(Renderer, Protocol):
-    """One request of an endpoint and its answer in the endpoint's own form."""
+    """One request of an endpoint, and its answer in the endpoint's JSON."""
 
     @property
     def names(self) -> Mapping[str, str]:
-        """What the wire calls the settings of StreamConfig, where it is something else."""
+        """Wire names of settings that the endpoint names differently than `StreamConfig`."""
         ...
 
     @property
     def wants_tokens(self) -> bool:
-        """Whether a response that is not streamed needs the tokens one by one."""
+        """Whether `full_response` needs the tokens, not only the results."""
         ...
 
     def jobs(self, caller: Caller) -> Sequence[Job]:
-        """A job for each choice.
+        """Returns a job for each choice.
 
         Raises:
-            ApiError: the request asks for what cannot be done.
-            HeadraceError: the same, in the words of the engine.
+            ApiError: a parameter is wrong.
+            HeadraceError: a setting is wrong; its name is not yet translated by `names`.
         """
         ...
 
-    def whole(self, choices: Sequence[Generated]) -> dict[str, Any]:
-        """The response that is not streamed."""
+    def full_response(self, choices: Sequence[FinishedChoice]) -> dict[str, Any]:
+        """Returns the body of a response that is not streamed."""
         ...
 
 
@@ -72,14 +73,14 @@ async def generate(
     service: Service,
     request: Request,
     kind: type[_Body],
-    make_exchange: Callable[[_Body, Served, str], Exchange],
+    make_exchange: Callable[[_Body, ServedModel, str], Exchange],
 ) -> Response:
-    """Answer a request: parse it, start its streams, send what they bring.
+    """Answer a request: parse it, start its streams, send their tokens.
 
     Args:
-        service: what is behind it all.
+        service: the models and the generations.
         request: the request.
-        kind: type of its body.
+        kind: the type of its body.
         make_exchange: makes the endpoint's exchange from the body, the model and the request's id.
     """
     id: str = request.state.request_id
@@ -89,13 +90,13 @@ async def generate(
         raise ApiError(400, "resumable is true, but stream is not; only streams can be resumed", param="resumable")
     exchange = make_exchange(body, served, id)
     try:
-        service.check_room(served)  # when too many ask, most of them are answered here, and cheaply
-        generation = await unless_left(
-            request.receive, service.begin(served, exchange.jobs, id=id, flow=_client(request))
+        service.check_room(served)  # under overload, most requests are refused here, before any work is done
+        generation = await cancel_on_disconnect(
+            request.receive, service.begin(served, exchange.jobs, id=id, flow=_flow_of(request))
         )
         if not body.stream:
-            choices = await unless_left(request.receive, generation.results(with_tokens=exchange.wants_tokens))
-            return Response(dumps(exchange.whole(choices)), media_type="application/json")
+            choices = await cancel_on_disconnect(request.receive, generation.results(with_tokens=exchange.wants_tokens))
+            return Response(dumps(exchange.full_response(choices)), media_type="application/json")
     except HeadraceError as error:
         raise as_api_error(error, exchange.names) from None
     source = generation.events(exchange)
@@ -105,7 +106,7 @@ async def generate(
 
 
 def event_stream(service: Service, source: Source, on_leave: Callable[[str], None] = lambda _: None) -> EventStream:
-    """A streamed response with the service's settings."""
+    """Returns a streamed response with the service's settings."""
     settings = service.settings
     return EventStream(
         source,
@@ -116,6 +117,6 @@ def event_stream(service: Service, source: Source, on_leave: Callable[[str], Non
     )
 
 
-def _client(request: Request) -> tuple[int | None, str | None]:
-    """Who asks, as far as one can tell: whoever asks a lot shall not make others wait."""
+def _flow_of(request: Request) -> tuple[int | None, str | None]:
+    """Returns the client, by API key and address. Each client is a flow in the fair queue."""
     return request.state.key, request.client.host if request.client is not None else None

@@ -1,4 +1,4 @@
-"""One request's generation: its streams, from acceptance to their end, and the events made of them."""
+"""`Generation`: the streams of one request. `Renderer`: writes their tokens as events of one endpoint."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from headrace.server.http.sse import Source
 from headrace.values.errors import HeadraceError
 from headrace.values.results import GenerationResult, Token
 
-__all__ = ["Generated", "Generation", "Renderer"]
+__all__ = ["FinishedChoice", "Generation", "Renderer"]
 
 _logger = logging.getLogger("headrace.server")
 
-# How often the progress of a prompt is reported, in seconds.
+# Seconds between two reports of a prompt's progress.
 _PROGRESS_INTERVAL = 0.1
 
-# What is told to those who still read a stream that somebody else has cancelled.
+# Errors for a client whose stream was cancelled by somebody else, by the reason of the cancel.
 _CANCELLED = {
-    "request": ApiError(499, "the stream was cancelled by name", type="cancelled_error", code="cancelled"),
+    "request": ApiError(499, "the stream was cancelled by its id", type="cancelled_error", code="cancelled"),
     "shutdown": ApiError(503, "the server is shutting down", type="server_error", code="server_shutdown"),
 }
 
 
 class Renderer(Protocol):
-    """Writes a generation's events in the form of one endpoint; each method returns whole events."""
+    """Writes a generation's tokens as events of one endpoint. Each method returns whole events."""
 
     @property
     def wants_progress(self) -> bool:
-        """Whether `progress` shall be called while prompts are read."""
+        """Whether `progress` is called during prefill."""
         ...
 
     def opening(self) -> list[bytes]:
-        """What comes before the first token."""
+        """Returns the events before the first token."""
         ...
 
     def progress(self, choice: int, stream: AsyncTokenStream) -> list[bytes]:
-        """How far the prompt was read; only called where `wants_progress`."""
+        """Returns the progress of a prompt; only called if `wants_progress`."""
         ...
 
     def tokens(self, choice: int, tokens: Sequence[Token]) -> list[bytes]:
-        """The tokens of a step."""
+        """Returns the events for the tokens of a step."""
         ...
 
     def ending(self, choice: int, result: GenerationResult) -> list[bytes]:
-        """The end of one choice; its last tokens came before."""
+        """Returns the events at the end of one choice, after its last tokens."""
         ...
 
     def closing(self, results: Sequence[GenerationResult]) -> list[bytes]:
-        """What comes after the end of all choices."""
+        """Returns the events after the end of all choices."""
         ...
 
     def failure(self, error: ApiError, streams: Sequence[AsyncTokenStream]) -> list[bytes]:
-        """The end of it all where something went wrong; the streams have ended."""
+        """Returns the last events of a generation that failed. All its streams have ended."""
         ...
 
 
-class Generated(NamedTuple):
-    """A choice at its end, for a response that is not streamed."""
+class FinishedChoice(NamedTuple):
+    """A finished choice, for a response that is not streamed."""
 
     result: GenerationResult
     tokens: list[Token]
@@ -72,11 +72,17 @@ class Generation:
     """The streams of one request.
 
     Args:
-        id: the request's.
+        id: the request's id.
         model: the model's name.
-        streams: one for each choice.
-        prompts: of these, one for each prompt.
-        on_end: called once, when all have ended.
+        streams: one stream for each choice.
+        prompts: of these, one stream for each prompt.
+        on_end: called once, when all streams have ended.
+
+    Attributes:
+        outcome: what the client was told, if that differs from how the streams ended.
+        cancelled_by: the reason given to the first `cancel`.
+        error: the error that the client was told.
+        on_cancel: called by `cancel`, to wake a reader that waits for something else than a token.
     """
 
     def __init__(
@@ -91,36 +97,36 @@ class Generation:
         self.model = model
         self.streams = streams
         self.prompts = prompts
-        self.outcome: str | None = None  # what the client was told, where that is not how the streams ended
+        self.outcome: str | None = None
         self.cancelled_by: str | None = None
         self.error: ApiError | None = None
-        self.on_cancel: Callable[[], None] = lambda: None  # for a reader that waits for something else than a token
+        self.on_cancel: Callable[[], None] = lambda: None
         self._on_end = on_end
         self._ending: asyncio.Future[None] | None = None
 
     @property
     def finish_reason(self) -> str:
-        """How it ended: as its first stream that did not end well, or as its first."""
+        """The finish reason of the first stream that did not end well, otherwise of the first stream."""
         if self.outcome is not None:
             return self.outcome
         reasons = [stream.finish_reason or "error" for stream in self.streams]
         return next((reason for reason in reasons if reason in ("error", "timeout", "cancelled")), reasons[0])
 
     def cancel(self, reason: str) -> None:
-        """End it, whatever stage it is in.
+        """Cancel all streams.
 
         Args:
-            reason: "disconnect", "stall", "request" (by name) or "shutdown".
+            reason: "disconnect", "stall", "request" (cancelled by its id) or "shutdown".
         """
         if self.cancelled_by is None:
             self.cancelled_by = reason
         self._cancel_all()
         self.on_cancel()
         if reason in ("disconnect", "stall"):
-            self.end()  # nobody is there to read the end
+            self.end()  # nobody reads the end
 
     async def events(self, renderer: Renderer) -> Source:
-        """Everything that a streamed response consists of, a batch for each step of the engine."""
+        """Yields the events of a streamed response, a batch for each step of the engine."""
         try:
             yield renderer.opening()
             results: dict[int, GenerationResult] = {}
@@ -142,54 +148,53 @@ class Generation:
                 if len(results) == len(self.streams):
                     batch += renderer.closing([results[choice] for choice in sorted(results)])
                 yield batch
-        except Exception as error:  # whatever it is, the client must learn that this was not all
-            self.error = self._told(error)
+        except Exception as error:  # the client must learn that the answer is incomplete
+            self.error = self._api_error(error)
             self._cancel_all()
             await self._all_ended()
             yield renderer.failure(self.error, self.streams)
         finally:
             self.end()
 
-    async def results(self, *, with_tokens: bool) -> list[Generated]:
-        """Wait for the end of all choices.
+    async def results(self, *, with_tokens: bool) -> list[FinishedChoice]:
+        """Wait for the end of all choices. Returns their results.
 
         Args:
-            with_tokens: whether the tokens are wanted one by one.
+            with_tokens: whether to return the tokens as well.
 
         Raises:
-            HeadraceError: whatever a stream ended with.
-            ApiError: it was cancelled.
+            ApiError: a stream failed or was cancelled.
         """
         try:
             results = await asyncio.gather(*(stream.result() for stream in self.streams))
             for result in results:
                 self.checked(result)
             tokens = [await stream.read() if with_tokens else [] for stream in self.streams]
-            return [Generated(result, some) for result, some in zip(results, tokens, strict=True)]
-        except asyncio.CancelledError:  # its client has left
+            return [FinishedChoice(*choice) for choice in zip(results, tokens, strict=True)]
+        except asyncio.CancelledError:  # the client has left
             self.cancel("disconnect")
             raise
         except Exception as error:
-            self.error = self._told(error)
+            self.error = self._api_error(error)
             raise self.error from None
         finally:
             self.end()
 
-    def _told(self, error: Exception) -> ApiError:
-        """What the client is told of an error; what was a fault of ours stands in the log."""
+    def _api_error(self, error: Exception) -> ApiError:
+        """Returns what the client is told of an error. Failures of the server are logged."""
         if isinstance(error, ApiError):
             return error
         known = error if isinstance(error, HeadraceError) else HeadraceError()
-        told = as_api_error(known)
-        if told.type == "server_error":
+        api_error = as_api_error(known)
+        if api_error.type == "server_error":
             _logger.error("failed", exc_info=error, extra={"fields": {"id": self.id, "model": self.model}})
-        return told
+        return api_error
 
     def end(self) -> asyncio.Future[None]:
-        """Let go of the streams; what of them still runs is cancelled. Any number of times.
+        """Cancel the streams that still run. May be called any number of times.
 
         Returns:
-            What is done when all have ended, and the request's id is free again.
+            A future that is done when all streams have ended and the request's id is free again.
         """
         if self._ending is None:
             self._cancel_all()
@@ -209,13 +214,16 @@ class Generation:
             await stream.wait_end()
 
     def checked(self, result: GenerationResult) -> GenerationResult:
-        """The result of one of the streams; ApiError where somebody cancelled it."""
+        """Returns a stream's result; raises ApiError if the stream was cancelled."""
         if result.finish_reason == "cancelled":
             raise _CANCELLED.get(self.cancelled_by or "", _CANCELLED["shutdown"])
         return result
 
     async def _steps(self, renderer: Renderer) -> AsyncGenerator[list[tuple[int, list[Token]]], None]:
-        """For each step of the engine, what it brought to each choice; no tokens stand for progress, or the end."""
+        """Yields the tokens that each step of the engine gave to each choice.
+
+        A choice without tokens has made progress in its prompt, or has ended.
+        """
         if len(self.streams) == 1 and not renderer.wants_progress:
             stream = self.streams[0]
             while True:
@@ -246,5 +254,5 @@ class Generation:
                 await asyncio.gather(*reading, return_exceptions=True)
 
 
-# How streams end of which there is no result to send.
+# Finish reasons of streams that have no result to send. None stands for a failure.
 _UNFINISHED = (None, "cancelled", "timeout")

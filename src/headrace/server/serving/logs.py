@@ -1,4 +1,4 @@
-"""Log lines of the server: what happened to a stream, in figures; never a word of what was said in it."""
+"""The server's log lines, as text or JSON. They have the figures of each generation, and never any of its text."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from headrace.server.serving.generation import Generation
 __all__ = ["JsonFormatter", "LineFormatter", "announce", "log_stream", "logging_to_stderr"]
 
 _logger = logging.getLogger("headrace.server")
-# What can stand in a line as it is; anything else is written as JSON, which has no line breaks.
+# Values that are written as they are. All others are written as JSON, which has no line breaks.
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
-_LONGEST = 300  # characters of a value in a line
-_MOST_WAITING = 10_000  # lines that are not written yet
+_MAX_VALUE = 300  # characters of a value in a line
+_MAX_WAITING = 10_000  # lines that are not written yet
 
 
 def log_stream(generation: Generation) -> None:
-    """The line of a generation that has ended, all its choices together."""
+    """Log the line of a generation that has ended, one line for all its choices."""
     if not _logger.isEnabledFor(logging.INFO):
         return
     streams = generation.streams
@@ -49,26 +49,33 @@ def log_stream(generation: Generation) -> None:
         "tokens_per_second": first.tokens_per_second,
         "queue_ms": first.queue_ms,
         "paused_ms": first.paused_ms,
-        "latency_ms": max(one.latency_ms for one in metrics),
+        "latency_ms": max(stream_metrics.latency_ms for stream_metrics in metrics),
     }
     _logger.info("stream", extra={"fields": fields})
 
 
 def announce(event: str, said: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log something about the server as a whole: `said` for people, the event and its fields for programs as well."""
+    """Log an event of the server as a whole.
+
+    Args:
+        event: the event's name.
+        said: the line for people.
+        level: the log level.
+        fields: more fields of the JSON line.
+    """
     _logger.log(level, event, extra={"said": said, "fields": {"message": said, **fields}})
 
 
 @contextmanager
 def logging_to_stderr(*, as_json: bool) -> Generator[None]:
-    """In a `with`, everything that this process logs goes to standard error.
+    """In a `with`, all log records of this process are written to standard error.
 
     Args:
         as_json: whether a line is a JSON object.
     """
     stderr = _Stderr(sys.stderr)
     stderr.setFormatter(JsonFormatter() if as_json else LineFormatter())
-    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
+    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_MAX_WAITING)
     handler, writer = _Lines(lines), _Writer(lines, stderr)
     root, ours = logging.getLogger(), logging.getLogger("headrace")
     before = root.handlers[:], root.level, ours.level
@@ -86,38 +93,38 @@ def logging_to_stderr(*, as_json: bool) -> Generator[None]:
 
 
 class _Lines(QueueHandler):
-    """Hands lines to the thread that writes them; the event loop must not wait for whoever reads standard error."""
+    """Hands log records to the writing thread, so that the event loop never waits for a reader of standard error."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record as it is: it does not leave the process."""
+        """Returns the record unchanged. Pickling is not needed, as it stays in this process."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Add a line; where nobody reads them, the newest are lost."""
+        """Queue a record, or drop it if the queue is full."""
         with contextlib.suppress(queue.Full):
             self.queue.put_nowait(record)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
 
 class _Writer(QueueListener):
-    """The thread that writes them."""
+    """The thread that writes the records."""
 
     def enqueue_sentinel(self) -> None:
-        """Ask it to end when all is written; there may be no room for that yet."""
+        """Ask the thread to end after the last record. Waits while the queue is full."""
         self.queue.put(None)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Standard error; where nobody reads it any more, the server goes on without a log."""
+    """Standard error. If nobody reads it any more, the server goes on without a log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Do nothing: there is no place left to complain."""
+        """Do nothing: there is nowhere to report it."""
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: when, how grave, what, and the record's fields."""
+    """A JSON object per line: the time, the level, the event and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Returns the line."""
         line = {"ts": _utc(record), "level": record.levelname.lower(), "event": _event(record)}
         line |= _fields(record)
         if (text := _traceback(record)) is not None:
@@ -126,10 +133,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineFormatter(logging.Formatter):
-    """A line for people: what there is to say, or when, what, and the fields that have a value."""
+    """A line for people: the text of `announce`, or time, level, event and the fields that have a value."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and after it the lines of a traceback."""
+        """Returns the line, and the lines of a traceback after it."""
         said: str | None = getattr(record, "said", None)
         if said is not None:
             return "headrace: " + "".join(char if char.isprintable() else " " for char in said)
@@ -149,12 +156,12 @@ def _event(record: logging.LogRecord) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: Mapping[str, Any] = getattr(record, "fields", {})
-    return {name: _tidied(value) for name, value in fields.items()}
+    return {name: _shortened(value) for name, value in fields.items()}
 
 
-def _tidied(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > _LONGEST:
-        return f"{value[: _LONGEST - 3]}..."
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _MAX_VALUE:
+        return f"{value[: _MAX_VALUE - 3]}..."
     return round(value, 3) if isinstance(value, float) else value
 
 
@@ -164,7 +171,10 @@ def _shown(value: Any) -> str:
 
 
 def _traceback(record: logging.LogRecord) -> str | None:
-    """Where an exception came from; what it says is left out, since that may quote a prompt."""
+    """Returns an exception's traceback without its message, which may quote a prompt.
+
+    With `HEADRACE_DEBUG`, the message is included.
+    """
     if record.exc_info is None or record.exc_info[1] is None:
         return None
     if os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0"):

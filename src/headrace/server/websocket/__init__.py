@@ -1,1 +1,1 @@
-"""The WebSocket `/ws`: its frames, its connections, and many streams on each."""
+"""The WebSocket `/ws`: its route, handshake, frames, sessions and sockets, and many streams on each socket."""

@@ -1,4 +1,4 @@
-"""The protocol of a WebSocket's connection: uvicorn's, but a client that only pipes text in gets its answer."""
+"""`WebSocketConnection`: uvicorn's WebSocket protocol, which also answers a client at the end of a pipe."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from headrace.server.websocket.endpoint import LISTENS
-from headrace.server.websocket.wire import is_plain
+from headrace.server.websocket.frames import is_plain
+from headrace.server.websocket.socket import CLIENT_LISTENS
 
 __all__ = ["WebSocketConnection"]
 
-# Parts that a message may come in. Their bytes are limited by websockets, which does not count those that have none.
+# WebSocket frames that one message may consist of. websockets limits their bytes, but not the number of empty ones.
 _MAX_PARTS = 16_384
-# Bytes of a message that tell whether it is plain text.
+# Bytes of a message that are enough to tell whether it is plain text.
 _BEGINNING = 256
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """One client's WebSocket.
 
-    A Close ends a socket at once, with one exception, for `echo "Hello!" | websocat URL`: whoever has sent nothing but
-    plain text, and then a Close that gives no code, has come to the end of a pipe and is still listening. The app is
-    told so, and the Close is answered when the app closes the socket.
+    A Close ends the socket at once, with one exception, for `echo "Hello!" | websocat URL`. A client that has sent only
+    plain text, and then a Close without a code, has reached the end of a pipe and still listens. The app is told so,
+    and the Close is answered when the app closes the socket.
     """
 
     conn: _Protocol
@@ -36,51 +36,51 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.conn = _Protocol(max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
 
     def handle_connect(self, event: Request) -> None:
-        """The client asks for a WebSocket."""
+        """Pass `abort` to the app, which needs it to cut a stalled client off."""
         super().handle_connect(event)
         if not self.close_sent:
             cast("dict[str, Any]", self.scope)["extensions"]["headrace"] = {"abort": self.transport.abort}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone, and with it what came of a message."""
+        """Drop the parts of an unfinished message."""
         super().connection_lost(exc)
         self.frames = []
 
     def handle_ping(self) -> None:
-        """The client asks whether we are there: one that does not read what we say gets no answers to keep for it."""
+        """Answer a ping. A client that does not read gets no pong, because pongs would pile up in the write buffer."""
         if self.writable.is_set():
             super().handle_ping()
         else:
             self.conn.data_to_send()
 
     def handle_cont(self, event: Frame) -> None:
-        """A further part of a message."""
+        """Take a further part of a message; abort the connection if there are too many."""
         super().handle_cont(event)
         if len(self.frames) > _MAX_PARTS:
             self.transport.abort()
 
     def handle_close(self, event: Frame) -> None:
-        """The client says Close."""
+        """Take a Close of the client."""
         if not self.conn.is_held:
             super().handle_close(event)
             return
-        self.stop_keepalive()  # it has said that it says nothing more
-        message = {"type": "websocket.disconnect", "code": 1005, "reason": "", LISTENS: True}
+        self.stop_keepalive()  # the client sends no more, so it will not answer pings
+        message = {"type": "websocket.disconnect", "code": 1005, "reason": "", CLIENT_LISTENS: True}
         self.queue.put_nowait(cast("Any", message))
 
     async def send(self, message: Any) -> None:
-        """What the app says."""
+        """Send a message of the app."""
         if message["type"] == "websocket.close" and self.conn.is_held:
             self.conn.release()
             self.handle_events()
         else:
             await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # it was refused, which uvicorn 0.54 would log as a fault of the app
+            self.handshake_complete = True  # the handshake was refused; otherwise uvicorn 0.54 logs an error
 
 
 class _Protocol(ServerProtocol):
-    """websockets' state machine; it can leave a Close unanswered for a while."""
+    """websockets' state machine, which can hold a Close back before it is answered."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,9 +100,9 @@ class _Protocol(ServerProtocol):
         super().recv_frame(held)
 
     def recv_frame(self, frame: Frame) -> None:
-        """A frame has come."""
+        """Take a frame."""
         if self._held is not None:
-            return  # nothing counts after a Close
+            return  # frames after a Close are ignored
         if frame.opcode is Opcode.TEXT and is_plain(bytes(frame.data[:_BEGINNING]).decode(errors="replace")):
             self._has_text = True
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY):

@@ -1,4 +1,4 @@
-/** Tells screen readers, in one place and politely, that an answer begins and that it is finished. */
+/** Announces to screen readers that an answer begins and that it is finished. */
 
 const LENGTH = 300;
 
@@ -8,13 +8,13 @@ const LENGTH = 300;
  */
 export function createAnnouncer(status) {
   return (text) => {
-    // The same words again are no change, and would not be read; a space that nobody hears makes them one.
+    // Screen readers read only changes. A space, which is not read aloud, makes the same text a change.
     status.textContent = status.textContent === text ? `${text}\u00a0` : text;
   };
 }
 
 /**
- * The beginning of a text.
+ * Returns the beginning of a text.
  *
  * @param {string} text
  */

@@ -1,4 +1,4 @@
-/** An answer on the screen: thoughts, text, tool calls, figures, and what can be done with it. */
+/** `AnswerView`: an answer on the screen, with its thoughts, text, tool calls, metrics and buttons. */
 
 import { placeCaret } from "./caret.js";
 import { copyButton } from "./copy.js";
@@ -11,7 +11,7 @@ import { ToolCallsView } from "./tool-calls.js";
 /** @import { PromptProgress } from "../headrace.js" */
 /** @import { Answer, Metrics, ToolResult } from "./conversation.js" */
 
-/** What is said of answers that are not as long as they might have been. @type {Record<string, string>} */
+/** Notes under answers that are not complete, by state. @type {Record<string, string>} */
 const MARKS = {
   stopped: "Stopped",
   length: "Cut off at the limit of tokens",
@@ -70,7 +70,7 @@ export class AnswerView {
   #connection = element("span", { class: "connection" });
   #mark = element("span", { class: "mark" });
 
-  /** Show that it is being written. */
+  /** Show that the answer is being written. */
   begin() {
     this.#isWriting = true;
     this.element.setAttribute("aria-busy", "true");
@@ -79,7 +79,7 @@ export class AnswerView {
   }
 
   /**
-   * Draw what there is by now.
+   * Draw the answer so far.
    *
    * @param {Answer} answer
    */
@@ -93,10 +93,10 @@ export class AnswerView {
   }
 
   /**
-   * Draw an answer to which nothing is added any more.
+   * Draw a finished answer.
    *
    * @param {Answer} answer
-   * @param {ToolResult[]} [results] those that its calls were given
+   * @param {ToolResult[]} [results] the results that its tool calls were given
    */
   finish(answer, results = []) {
     this.#body.hidden = !answer.content;
@@ -113,7 +113,7 @@ export class AnswerView {
     if (answer.problem) this.#problem.show(answer.problem);
   }
 
-  /** It is whole, and so is what is seen of it. */
+  /** The answer is finished and drawn. */
   #endWriting() {
     this.#isWriting = false;
     this.element.removeAttribute("aria-busy");
@@ -122,7 +122,7 @@ export class AnswerView {
 
   /** @param {Metrics} metrics */
   showMetrics(metrics) {
-    // Lines break between the figures, never within one.
+    // Lines break between figures, never within a figure.
     const figures = metricsText(metrics).split(" · ");
     this.#metrics.replaceChildren(
       ...figures.flatMap((text, index) => [index ? " · " : "", element("span", { class: "figure", text })]),
@@ -138,7 +138,7 @@ export class AnswerView {
   }
 
   /**
-   * Say what the reader waits for, in the place of the text.
+   * Show what the reader waits for, in the place of the text.
    *
    * @param {string} text "" for nothing
    */
@@ -159,7 +159,7 @@ export class AnswerView {
   }
 
   /**
-   * If this ends in a problem, say with it when to try again.
+   * If the answer fails, show with the problem when to try again.
    *
    * @param {number | null} ms
    */
@@ -167,7 +167,7 @@ export class AnswerView {
     this.#problem.countDown(ms);
   }
 
-  /** To be called when it leaves the screen for good. */
+  /** Remove the view for good. */
   destroy() {
     this.#markdown.destroy();
     this.element.remove();
@@ -175,7 +175,7 @@ export class AnswerView {
 
   /**
    * @param {string} thinking
-   * @param {boolean} isThinking whether it still does
+   * @param {boolean} isThinking whether the model is still thinking
    */
   #drawThinking(thinking, isThinking) {
     if (!thinking) return;

@@ -1,11 +1,11 @@
-/** The mark at the end of a text that is being written. */
+/** The caret at the end of a text that is being written. */
 
-// Only so much of the last text is looked at, however long it is.
+// Only so many characters of the last text are searched.
 const TAIL = 100;
 
 /**
- * Move the caret behind the last visible character. It hangs over the text, and so moves nothing itself. Call this when
- * the text was changed in a frame: the layout that it asks for is the one that the frame needs anyway.
+ * Move the caret behind the last visible character. It lies over the text, so the text does not move. Call this in a
+ * frame in which the text has changed: it forces a layout, which such a frame needs anyway.
  *
  * @param {HTMLElement} caret a child of the text's offset parent
  * @param {HTMLElement} text

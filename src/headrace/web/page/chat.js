@@ -1,4 +1,4 @@
-/** The view of conversations: one is open, others may still be written in the background. */
+/** `Chat`: the open conversation. Answers of other conversations may still be written in the background. */
 
 import { Conversation } from "./conversation.js";
 import { element } from "./dom.js";
@@ -10,7 +10,7 @@ import { Thread } from "./thread.js";
 
 /**
  * @typedef {object} ChatEvents
- * @property {() => void} onChange called when another conversation is open, and when one begins or ends to be written
+ * @property {() => void} onChange called when another conversation was opened, and when an answer begins or ends
  * @property {(summaries: Summary[]) => void} onList
  * @property {(text: string) => void} onProblem
  * @property {() => void} onRemoved called when another tab has deleted the open conversation
@@ -28,7 +28,7 @@ export class Chat {
     this.#events = events;
     this.#thread = this.#threadOf(new Conversation());
     this.element.append(this.#thread.element);
-    // Another tab may have gone on with the conversation, or begun one.
+    // Another tab may have changed or begun a conversation.
     this.#channel.onmessage = ({ data }) =>
       typeof data?.removed === "string" ? this.#forget(data.removed) : this.list();
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#refresh());
@@ -41,9 +41,9 @@ export class Chat {
   #channel = new BroadcastChannel("headrace");
   #thread;
   #opening = 0;
-  /** Those that are being written, by the ids of their conversations. @type {Map<string, Thread>} */
+  /** Threads whose answers are being written, by conversation id. @type {Map<string, Thread>} */
   #writing = new Map();
-  /** When each conversation was last changed by its reader, as the list has it. @type {Map<string, number>} */
+  /** When the reader last changed each conversation, as shown in the list. @type {Map<string, number>} */
   #listed = new Map();
   /** @type {Set<string>} */
   #removed = new Set();
@@ -69,13 +69,13 @@ export class Chat {
 
   /**
    * @param {string | null} id null for a new conversation
-   * @returns {Promise<boolean>} false where there is none of this name
+   * @returns {Promise<boolean>} false where there is no such conversation
    */
   async open(id) {
     const round = ++this.#opening;
     if (id === this.conversation.id) return true;
     const thread = id === null ? this.#threadOf(new Conversation()) : (this.#writing.get(id) ?? (await this.#load(id)));
-    if (round !== this.#opening) return true; // another one was asked for meanwhile
+    if (round !== this.#opening) return true; // another conversation was asked for meanwhile
     this.#show(thread ?? this.#threadOf(new Conversation()));
     return thread !== null;
   }
@@ -86,13 +86,13 @@ export class Chat {
     this.#channel.postMessage({ removed: id });
   }
 
-  /** Tell what conversations there are. */
+  /** Report the list of conversations. */
   async list() {
     this.#events.onList((await this.#tried((store) => store.list())) ?? []);
   }
 
   /**
-   * Another tab has deleted a conversation. What this one has stored of it meanwhile goes, too.
+   * Another tab has deleted a conversation. Delete what this tab has stored of it meanwhile.
    *
    * @param {string} id
    */
@@ -126,7 +126,7 @@ export class Chat {
     return thread;
   }
 
-  /** Open the conversation anew where another tab has changed it. */
+  /** Reload the conversation if another tab has changed it. */
   async #refresh() {
     const { id, revision } = this.conversation;
     const stored = Conversation.read(await this.#tried((store) => store.get(id)));
@@ -170,13 +170,13 @@ export class Chat {
   /**
    * @template Result
    * @param {(store: Store) => Promise<Result>} work
-   * @returns {Promise<Result | undefined>} undefined where it failed, which the reader is told
+   * @returns {Promise<Result | undefined>} undefined where the work failed; the reader is told
    */
   async #tried(work) {
     try {
       return await work(await this.#store);
     } catch (error) {
-      // Once is enough: it comes back with each token that cannot be stored.
+      // Shown once only: it would come back with each token that cannot be stored.
       if (!this.#isProblemTold)
         this.#events.onProblem(`Conversations cannot be kept: ${error instanceof Error ? error.message : error}`);
       this.#isProblemTold = true;

@@ -1,4 +1,4 @@
-/** A block of code: what language it is in, a button that copies it, and the code, which scrolls by itself. */
+/** A block of code, with its language, a button that copies it, and its own scroll bar. */
 
 import { copyButton } from "./copy.js";
 import { element } from "./dom.js";

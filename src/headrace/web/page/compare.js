@@ -1,4 +1,4 @@
-/** The comparison: the same messages to two models or settings, side by side, at once. */
+/** `Compare`: sends the same messages to two models or settings at once, and shows both answers side by side. */
 
 import { Conversation } from "./conversation.js";
 import { button, element } from "./dom.js";
@@ -19,7 +19,7 @@ const SIDE_NUMBERS = NUMBERS.filter(({ name }) => ["temperature", "topP", "maxTo
 
 export class Compare {
   /**
-   * @param {() => Settings} settings what holds for both sides, where they say nothing
+   * @param {() => Settings} settings the settings of both sides, where a side has none of its own
    * @param {CompareSurroundings} surroundings
    */
   constructor(settings, surroundings) {
@@ -36,7 +36,7 @@ export class Compare {
       ),
       element("div", { class: "sides" }, ...this.#sides.map((side) => side.element)),
     );
-    // Nobody comes back to a comparison; so the server need not go on with it.
+    // A comparison cannot be resumed, so the server need not go on with it.
     addEventListener("pagehide", () => this.stop());
   }
 
@@ -47,14 +47,14 @@ export class Compare {
     return this.#sides.some((side) => side.thread.isWriting);
   }
 
-  /** Whether a model is wished for that is not there. */
+  /** Whether a chosen model is missing. */
   get isMissing() {
     return this.#sides.some((side) => side.choice.isMissing);
   }
 
   /**
    * @param {string[]} names
-   * @returns {string} what the reader has to know of it, or ""
+   * @returns {string} what the reader must know, or ""
    */
   setModels(names) {
     return this.#sides.map((side, index) => side.choice.show(names, names[index])).find((told) => told) ?? "";
@@ -120,7 +120,7 @@ class Side {
   #place = element("div", { class: "side-thread" });
 
   /**
-   * The fields that are wrong; they say why.
+   * The fields with a wrong value. Each shows what is wrong.
    *
    * @returns {Field[]}
    */
@@ -130,7 +130,7 @@ class Side {
     return wrong;
   }
 
-  /** Where the screen is small, fold the settings away. */
+  /** Fold the settings away on small screens. */
   makeRoom() {
     if (matchMedia("(max-width: 719px)").matches) this.#details.open = false;
   }

@@ -1,11 +1,11 @@
-/** The box for messages, and the button beside it: Send, or Stop while an answer is written. */
+/** `Composer`: the message box, and its button: Send, or Stop while an answer is written. */
 
 import { byId } from "./dom.js";
 import { isSendKey } from "./keys.js";
 
 export class Composer {
   /**
-   * @param {(text: string) => boolean} onSend returns whether it was taken
+   * @param {(text: string) => boolean} onSend returns whether the text was sent
    * @param {() => void} onStop
    */
   constructor(onSend, onStop) {
@@ -24,9 +24,9 @@ export class Composer {
 
   #onSend;
   #isWriting = false;
-  // Whether it was to be sent before there was a conversation to send it to.
+  // Whether the reader pressed Send while the conversation was still being opened.
   #isDue = false;
-  /** Of what it speaks to; null while that is being opened. @type {string | null} */
+  /** Name of the open view; null while it is being opened. @type {string | null} */
   #name = null;
   /** @type {Map<string, string>} */
   #drafts = new Map();
@@ -44,17 +44,17 @@ export class Composer {
     if (hadFocus) this.focus();
   }
 
-  /** Leave what it speaks to: the draft stays there, and nothing is sent before something else is open. */
+  /** Leave the open view. Its draft is kept, and nothing is sent until another view is open. */
   leave() {
     this.#send.disabled = true;
     this.#isDue = false;
-    if (this.#name === null) return; // what is typed meanwhile is for what is open next
+    if (this.#name === null) return; // text typed meanwhile is for the next view
     this.#drafts.set(this.#name, this.#box.value);
     this.#box.value = "";
     this.#name = null;
   }
 
-  /** @param {string} name of what it speaks to from now on */
+  /** @param {string} name of the view that messages go to from now on */
   open(name) {
     this.#name = name;
     this.#send.disabled = false;
@@ -72,7 +72,7 @@ export class Composer {
   #submit() {
     const text = this.#box.value;
     this.#isDue = this.#send.disabled;
-    // While an answer is written, the text waits in the box for its end.
+    // While an answer is written, the text stays in the box.
     if (!this.#isWriting && !this.#isDue && text.trim() && this.#onSend(text)) this.#box.value = "";
   }
 }

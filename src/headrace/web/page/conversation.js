@@ -1,4 +1,4 @@
-/** A conversation: its messages, how they are stored, and how they are sent. Nothing here is on the screen. */
+/** `Conversation`: messages, as they are kept, stored and sent. It has no view. */
 
 import { newId } from "./ids.js";
 
@@ -11,8 +11,8 @@ import { newId } from "./ids.js";
  *   cost: number | null, currency: string | null,
  * }} Metrics
  *
- * An answer is "writing" until it is "done"; or it reached the limit of tokens ("length"), was "stopped" by the reader,
- * "failed", or was "cut" off when the page was left for too long.
+ * An answer is "writing" until it is "done", reached the token limit ("length"), was "stopped" by the reader, "failed",
+ * or was "cut" off because the page was left for too long.
  * @typedef {"writing" | "done" | "length" | "stopped" | "failed" | "cut"} AnswerState
  * @typedef {{
  *   role: "assistant", content: string, thinking: string, toolCalls: ToolCall[], state: AnswerState,
@@ -38,15 +38,15 @@ export class Conversation {
   /** @param {{ id?: string, updated?: number, revision?: string, messages?: Message[] }} [from] */
   constructor({ id = newId(), updated = 0, revision = "", messages = [] } = {}) {
     this.id = id;
-    /** When its reader last did something in it; ms since 1970. */
+    /** When the reader last changed it; ms since 1970. */
     this.updated = updated;
-    /** Differs from the stored one's where another tab went on with the conversation. */
+    /** Differs from the stored revision where another tab has changed the conversation. */
     this.revision = revision;
     this.messages = messages;
   }
 
   /**
-   * What a record in the store says, or null where it is not one of ours.
+   * Returns the conversation in a stored record; null where the record is not valid.
    *
    * @param {unknown} value
    */
@@ -79,7 +79,7 @@ export class Conversation {
     if (message.role !== "assistant") this.updated = Date.now();
   }
 
-  /** A new answer, of which nothing is written yet. */
+  /** Add a new, empty answer. */
   addAnswer() {
     /** @type {Answer} */
     const answer = {
@@ -97,7 +97,7 @@ export class Conversation {
   }
 
   /**
-   * Forget a message and all that follow it.
+   * Delete a message and all that follow it.
    *
    * @param {Message} message
    */
@@ -109,7 +109,7 @@ export class Conversation {
   }
 
   /**
-   * The results that the calls of an answer were given.
+   * Returns the results that an answer's tool calls were given.
    *
    * @param {Answer} answer
    * @returns {ToolResult[]}
@@ -124,8 +124,8 @@ export class Conversation {
   }
 
   /**
-   * The messages as the server takes them. Of answers that came to nothing, nothing is sent, nor are their questions:
-   * many models' templates insist that questions and answers alternate.
+   * Returns the messages for the server. Empty answers are left out together with their questions, because many chat
+   * templates require that questions and answers alternate.
    *
    * @param {string} systemPrompt
    * @returns {WireMessage[]}

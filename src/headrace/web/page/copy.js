@@ -1,11 +1,11 @@
-/** Puts a text on the clipboard, and says so on the button that was pressed. */
+/** A button that copies a text to the clipboard, and shows that it did. */
 
 import { element } from "./dom.js";
 
 const FEEDBACK_MS = 2000;
 
 /**
- * A button that copies what `text` gives.
+ * Returns a button that copies the text returned by `text`.
  *
  * @param {string} name
  * @param {() => string} text
@@ -27,14 +27,14 @@ export function copyButton(name, text) {
 
 /**
  * @param {string} text
- * @returns {Promise<boolean>} whether it is on the clipboard
+ * @returns {Promise<boolean>} whether the text was copied
  */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // No permission, or a page that came by plain http, where there is no `navigator.clipboard` at all.
+    // There is no permission, or no `navigator.clipboard`, as on a page loaded by plain http.
     return copySelected(text);
   }
 }

@@ -1,12 +1,12 @@
-/** Elements made and found in one line. */
+/** Helpers that create and find elements. */
 
 /**
  * @typedef {{ [name: string]: string | number | boolean | null | undefined | ((event: any) => void) }} Properties
  */
 
 /**
- * An element. Of its properties, `text` is its text, functions such as `onclick` are listeners, true is an attribute
- * without a value, and false, null and undefined are left out; all others are attributes.
+ * Returns a new element. The property `text` is its text. Functions such as `onclick` are listeners. true is an
+ * attribute without a value; false, null and undefined are left out. All other properties are attributes.
  *
  * @template {keyof HTMLElementTagNameMap} Tag
  * @param {Tag} tag
@@ -27,7 +27,7 @@ export function element(tag, properties = {}, ...children) {
 }
 
 /**
- * The element of the page with this id, which must be of this type.
+ * Returns the page's element with this id, which must have this type.
  *
  * @template {HTMLElement} Type
  * @param {string} id
@@ -41,7 +41,7 @@ export function byId(id, type) {
 }
 
 /**
- * A button of text.
+ * Returns a button with a text.
  *
  * @param {string} name
  * @param {() => void} onclick

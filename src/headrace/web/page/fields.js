@@ -1,4 +1,4 @@
-/** Fields with a label, a hint and a place where it says what is wrong with them. */
+/** `Field`: an input with a label, a hint and an error text. */
 
 import { element } from "./dom.js";
 import { newId } from "./ids.js";
@@ -10,8 +10,8 @@ import { problemOf } from "./settings.js";
  * @typedef {object} FieldOptions
  * @property {string} label
  * @property {string} [hint]
- * @property {number} [rows] of a field with several lines
- * @property {Record<string, string>} [choices] the label of each value; makes it a select
+ * @property {number} [rows] makes it a field of several lines
+ * @property {Record<string, string>} [choices] makes it a select; the label of each value
  * @property {boolean} [isNumber]
  * @property {boolean} [isSecret]
  */
@@ -50,7 +50,7 @@ export class Field {
     this.say("");
   }
 
-  /** Whether the value is allowed; where it is not, the field says why. */
+  /** Returns whether the value is allowed; if not, shows why. */
   check() {
     const problem = problemOf(this.name, this.value);
     this.say(problem);
@@ -76,7 +76,7 @@ function inputOf(id, { rows, choices, isNumber, isSecret }) {
     return element("select", { id }, ...options);
   }
   if (rows) return element("textarea", { id, rows, dir: "auto", spellcheck: "false" });
-  // Not type="number": what such a field cannot read, it does not tell either.
+  // Not type="number": such a field returns "" for text that is not a number.
   return element("input", {
     id,
     type: isSecret ? "password" : "text",

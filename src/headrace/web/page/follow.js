@@ -1,12 +1,12 @@
-/** Keeps the end of a growing text in sight, for as long as the reader is at the end. */
+/** Keeps the end of a growing text in sight while the reader is at the end. */
 
-// How far from the end is still at the end, in CSS pixels.
+// A reader within this distance is at the end; in CSS pixels.
 const NEAR = 24;
 
 export class Follower {
   /**
    * @param {HTMLElement} scroller
-   * @param {HTMLElement} content what grows in it
+   * @param {HTMLElement} content the content that grows
    * @param {HTMLButtonElement} toEnd shown while the end is out of sight
    */
   constructor(scroller, content, toEnd) {
@@ -14,14 +14,14 @@ export class Follower {
     this.#toEnd = toEnd;
     scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     content.addEventListener("click", (event) => {
-      // What the reader opens must not run away from under the pointer.
+      // An element that the reader opens must stay under the pointer.
       if (event.target instanceof Element && event.target.closest("summary")) this.#isFollowing = false;
     });
     toEnd.addEventListener("click", () => {
       this.goToEnd();
       scroller.focus({ preventScroll: true });
     });
-    // It is called when the layout of a frame is done, so that asking for heights costs nothing.
+    // This runs after the layout of a frame, so reading heights costs nothing.
     const observer = new ResizeObserver(() => this.#onResize());
     observer.observe(content);
     observer.observe(scroller);
@@ -45,7 +45,7 @@ export class Follower {
 
   #onScroll() {
     const top = this.#scroller.scrollTop;
-    // Text that came since is no reason to stop following; only scrolling up is.
+    // Only scrolling up stops following, not new text.
     if (this.#distance <= NEAR) this.#isFollowing = true;
     else if (top < this.#top) this.#isFollowing = false;
     this.#top = top;

@@ -1,8 +1,8 @@
-/** What keys mean in a box for messages. */
+/** The keys of the message box. */
 
 /**
- * Whether this sends: Enter does, but not with Shift, nor where it only ends the composition of a character (a browser
- * that has closed the composition by then says so with the key code 229).
+ * Returns whether a key sends the message. Enter does, but not with Shift, and not if it ends the composition of a
+ * character. A browser that has already ended the composition reports the key code 229.
  *
  * @param {KeyboardEvent} event
  */

@@ -1,6 +1,6 @@
-/** Whether the page is being left: what fails then has not failed, but goes on after a reload. */
+/** Whether the page is being left. Streams that break then are resumed after a reload. */
 
-// A download asks to leave, too, and then the page stays.
+// A download fires `beforeunload` too, but then the page stays.
 const DOUBT_MS = 2000;
 
 let isGoing = false;

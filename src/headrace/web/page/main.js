@@ -1,4 +1,4 @@
-/** Puts the page together: what is open, and who is told of what. */
+/** Puts the page together: creates its parts, connects them, and opens the view for the address. */
 
 import { TextGeneration } from "../headrace.js";
 import { createAnnouncer } from "./announce.js";
@@ -24,7 +24,7 @@ let settings = loadSettings();
 let summaries = [];
 let isComparing = false;
 let numRoutes = 0;
-/** Those who wait for another API key. @type {(() => void)[]} */
+/** Called when the API key may have changed. @type {(() => void)[]} */
 let waiting = [];
 
 const notice = new Notice();
@@ -77,29 +77,29 @@ const chat = new Chat(
 addEventListener("hashchange", route);
 byId("settings-button", HTMLButtonElement).addEventListener("click", () => dialog.open(settings));
 compareButton.addEventListener("click", () => go(isComparing ? hashOf(chat.conversation.id) : COMPARE));
-// The server may have loaded another one meanwhile.
+// The server may have loaded another model meanwhile.
 modelSelect.addEventListener("focus", () => models.ask());
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && models.ask());
 watchSettings(() => useSettings({ ...loadSettings(), model: settings.model }));
 byId("skip", HTMLAnchorElement).addEventListener("click", (event) => {
-  event.preventDefault(); // its address would be taken for that of a conversation
+  event.preventDefault(); // the link's hash would be taken for a conversation
   composer.focus();
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
-  if (document.querySelector("dialog[open]")) return; // it closes itself
+  if (document.querySelector("dialog[open]")) return; // the dialog closes itself
   if (sidebar.isDrawerOpen) sidebar.closeDrawer();
   else view().stop();
 });
 
-// All is wired; what takes time comes last, so that no press of a button is lost.
+// Slow work comes after all listeners are connected, so that no click is lost.
 composer.focus();
 models.ask();
 chat.list();
 route();
 sayWhetherKept();
 
-/** What the message box speaks to. */
+/** The open view, to which messages go. */
 function view() {
   return isComparing ? compare : chat;
 }
@@ -107,7 +107,7 @@ function view() {
 /** @param {string} text */
 function send(text) {
   const isSent = view().send(text);
-  // A conversation has an address from its first message on.
+  // A conversation gets an address with its first message.
   if (isSent && !isComparing) {
     history.replaceState(null, "", hashOf(chat.conversation.id));
     composer.open(draftName());
@@ -120,25 +120,25 @@ function hashOf(id) {
   return chat.conversation.id === id && !chat.conversation.messages.length ? NEW : `#/c/${encodeURIComponent(id)}`;
 }
 
-/** Under which name the draft in the message box is kept. */
+/** The name under which the draft in the message box is kept. */
 function draftName() {
   return isComparing ? COMPARE : hashOf(chat.conversation.id);
 }
 
 /** @param {string} hash */
 function go(hash) {
-  // Not by setting the hash: whatever is typed before its event came would go to the conversation before.
+  // Not by setting the hash: text typed before the `hashchange` event would go to the previous conversation.
   if (location.hash !== hash) history.pushState(null, "", hash);
   route();
 }
 
-/** Show what the address says. */
+/** Open the view for the address. */
 async function route() {
   const route = ++numRoutes;
   composer.leave();
   notice.hide("conversation");
   isComparing = location.hash === COMPARE;
-  if (!isComparing) compare.stop(); // there, nobody could
+  if (!isComparing) compare.stop(); // outside the comparison, there is no button to stop it
   if (!isComparing) {
     const id = idOf(location.hash);
     const isNewAlready = id === null && !chat.conversation.messages.length;
@@ -168,7 +168,7 @@ function idOf(hash) {
   }
 }
 
-/** Where the browser keeps nothing for pages, say so. */
+/** Show a hint if the browser keeps no data for the page. */
 async function sayWhetherKept() {
   const { isKept } = await store;
   const hint = byId("storage-hint", HTMLParagraphElement);
@@ -176,7 +176,7 @@ async function sayWhetherKept() {
   hint.hidden = isKept;
 }
 
-/** Bring all around the conversation up to date with it. */
+/** Update the parts of the page around the conversation. */
 function update() {
   composer.setWriting(view().isWriting);
   compareButton.setAttribute("aria-pressed", String(isComparing));

@@ -1,4 +1,4 @@
-/** Makes HTML safe piece by piece, and several pieces in one call where they will be needed one after the other. */
+/** `Batches`: sanitizes pieces of HTML, several in one call where they are needed one after the other. */
 
 import { element } from "./dom.js";
 import { BATCH } from "./markdown-limits.js";
@@ -7,7 +7,7 @@ import { BATCH } from "./markdown-limits.js";
 
 export class Batches {
   /**
-   * @param {string[]} pieces each of them one element
+   * @param {string[]} pieces the HTML of one element each
    * @param {Sanitise} sanitise
    */
   constructor(pieces, sanitise) {
@@ -18,16 +18,16 @@ export class Batches {
   #pieces;
   #sanitise;
   #position = 0;
-  /** @type {HTMLElement[]} of the pieces from this position on */
+  /** @type {HTMLElement[]} elements of the pieces from `#position` on */
   #ready = [];
 
-  /** Leave out a piece. */
+  /** Skip a piece. */
   skip() {
     this.#position += 1;
     this.#ready.shift();
   }
 
-  /** The element of the next piece; for the table of one row, that row. */
+  /** Returns the element of the next piece; for a table of one row, its row. */
   take() {
     if (this.#ready.length === 0) this.#ready = this.#next();
     this.#position += 1;
@@ -45,7 +45,7 @@ export class Batches {
     const pieces = this.#pieces.slice(this.#position, end);
     const made = elementsOf(this.#sanitise(pieces.join("")));
     if (made.length === pieces.length) return made;
-    // Pieces that run into each other, or that nothing is left of: each for itself.
+    // Some pieces merged, or nothing is left of them: sanitize each by itself.
     return pieces.map((piece) => {
       const [only, ...others] = elementsOf(this.#sanitise(piece));
       return only && others.length === 0 ? only : element("div", {}, this.#sanitise(piece));

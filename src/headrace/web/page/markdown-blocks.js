@@ -1,12 +1,12 @@
-/** From Markdown to blocks: which of them are settled, whatever comes after, and which the next token may change. */
+/** Turns Markdown into blocks, and finds which of them are settled: no later text can change them. */
 
 import { CELLS, DEFINITIONS, ITEMS, PART, WINDOW } from "./markdown-limits.js";
 import { breakBefore, plainBlocks } from "./markdown-plain.js";
 import { lex, lexBlocks, renderBlock } from "./markdown-render.js";
 
 /**
- * A block as the page shows it. A list, a table and code have units that come one by one: items, rows, lines of text.
- * `continues`: its units go to the block before, of which it is the rest.
+ * A block as the page shows it. A list, a table and code grow by units: items, rows, lines.
+ * `continues`: the block is the rest of the one before, and its units are added to that one.
  * @typedef {{ continues: boolean } & (
  *   | { kind: "html", html: string }
  *   | { kind: "list", tag: "ul" | "ol", start: number, units: string[] }
@@ -17,8 +17,9 @@ import { lex, lexBlocks, renderBlock } from "./markdown-render.js";
  */
 
 /**
- * The block in the middle of which the settled text ends. `head` is what has to stand before the rest, so that it is
- * lexed as what it is; `cells` are those of the table so far, `items` those of the list, and `start` is its number.
+ * The block that the end of the settled text is in. `head` is text that is put before the rest, so that the rest is
+ * lexed as the same kind of block. `cells` counts the table's cells so far, `items` the list's items; `start` is the
+ * list's number.
  * @typedef {{ kind: "list", items: number, start: number }
  *   | { kind: "table", head: string, cells: number }
  *   | { kind: "code", head: string }
@@ -28,14 +29,13 @@ import { lex, lexBlocks, renderBlock } from "./markdown-render.js";
 /** @typedef {[label: string, link: { href: string, title?: string | null }]} Definition */
 
 /**
- * What is to be lexed: the text from the end of the settled part on, at most WINDOW characters of it. `isComplete`:
- * nothing comes after.
+ * What the worker lexes: the text after the settled part, at most WINDOW characters. `isComplete`: no text follows.
  * @typedef {{ text: string, open: Open | null, definitions: Definition[], isComplete: boolean }} Job
  */
 
 /**
- * The first `settled.blocks` blocks never change again; they are the first `settled.length` characters. `definitions`
- * are those of links in them.
+ * The first `settled.blocks` blocks, made of the first `settled.length` characters, never change again. `definitions`
+ * are the link definitions in them.
  * @typedef {{ blocks: Block[], settled: { blocks: number, length: number, open: Open | null },
  *   definitions: Definition[] }} Result
  */
@@ -43,7 +43,7 @@ import { lex, lexBlocks, renderBlock } from "./markdown-render.js";
 /** @typedef {import("./markdown-render.js").Token} Token */
 
 /**
- * Where the settled part of a text ends, and in the middle of what. `newline`: between two lines of code.
+ * Where the settled part of a text ends, and which block the end is in. `newline`: it is between two lines of code.
  * @typedef {{ end: number, open: Open | null, newline?: boolean }} Cut
  */
 
@@ -81,7 +81,7 @@ export function blocksOf({ text, open, definitions, isComplete }) {
     }
     const blocks = render(tokens, settled.open);
     const last = blocks.at(-1);
-    // The newline between this line of code and the next is in neither of the two parts.
+    // The newline between this line of code and the next belongs to neither part.
     if (cut.newline && last?.kind === "code") last.units[0] += "\n";
     result.blocks.push(...blocks);
     settled.blocks = result.blocks.length;
@@ -96,20 +96,20 @@ function headOf(open) {
 }
 
 /**
- * How much of a text is settled: the blocks before the last one, or some more of it if it is long.
- * @param {string} source with the head
+ * Returns how much of a text is settled: the blocks before the last one, and a part of the last one if it is long.
+ * @param {string} source the text, with the head of the open block
  * @param {Open | null} open
  * @param {boolean} isComplete
  * @returns {Cut}
  */
 function findCut(source, open, isComplete) {
-  // A line that is not complete may yet make anything of the lines before it: "***" is a rule, "***a" is text.
+  // An incomplete line can change the meaning of the lines before it: "***" is a rule, "***a" is text.
   const lines = isComplete ? source : source.slice(0, source.lastIndexOf("\n") + 1);
   const tokens = lexBlocks(lines);
   const last = tokens.findLastIndex((token) => token.type !== "space");
   let end = 0;
   for (const [index, token] of tokens.entries()) {
-    // Where marked has made up the text of a token, nobody knows which characters are its own.
+    // marked has changed this token's text, so its length in the source is unknown.
     if (!lines.startsWith(token.raw, end)) return { end: isComplete ? source.length : 0, open: null };
     const part = partOf(token, index === 0 ? open : null);
     if (part) return { ...part, end: end + part.end };
@@ -120,8 +120,8 @@ function findCut(source, open, isComplete) {
 }
 
 /**
- * The part of a long list, table or code block that can be settled. It depends on nothing but the text up to its end
- * and the line or two after it, so that it is the same whenever it is looked for.
+ * Returns the part of a long list, table or code block that can be settled. It depends only on the text up to its end
+ * and the next line or two, so it does not depend on the time at which it is computed.
  * @param {Token} token
  * @param {Open | null} open
  * @returns {Cut | null}
@@ -162,7 +162,7 @@ function listPart({ raw, items, start }, open) {
 }
 
 /**
- * The number that a list goes on with where it goes on as another one.
+ * Returns the first number of the list that continues an open list.
  * @param {{ items: number, start: number }} open
  */
 function startOf(open) {
@@ -170,7 +170,7 @@ function startOf(open) {
 }
 
 /**
- * Whether what goes on has to be another one: what has many items or cells is laid out anew with each of them.
+ * Returns whether the rest must become another list or table: a long one is laid out again with each new item or cell.
  * @param {Open | { items: number, start: number }} open
  */
 function isFull(open) {
@@ -199,7 +199,7 @@ function tablePart({ raw, header }, open) {
 }
 
 /**
- * Cuts between two lines of code of which the second one is not blank, and not the last one, which may be a fence.
+ * Cuts between two lines of code. The second one is not blank, and not the last one, which may be a fence.
  * @param {string} raw
  * @param {string | null} openHead
  * @returns {Cut | null}
@@ -218,7 +218,7 @@ function codePart(raw, openHead) {
 }
 
 /**
- * The fence with which the rest of a code block is to be lexed. Only its indentation, its kind and its language count.
+ * Returns the fence put before the rest of a code block. Only its indentation, its kind and its language matter.
  * @param {string} raw
  */
 function headOfCode(raw) {
@@ -227,8 +227,8 @@ function headOfCode(raw) {
 }
 
 /**
- * Where a block is cut that fills a window and has no parts. The rest of code stays code; of anything else it is plain
- * text up to the next blank line.
+ * Returns where to cut a block that fills a window and has no parts. The rest of code stays code. The rest of any other
+ * block is plain text up to the next blank line.
  * @param {string} source
  * @param {Open | null} open
  * @returns {Cut}
@@ -237,7 +237,7 @@ function giantCut(source, open) {
   const first = lexBlocks(source).find((token) => token.type !== "space");
   if (first?.type === "code" && first.codeBlockStyle !== "indented" && source.endsWith(first.raw)) {
     const head = open?.kind === "code" ? open.head : headOfCode(first.raw);
-    // What the rest begins with must not look like indentation or a fence.
+    // The beginning of the rest must not look like indentation or a fence.
     for (let end = source.length - 1; end > source.length - PART; end -= 1) {
       if (/[^\s`~\uDC00-\uDFFF]/.test(source[end])) {
         return { end, open: { kind: "code", head }, newline: source[end - 1] === "\n" };
@@ -268,7 +268,7 @@ function render(tokens, open) {
 }
 
 /**
- * The definitions of links in some tokens, also those in quotes and lists.
+ * Returns the link definitions in tokens, also those in quotes and lists.
  * @param {Token[]} tokens
  * @returns {Definition[]}
  */

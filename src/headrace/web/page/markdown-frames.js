@@ -1,10 +1,10 @@
-/** Shares the time of the frames among all that want to change the page, so that no frame becomes long. */
+/** `inFrames`: does the work of all views in short slices, one per frame, so that no frame becomes long. */
 
 import { FRAME_MS, SLICE_MS } from "./markdown-limits.js";
 
-// A page that nobody sees has no frames; its work goes on, if slowly.
+// A hidden page has no frames. Its work goes on at this interval, in milliseconds.
 const UNSEEN_MS = 250;
-// The slice begins this small, and never becomes smaller: on a busy machine all frames are long, whatever is put in.
+// The first and smallest slice. A smaller one would not help: on a busy machine all frames are long.
 const LEAST_MS = 2;
 const GROWTH = 1.25;
 
@@ -20,18 +20,18 @@ const GROWTH = 1.25;
 /** @type {Task[]} */
 const tasks = [];
 let isScheduled = false;
-// What is put in has to be laid out and painted, too, which takes many times as long as putting it in, or less. How long
-// a frame takes with it is seen in the next one.
+// Milliseconds of work per frame. It adapts to the time between frames, because layout and paint of changes may take
+// many times as long as the changes themselves.
 let slice = LEAST_MS;
-/** When the last slice began, if the next one is for the very next frame. @type {number | null} */
+/** When the last slice began; null if no slice is due in the next frame. @type {number | null} */
 let previous = null;
 
 /**
- * Do some work in steps of which each is short: as many in each frame as there is time for.
+ * Do work in short steps, as many in each frame as there is time for.
  *
  * @param {Iterator<void>} steps
- * @param {() => void} onSlice called after each frame in which some were done
- * @returns {Promise<number>} the milliseconds that they took
+ * @param {() => void} onSlice called after each frame in which steps were done
+ * @returns {Promise<number>} milliseconds that the steps took
  */
 export function inFrames(steps, onSlice) {
   return new Promise((resolve, reject) => {
@@ -69,7 +69,7 @@ function run() {
     touched.add(task);
     advance(task, end);
   }
-  // The one that was interrupted lets the others go first.
+  // The interrupted task goes behind the others.
   const [interrupted] = tasks;
   if (touched.has(interrupted)) tasks.push(...tasks.splice(0, 1));
   for (const task of touched) task.onSlice();

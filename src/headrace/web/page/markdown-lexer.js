@@ -1,25 +1,25 @@
-/** The worker that lexes for all answers: one job after the other, and an end to those that take too long. */
+/** The lexer of all answers: gives a worker one job after the other, and ends jobs that take too long. */
 
 import { JOB_MS } from "./markdown-limits.js";
 
 /** @import { Job, Result } from "./markdown-blocks.js" */
 /** @import { Reply } from "./markdown-worker.js" */
 
-// For the worker and marked to be loaded; without them there is only plain text.
+// Time for loading the worker and marked. Without them, text is shown as plain text.
 const LOAD_MS = 10_000;
-// After it could not be loaded; the network may be back by then.
+// Time until the next try to load them, when the network may be back.
 const RETRY_MS = 10_000;
-// The page itself may have been busy or asleep while the answer came; it is there a moment later.
+// The worker's reply may wait in a busy or sleeping page. It is then handled within this time.
 const GRACE_MS = 50;
 
 const WORKER = new URL("./markdown-worker.js", import.meta.url).href;
 
-/** The job took too long, or more than there is of the stack or the memory. */
+/** The job took too long, or exceeded the stack or the memory. */
 export class LexingError extends Error {
   name = "LexingError";
 }
 
-/** There is no worker, or no marked: nothing can be lexed. */
+/** The worker or marked cannot be loaded, so nothing can be lexed. */
 export class NoLexerError extends Error {
   name = "NoLexerError";
 }
@@ -29,10 +29,10 @@ export class NoLexerError extends Error {
 class MarkdownLexer {
   /** @type {Worker | null} */
   #worker = null;
-  /** @type {Waiting[]} the first one is in work */
+  /** @type {Waiting[]} the first one is running */
   #waiting = [];
   #isReady = false;
-  /** Until when it is not tried to load the worker; on the clock of `performance.now`. */
+  /** No try to load the worker before this time; on the clock of `performance.now`. */
   #missingUntil = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
@@ -60,7 +60,7 @@ class MarkdownLexer {
     try {
       this.#worker = new Worker(trusted(WORKER), { type: "module" });
     } catch {
-      // A browser without workers made of modules.
+      // The browser does not support module workers.
       this.#missingUntil = Infinity;
       this.#refuse();
       return;
@@ -119,7 +119,7 @@ class MarkdownLexer {
 }
 
 /**
- * The address of the worker as the page's policy wants it: from a policy that knows no other.
+ * Returns the worker's address as the Content-Security-Policy requires: from a trusted-types policy for this URL only.
  *
  * @param {string} url
  */

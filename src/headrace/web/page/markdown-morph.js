@@ -1,10 +1,10 @@
-/** Changes an element into another one and keeps what is the same: the reader's selection, and its layout. */
+/** `morph`: changes an element into another one, and keeps equal nodes, so that selection and layout are kept. */
 
 /**
  * @template {ChildNode} Node
- * @param {Node} before what is on the page
- * @param {Node} after what is to be there
- * @returns {Node} what is there now, one of the two
+ * @param {Node} before the node on the page
+ * @param {Node} after the node to show
+ * @returns {Node} the node now on the page, one of the two
  */
 export function morph(before, after) {
   if (before.isEqualNode(after)) return before;

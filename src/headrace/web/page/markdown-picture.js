@@ -1,4 +1,4 @@
-/** The elements of one text: changes them into what the blocks say, and leaves alone what is the same. */
+/** `Picture`: the elements of one text. It changes them to match the blocks, and leaves equal elements alone. */
 
 import { codeFigure } from "./code-block.js";
 import { element } from "./dom.js";
@@ -11,12 +11,12 @@ import { tableScroller } from "./markdown-safe.js";
 /** @import { Sanitise } from "./markdown-safe.js" */
 
 /**
- * A block on the page. Its units are items, rows, parts of a text; a few paragraphs and such are one block together.
+ * A block on the page. Its units are items, rows or parts of a text. A few paragraphs and similar are one group.
  *
  * @typedef {object} Shown
- * @property {string} key with another key it is another block
+ * @property {string} key blocks with different keys are never reused for each other
  * @property {HTMLElement} element
- * @property {HTMLElement} body where the units are
+ * @property {HTMLElement} body the parent of the units
  * @property {{ source: string, node: HTMLElement }[]} units
  */
 
@@ -26,7 +26,7 @@ export class Picture {
     this.#container = container;
   }
 
-  /** Makes HTML safe; to be given before there is any. @type {Sanitise} */
+  /** Sanitizes HTML; must be set before the first block with HTML. @type {Sanitise} */
   sanitise = () => {
     throw new Error("nothing was given that makes HTML safe");
   };
@@ -34,28 +34,28 @@ export class Picture {
   #container;
   /** @type {Shown[]} */
   #shown = [];
-  // What is settled: so many blocks, and of the last one so many units.
+  // The number of settled blocks, and of settled units in the last of them.
   #numBlocks = 0;
   #numUnits = 0;
   #numSanitised = 0;
 
-  /** How many characters of HTML have been made safe. */
+  /** How many characters of HTML were sanitized. */
   get numSanitised() {
     return this.#numSanitised;
   }
 
-  /** Begin from the start. What is there stays until it turns out to be different. */
+  /** Draw again from the start. Elements stay until their content turns out to be different. */
   restart() {
     this.#numBlocks = 0;
     this.#numUnits = 0;
   }
 
   /**
-   * Show blocks behind those that are settled.
+   * Show blocks after the settled ones.
    *
    * @param {Block[]} blocks
-   * @param {number} numSettled so many of them never change again
-   * @param {boolean} isEnd whether nothing comes behind them
+   * @param {number} numSettled how many of them never change again
+   * @param {boolean} isEnd whether no blocks follow
    * @returns {Generator<void, void>} in short steps
    */
   *draw(blocks, numSettled, isEnd) {
@@ -74,7 +74,7 @@ export class Picture {
         const shown = this.#shown[count - 1];
         const isHtml = block.kind !== "code" && block.kind !== "plain";
         if (shown.units[numUnits]?.source !== source) {
-          // Each part of a text is a block of its own, so that only the last one is laid out again when it grows.
+          // Each part of a text is its own element, so that only the last one is laid out again when it grows.
           setUnit(shown, numUnits, source, isHtml ? fresh.take() : element("span", { class: "part", text: source }));
         } else if (isHtml) fresh.skip();
         numUnits += 1;
@@ -97,9 +97,9 @@ export class Picture {
   }
 
   /**
-   * Take away the units of a block that it has no more.
+   * Remove the units that a block no longer has.
    *
-   * @param {number} count of the blocks up to it
+   * @param {number} count the number of blocks up to this one
    * @param {number} numUnits
    */
   #trim(count, numUnits) {
@@ -107,7 +107,7 @@ export class Picture {
   }
 
   /**
-   * Have an element for a block, the one that is there if it is for the same.
+   * Returns an element for a block; reuses the one at its place if it has the same key.
    *
    * @param {number} index
    * @param {Block} block
@@ -171,7 +171,7 @@ function keyOf(block) {
 }
 
 /**
- * The HTML of a block, each piece one element.
+ * Returns the HTML of a block, one element per piece.
  *
  * @param {Block} block
  */
@@ -182,7 +182,7 @@ function htmlOf(block) {
     case "list":
       return block.units;
     case "table": {
-      // A row is one only in a table. The head of a table that goes on is there already.
+      // A row is only parsed inside a table. The head of a continued table is on the page already.
       const rows = block.units.map((row) => `<table><tbody>${row}</tbody></table>`);
       return block.continues ? rows : [`<table><tbody>${block.head}</tbody></table>`, ...rows];
     }
@@ -192,7 +192,7 @@ function htmlOf(block) {
 }
 
 /**
- * Have an element for a unit, the one that is there as far as it is the same.
+ * Returns an element for a unit; reuses the equal parts of the one at its place.
  *
  * @param {Shown} shown
  * @param {number} index

@@ -1,11 +1,11 @@
-/** Text that is not looked at as Markdown: cut into parts that can be laid out one by one. */
+/** Plain text, which is not parsed as Markdown: cut into parts that can be laid out one by one. */
 
 import { PART } from "./markdown-limits.js";
 
 /** @typedef {import("./markdown-blocks.js").Block} Block */
 
 /**
- * Plain text up to the next blank line, or to the end. `isBegun`: the block before is the beginning of it.
+ * Plain text up to the next blank line, or to the end. `isBegun`: the block before is its beginning.
  * @typedef {{ kind: "plain", toEnd: boolean, isBegun: boolean, isLineStart: boolean }} Plain
  */
 
@@ -26,7 +26,7 @@ export function plainBlocks(text, { toEnd, isBegun, isLineStart }, isComplete) {
     length += part.length;
   }
   const settledUnits = units.length;
-  // The blank line itself is the distance to what comes.
+  // The blank line itself is the space before the next block.
   const last = text.slice(length, blank ? blank.index : end);
   if (last) units.push(last);
   const isEnded = isComplete || blank !== null;
@@ -54,7 +54,7 @@ export function plainBlocks(text, { toEnd, isBegun, isLineStart }, isComplete) {
 }
 
 /**
- * Where a text that must not go on as far as `end` is best cut: after a line, else after a word, else anywhere.
+ * Returns the best place to cut a text before `end`: after a line, otherwise after a word, otherwise anywhere.
  * @param {string} text
  * @param {number} start
  * @param {number} end
@@ -65,6 +65,6 @@ export function breakBefore(text, start, end) {
     const found = text.lastIndexOf(mark, end - 1) + 1;
     if (found > middle) return found;
   }
-  // Not between the two halves of a character.
+  // Not between the two halves of a surrogate pair.
   return /[\uDC00-\uDFFF]/.test(text[end] ?? "") ? end - 1 : end;
 }

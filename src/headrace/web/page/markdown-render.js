@@ -1,4 +1,4 @@
-/** marked, held to what the page allows: no HTML of the model's own, no images, only links that lead to other sites. */
+/** Renders Markdown with marked, restricted: no HTML from the model, no images, and links to other sites only. */
 
 import { Lexer, Parser, Renderer, Tokenizer } from "../vendor/marked.js";
 import { COLUMNS, DEPTH, LANGUAGE, TAGS } from "./markdown-limits.js";
@@ -19,7 +19,7 @@ const LANGUAGE_NAME = new RegExp(`^[\\w+#.-]{1,${LANGUAGE}}(?=\\s|$)`);
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 
 /**
- * All of a text as HTML that shows it.
+ * Returns HTML that shows a text as it is.
  * @param {string} text
  */
 function escaped(text) {
@@ -27,14 +27,14 @@ function escaped(text) {
 }
 
 /**
- * A text of Markdown as HTML: `&eacute;` is a letter there.
+ * Returns HTML for text in Markdown, where a reference such as `&eacute;` is a character.
  * @param {string} text
  */
 function escapedText(text) {
   return text.replace(/[<>"']|&(?!(?:#\d{1,7}|#x[\da-f]{1,6}|\w+);)/gi, (character) => ESCAPES[character]);
 }
 
-/** Leaves what is too deep or too wide as text. */
+/** Leaves quotes and lists that are too deep, and tables that are too wide, as text. */
 class BoundedTokenizer extends Tokenizer {
   #depth = 0;
 
@@ -71,7 +71,7 @@ class BoundedTokenizer extends Tokenizer {
 }
 
 /**
- * Where the top-level blocks of a text are; what is in their lines is not looked at.
+ * Returns the top-level blocks of a text. Their inline content is not lexed.
  * @param {string} source
  */
 export function lexBlocks(source) {
@@ -81,9 +81,9 @@ export function lexBlocks(source) {
 }
 
 /**
- * The whole tokens of a text.
+ * Returns the tokens of a text, with their inline content.
  * @param {string} source
- * @param {Iterable<Definition>} definitions those before it
+ * @param {Iterable<Definition>} definitions the link definitions before the text
  */
 export function lex(source, definitions) {
   const lexer = new Lexer({ gfm: true, tokenizer: new BoundedTokenizer() });
@@ -139,7 +139,7 @@ class PageRenderer extends Renderer {
   }
 
   /**
-   * Cells at the end of a row that have nothing in them are left out: a row of two characters would bring thirty.
+   * Empty cells at the end of a row are left out: otherwise a row of two characters could have thirty cells.
    * @param {TableCell[]} cells
    */
   row(cells) {
@@ -153,14 +153,14 @@ class PageRenderer extends Renderer {
  * @param {string} href
  * @param {string | null | undefined} title
  * @param {string} content
- * @param {boolean} [isLiteral] whether `&amp;` in it is no reference
+ * @param {boolean} [isLiteral] whether `&amp;` is text, not a reference
  */
 function anchor(href, title, content, isLiteral = false) {
   let address;
   try {
     address = encodeURI(href).replaceAll("%25", "%");
   } catch {
-    // Half a surrogate pair.
+    // Half of a surrogate pair.
     return content;
   }
   if (!LINK.test(address)) return content;
@@ -179,7 +179,7 @@ function codeOf(text) {
 }
 
 /**
- * HTML of one unit, or the text that it was made of if it has too many tags.
+ * Returns the HTML of one unit, or its source text if the HTML has too many tags.
  * @param {string} html
  * @param {string} raw
  * @param {string} before
@@ -190,7 +190,7 @@ function bounded(html, raw, before, after) {
 }
 
 /**
- * The block that a token is; null for one that shows nothing.
+ * Returns the block for a token; null for a token that shows nothing.
  * @param {Token} anyToken
  * @returns {Block | null}
  */

@@ -1,9 +1,9 @@
-/** The second wall: HTML from the renderer becomes elements, and nothing that Markdown cannot make gets through. */
+/** The sanitizer: makes elements of the renderer's HTML with DOMPurify, and allows only elements of Markdown. */
 
 import { codeFigure } from "./code-block.js";
 import { element } from "./dom.js";
 
-// What the renderer makes, and no more.
+// Exactly the elements and attributes that the renderer makes.
 const TAGS =
   "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul #text".split(" ");
 const ATTRIBUTES = ["align", "class", "href", "start", "title"];
@@ -13,7 +13,7 @@ const CLASS = /^language-[\w+#.-]+$/;
 /** @typedef {(html: string) => DocumentFragment} Sanitise */
 
 /**
- * Load what makes HTML safe. It rejects where that is not installed.
+ * Load DOMPurify. Rejects if it is not installed.
  *
  * @returns {Promise<Sanitise>}
  */
@@ -23,7 +23,7 @@ export async function loadSanitiser() {
     ALLOWED_TAGS: TAGS,
     ALLOWED_ATTR: ATTRIBUTES,
     ALLOWED_URI_REGEXP: LINK,
-    // Without this their values would have to be links, too.
+    // Otherwise the values of these attributes would have to be links too.
     ADD_URI_SAFE_ATTR: ["align", "start"],
     ALLOW_DATA_ATTR: false,
     ALLOW_ARIA_ATTR: false,
@@ -45,7 +45,7 @@ export async function loadSanitiser() {
 }
 
 /**
- * Put code into its figure, and tables into what they scroll in.
+ * Put code into figures, and tables into scrollable elements.
  *
  * @param {DocumentFragment} safe
  */
@@ -63,7 +63,7 @@ function decorate(safe) {
   }
 }
 
-/** What a table scrolls in, also with the keys. */
+/** Returns an element in which a table scrolls, also by keys. */
 export function tableScroller() {
   return element("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Table" });
 }

@@ -1,4 +1,4 @@
-/** Lexes Markdown away from the page, which ends this worker where that takes too long. */
+/** The worker that lexes Markdown. The page ends it if a job takes too long. */
 
 import { blocksOf } from "./markdown-blocks.js";
 
@@ -13,7 +13,7 @@ addEventListener("message", (/** @type {MessageEvent<Job>} */ { data }) => {
   try {
     reply({ kind: "result", result: blocksOf(data) });
   } catch (error) {
-    // Too deep for the stack, say.
+    // For example, the nesting is too deep for the stack.
     reply({ kind: "error", message: String(error) });
   }
 });

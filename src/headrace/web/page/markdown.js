@@ -1,4 +1,4 @@
-/** Shows Markdown that grows, and never freezes the page: lexed in a worker, drawn a little in each frame. */
+/** Shows growing Markdown without freezing the page: a worker lexes it, and each frame draws a little of it. */
 
 import { inFrames, nextFrame } from "./markdown-frames.js";
 import { LexingError, lexer, NoLexerError } from "./markdown-lexer.js";
@@ -10,33 +10,33 @@ import { loadSanitiser } from "./markdown-safe.js";
 /** @import { Definition, Job, Open, Result } from "./markdown-blocks.js" */
 /** @import { Sanitise } from "./markdown-safe.js" */
 
-/** All of a text, as it is. @type {Open} */
+/** A whole text, as plain text. @type {Open} */
 const PLAIN = { kind: "plain", toEnd: true, isBegun: false, isLineStart: true };
 
-// A text that takes long to draw is drawn less often: so many times as long as it took, the page has for other things.
+// A text that takes long to draw is drawn less often: after a draw, the page has this many times its duration free.
 const REST = 2;
 
-/** Null where what it takes is not installed. @type {Promise<Sanitise | null> | undefined} */
+/** Null if the vendored libraries are not installed. @type {Promise<Sanitise | null> | undefined} */
 let sanitiser;
 
 /**
- * What a view has done so far: jobs, and the characters that were lexed for them and made safe.
+ * What a view has done so far: the number of jobs, and the characters lexed and sanitized for them.
  *
  * @typedef {{ jobs: number, lexed: number, sanitised: number }} Work
  */
 
 /**
  * @typedef {object} MarkdownView
- * @property {(text: string, isFinal: boolean) => void} update shows a text, all of it so far; as often as you like
- * @property {() => Promise<void>} flush waits until the text of the last update is shown
- * @property {() => void} destroy ends it; what it shows stays
+ * @property {(text: string, isFinal: boolean) => void} update shows a text, all of it so far; may be called at any rate
+ * @property {() => Promise<void>} flush waits until the last update is shown
+ * @property {() => void} destroy ends the view; its elements stay
  * @property {Readonly<Work>} work
  */
 
 /**
  * @param {HTMLElement} container
- * @param {{ onRender?: () => void, plain?: boolean }} [options] `onRender` is called after each frame in which it
- *   changed the container; `plain` shows the text as it is
+ * @param {{ onRender?: () => void, plain?: boolean }} [options] `onRender` is called after each frame that
+ *   changed the container; `plain` shows plain text
  * @returns {MarkdownView}
  */
 export function createMarkdownView(container, { onRender = () => {}, plain = false } = {}) {
@@ -69,14 +69,14 @@ class View {
   #text = "";
   #isFinal = false;
   #isDestroyed = false;
-  // Whether there is more to show than was shown.
+  // Whether there is more text than is shown.
   #isBehind = false;
   /** @type {Promise<void> | undefined} */
   #running;
   #restUntil = 0;
   #work = { jobs: 0, lexed: 0 };
 
-  // What is settled of the text, and in the middle of which block that ends.
+  // The length of the settled text, and the block that its end is in.
   #settled = "";
   /** @type {Open | null} */
   #open = null;
@@ -84,10 +84,10 @@ class View {
   /** @type {Definition[]} */
   #definitions = [];
   #numFailures = 0;
-  // Whether the next job is one paragraph, to find out which one takes so long.
+  // Whether the next job is a single paragraph, to find the one that takes too long.
   #isNarrow = false;
-  // Whether all is shown once more with what is known at the end: links whose definition came later, and what a worker
-  // may have failed at only because the machine was busy.
+  // Whether the whole text is drawn again at its end: for links defined later, and for jobs that may have failed only
+  // because the machine was busy.
   #isSecondTime = false;
 
   get work() {
@@ -157,20 +157,20 @@ class View {
     else this.#restUntil = performance.now() + REST * spent;
   }
 
-  /** @returns {{ job: Job, isEnd: boolean }} `isEnd`: it goes to the end of the text */
+  /** @returns {{ job: Job, isEnd: boolean }} `isEnd`: the job reaches the end of the text */
   #nextJob() {
     const rest = this.#text.slice(this.#settled.length);
     const common = { open: this.#open, definitions: this.#definitions };
     const paragraph = this.#isNarrow ? firstParagraph(rest) : null;
     if (paragraph) return { job: { ...common, text: paragraph, isComplete: true }, isEnd: false };
-    // A whole window is never complete: whether a block is too long must not depend on when it is looked at.
+    // A full window is never complete: whether a block is too long must not depend on the time at which it is lexed.
     const isEnd = rest.length < WINDOW;
     return { job: { ...common, text: rest.slice(0, WINDOW), isComplete: this.#isFinal && isEnd }, isEnd };
   }
 
   /**
    * @param {Job} job
-   * @returns {Promise<Result | null>} null if it is to be tried in another way
+   * @returns {Promise<Result | null>} null if another kind of job is to be tried
    */
   async #blocksOf(job) {
     if (job.open?.kind === "plain" && job.open.toEnd) {
@@ -223,7 +223,7 @@ class View {
 }
 
 /**
- * A text up to its first blank line, null if it has none before something else comes.
+ * Returns a text up to its first blank line; null if there is no blank line.
  *
  * @param {string} text
  */

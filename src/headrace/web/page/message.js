@@ -1,4 +1,4 @@
-/** A message of the reader's own on the screen, which can be edited. */
+/** `MessageView`: a message of the reader on the screen, which can be edited. */
 
 import { button, element } from "./dom.js";
 import { isSendKey } from "./keys.js";
@@ -6,7 +6,7 @@ import { isSendKey } from "./keys.js";
 export class MessageView {
   /**
    * @param {string} text
-   * @param {(text: string) => string} onEdit with what is to be sent in its place; returns why it was not sent, or ""
+   * @param {(text: string) => string} onEdit called with the edited text; returns why it was not sent, or ""
    */
   constructor(text, onEdit) {
     this.#text = text;
@@ -59,7 +59,7 @@ export class MessageView {
     input.setSelectionRange(input.value.length, input.value.length);
   }
 
-  /** To be called when it leaves the screen for good. */
+  /** Remove the view for good. */
   destroy() {
     this.element.remove();
   }

@@ -1,4 +1,4 @@
-/** What an answer cost in time, tokens and money, in one line. */
+/** The metrics of an answer as one line: tokens, speed, time to first token, cost. */
 
 /** @import { Metrics } from "./conversation.js" */
 
@@ -16,7 +16,7 @@ export function metricsText({ tokens, tokensPerSecond, firstTokenMs, cost, curre
 }
 
 /**
- * A sum with at least two significant digits, however small it is.
+ * Returns an amount of money with at least two significant digits.
  *
  * @param {number} cost
  * @param {string | null} currency
@@ -27,7 +27,7 @@ export function costText(cost, currency) {
   try {
     return new Intl.NumberFormat("en", { ...format, style: "currency", currency: currency ?? "" }).format(cost);
   } catch {
-    // A server may name its prices in anything; only codes of three letters are known to the browser.
+    // The server's currency may be any text, but browsers format only codes of three letters.
     return `${new Intl.NumberFormat("en", format).format(cost)} ${currency ?? ""}`.trim();
   }
 }

@@ -1,19 +1,19 @@
-/** What models there are, asked for until the server tells them; and which one is chosen. */
+/** `Models`: asks the server for its models until it answers. `ModelChoice`: the select of a model. */
 
 import { AuthenticationError, TextGeneration } from "../headrace.js";
 import { problemText } from "./problems.js";
 
-// Milliseconds between two tries; the last one for all that follow.
+// Milliseconds between tries; the last one is for all further tries.
 const PAUSES = [500, 1000, 2000, 5000];
-// While a model that is wanted is not there: the server may still load it.
+// While a chosen model is missing, because the server may still load it.
 const WANTED_MS = 5000;
 
 /**
  * @typedef {object} ModelsEvents
  * @property {(names: string[]) => void} onModels
- * @property {(text: string) => void} onProblem with what stands in the way; it is tried again
- * @property {() => void} onKeyNeeded it is not tried again before somebody calls `ask`
- * @property {() => boolean} isMissing whether one is wanted that is not there
+ * @property {(text: string) => void} onProblem called with the reason of a failed try; another try follows
+ * @property {() => void} onKeyNeeded called when the key is refused; no other try follows before `ask` is called
+ * @property {() => boolean} isMissing whether a chosen model is missing
  */
 
 export class Models {
@@ -27,7 +27,7 @@ export class Models {
   /** @type {number | undefined} */
   #timer;
 
-  /** Ask now, and go on asking until there is an answer. */
+  /** Ask now, and again until there is an answer. */
   async ask() {
     clearTimeout(this.#timer);
     const round = ++this.#round;
@@ -43,7 +43,7 @@ export class Models {
     }
   }
 
-  /** @returns {Promise<string>} "done", "refused", or what stands in the way */
+  /** @returns {Promise<string>} "done", "refused", or why it failed */
   async #tryOnce() {
     try {
       const models = await TextGeneration.models();
@@ -58,7 +58,7 @@ export class Models {
   }
 }
 
-/** A select of models: what the reader wishes for is kept apart from what there is. */
+/** A select of models. The reader's choice is kept even while that model is missing. */
 export class ModelChoice {
   #wish;
   #select;
@@ -79,28 +79,28 @@ export class ModelChoice {
     });
   }
 
-  /** The name of the model to ask; "" for whatever there is. */
+  /** The name of the chosen model; "" for the server's only one. */
   get value() {
     return this.#select.value || this.#wish;
   }
 
-  /** Whether the model that is wished for is not there. */
+  /** Whether the chosen model is missing. */
   get isMissing() {
     return this.#wish !== "" && this.#select.value !== this.#wish;
   }
 
   /**
-   * Say what models there are.
+   * Show the server's models.
    *
    * @param {string[]} names
-   * @param {string} [first] the one to take where nothing was chosen
-   * @returns {string} what the reader has to know of it, or ""
+   * @param {string} [first] the model to take if none was chosen
+   * @returns {string} what the reader must know, or ""
    */
   show(names, first = names[0]) {
     const select = this.#select;
     const before = select.value;
     const chosen = [this.#wish, before, first].find((name) => names.includes(name)) ?? names[0];
-    // An open list is not drawn anew for nothing.
+    // An open list is only redrawn if it has changed.
     if (names.join("\n") !== [...select.options].map(({ value }) => value).join("\n")) {
       select.replaceChildren(...names.map((name) => new Option(name, name)));
     }

@@ -1,4 +1,4 @@
-/** A line above the conversation that says what concerns the page as a whole: the last thing that is still so. */
+/** `Notice`: a line above the conversation for problems of the whole page. It shows the newest that still holds. */
 
 import { byId } from "./dom.js";
 
@@ -8,7 +8,7 @@ export class Notice {
   #element = byId("notice", HTMLDivElement);
   #text = byId("notice-text", HTMLParagraphElement);
   #button = byId("notice-button", HTMLButtonElement);
-  /** By what they are about, the last one last. @type {Map<string, { text: string, action: Action }>} */
+  /** Notices by topic, the newest last. @type {Map<string, { text: string, action: Action }>} */
   #said = new Map();
 
   constructor() {
@@ -16,9 +16,9 @@ export class Notice {
   }
 
   /**
-   * @param {string} about what it is about; takes the place of what was said of that before
+   * @param {string} about the topic; replaces an older notice about it
    * @param {string} text
-   * @param {Action} [action] what can be done about it; otherwise it can be put away
+   * @param {Action} [action] a button that solves it; without one, the notice can be dismissed
    */
   show(about, text, action = { name: "Close", press: () => this.hide(about) }) {
     this.#said.delete(about);
@@ -34,7 +34,7 @@ export class Notice {
   #draw() {
     const last = [...this.#said.values()].at(-1);
     const text = last?.text ?? "";
-    // What is said already is not said again.
+    // The same notice is not announced again.
     if (this.#text.textContent !== text) this.#text.textContent = text;
     this.#button.textContent = last?.action.name ?? "";
     this.#button.hidden = !last;

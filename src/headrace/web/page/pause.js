@@ -1,4 +1,4 @@
-/** Waits that can be given up. */
+/** Waits that an AbortSignal can end. */
 
 /**
  * @param {number} ms

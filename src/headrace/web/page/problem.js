@@ -1,4 +1,4 @@
-/** Says why there is no answer, counts down to when another try is worth it, and lets the reader try again. */
+/** `ProblemView`: why an answer failed, a countdown to the next useful try, and a button to try again. */
 
 import { button, element } from "./dom.js";
 
@@ -10,11 +10,11 @@ export class ProblemView {
 
   element = element("div", { class: "problem-place" });
   #onRetry;
-  /** When another try is worth it; on the clock of `performance.now`. */
+  /** When to try again; on the clock of `performance.now`. */
   #retryAt = 0;
 
   /**
-   * Say with the next problem when to try again.
+   * Show with the next problem when to try again.
    *
    * @param {number | null} ms
    */

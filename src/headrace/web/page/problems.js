@@ -1,4 +1,4 @@
-/** What went wrong, in plain words. */
+/** Texts for errors, in plain words. */
 
 import {
   AuthenticationError,

@@ -1,4 +1,4 @@
-/** The dialog of the settings: "Done" keeps what it says, Esc leaves all as it was. */
+/** `SettingsDialog`: "Done" applies the changes, Esc discards them. */
 
 import { button, element } from "./dom.js";
 import { Field } from "./fields.js";
@@ -13,8 +13,8 @@ const NUMBER_HINTS = {
 
 export class SettingsDialog {
   /**
-   * @param {(changes: Partial<Settings>) => void} onDone with those that were changed
-   * @param {(theme: string) => void} onTheme with the theme to show, while it is chosen
+   * @param {(changes: Partial<Settings>) => void} onDone called with the changed settings
+   * @param {(theme: string) => void} onTheme called with the theme to preview while it is chosen
    */
   constructor(onDone, onTheme) {
     this.#onDone = onDone;
@@ -67,7 +67,7 @@ export class SettingsDialog {
 
   /**
    * @param {Settings} settings
-   * @param {string} [keyNote] why an API key is asked for; the dialog then opens at it
+   * @param {string} [keyNote] why an API key is asked for; the dialog then opens at that field
    */
   open(settings, keyNote = "") {
     if (!this.isOpen) {

@@ -1,9 +1,9 @@
-/** What can be set, what is allowed, how it is kept, and what a request makes of it. */
+/** The page's settings: their limits and defaults, how they are stored, and the request options made of them. */
 
 /** @import { LLMGenerationOptions } from "../headrace.js" */
 
 /**
- * The texts of all fields, as they were typed. Empty means that the server decides.
+ * The texts of all fields, as typed. An empty text leaves the value to the server.
  *
  * @typedef {Record<SettingName, string>} Settings
  * @typedef {(typeof NUMBERS)[number]["name"]} NumberName
@@ -14,7 +14,7 @@
  */
 
 const KEY = "headrace.settings";
-// Whether what was changed last could be kept.
+// Whether the last change could be stored.
 let isKept = true;
 
 export const NUMBERS = /** @type {const} */ ([
@@ -47,7 +47,7 @@ export const DEFAULTS = Object.freeze({
 });
 
 /**
- * What was kept. What cannot be used, because something else wrote it, is the default.
+ * Returns the stored settings. Invalid values, which something else must have written, are replaced by defaults.
  *
  * @returns {Settings}
  */
@@ -68,12 +68,11 @@ function readable() {
 }
 
 /**
- * Change settings, and keep them for the next visit, where the browser allows that. Another tab may have changed others
- * meanwhile; these stay.
+ * Change settings, and store them if the browser allows it. Changes of other settings by other tabs are kept.
  *
  * @param {Settings} settings
  * @param {Partial<Settings>} changes
- * @returns {Settings} with what other tabs have changed, but for the model, which each tab has for itself
+ * @returns {Settings} with the changes of other tabs, except for the model, which each tab has for itself
  */
 export function changeSettings(settings, changes) {
   const kept = isKept ? { ...settings, ...readable() } : settings;
@@ -103,7 +102,7 @@ function readObject() {
 }
 
 /**
- * What is wrong with the text of a field, or "".
+ * Returns what is wrong with the text of a field, or "".
  *
  * @param {SettingName} name
  * @param {string} text
@@ -149,7 +148,7 @@ function problemOfTools(text) {
 }
 
 /**
- * What a request says. All texts must be without problems.
+ * Returns the request options. All texts must be valid.
  *
  * @param {Settings} settings
  * @returns {LLMGenerationOptions}

@@ -1,4 +1,4 @@
-/** The list of conversations; on narrow screens it is a drawer. */
+/** `Sidebar`: the list of conversations. On narrow screens it is a drawer. */
 
 import { button, byId, element } from "./dom.js";
 
@@ -7,7 +7,7 @@ import { button, byId, element } from "./dom.js";
 /**
  * @typedef {object} SidebarEvents
  * @property {(id: string | null) => void} onOpen null for a new conversation
- * @property {(id: string) => void} onDelete after the reader has said so twice
+ * @property {(id: string) => void} onDelete called after the reader has confirmed
  */
 
 export class Sidebar {
@@ -63,7 +63,7 @@ export class Sidebar {
 
   /**
    * @param {Summary[]} summaries
-   * @param {string} current the id of the open one, or ""
+   * @param {string} current the id of the open conversation, or ""
    */
   show(summaries, current) {
     if (summaries === this.#shown.summaries && current === this.#shown.current) return;
@@ -122,7 +122,7 @@ export class Sidebar {
   }
 
   /**
-   * Before a conversation goes: move the focus to the next one, the one before it, or the button above.
+   * Before a conversation is removed, move the focus to the next one, the previous one, or the button above.
    *
    * @param {string} id
    */

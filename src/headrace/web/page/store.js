@@ -1,18 +1,18 @@
-/** Where conversations are kept: in this browser's IndexedDB, or, where it has none, only while the page is open. */
+/** `Store`: keeps conversations in the browser's IndexedDB or, without one, in memory while the page is open. */
 
 /** @import { ConversationRecord, Summary } from "./conversation.js" */
 
 const DATABASE = "headrace";
 const VERSION = 1;
 const CONVERSATIONS = "conversations";
-// Its keys are all that a list of conversations shows, so that listing them reads none of their messages.
+// The index's keys are all that the list shows, so listing conversations does not read their messages.
 const BY_TIME = "by-time";
 
 /**
  * @typedef {object} Store
  * @property {boolean} isKept whether conversations outlive the page
  * @property {() => Promise<Summary[]>} list newest first
- * @property {(id: string) => Promise<unknown>} get undefined where there is none
+ * @property {(id: string) => Promise<unknown>} get undefined where there is no such conversation
  * @property {(record: ConversationRecord) => Promise<void>} put
  * @property {(id: string) => Promise<void>} remove
  */
@@ -36,7 +36,7 @@ function openDatabase() {
     };
     opening.onsuccess = () => {
       const database = opening.result;
-      // Another tab may bring a newer version of this page, which must not wait for this one.
+      // Another tab with a newer version of this page must not have to wait for this tab.
       database.onversionchange = () => database.close();
       if (isOurs(database)) resolve(database);
       else reject(new Error(`the database ${DATABASE} is not of this page`));
@@ -114,7 +114,7 @@ class DatabaseStore {
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new Error("the browser ended the transaction"));
       work(transaction.objectStore(CONVERSATIONS));
-      // Without waiting for its requests: the page may be gone before they have answered.
+      // Commits at once, without waiting for the requests: the page may be closed before they are done.
       if (mode === "readwrite") transaction.commit();
     });
   }

@@ -1,4 +1,4 @@
-/** A conversation on the screen: its messages, the answer that is being written, and what can be done with them. */
+/** `Thread`: a conversation on the screen. It sends messages, edits and regenerates them, and writes answers. */
 
 import { TextGeneration } from "../headrace.js";
 import { beginningOf } from "./announce.js";
@@ -12,18 +12,18 @@ import { Writer } from "./writer.js";
 /** @import { Answer, Conversation, Message, Question, ToolResult } from "./conversation.js" */
 
 /**
- * What a thread needs of the page around it.
+ * What a thread needs from the page.
  *
  * @typedef {object} Surroundings
- * @property {string} label what screen readers call it
+ * @property {string} label the thread's name for screen readers
  * @property {() => { options: LLMGenerationOptions, systemPrompt: string } | null} settings of the next answer; null
- *   where they are wrong, which the reader has been told
- * @property {(conversation: Conversation) => void} keep stores it
- * @property {() => void} onAsk called when something was sent, by whatever button
- * @property {() => void} onChange called when it begins to write, and when it ends
+ *   if they are invalid, which the page has shown
+ * @property {(conversation: Conversation) => void} keep stores the conversation
+ * @property {() => void} onAsk called when a message was sent, by any button
+ * @property {() => void} onChange called when an answer begins and when it ends
  * @property {(text: string) => void} announce
- * @property {() => Promise<void>} onKeyNeeded called when the server asks for another API key; resolves when there may be
- *   one
+ * @property {() => Promise<void>} onKeyNeeded called when the server asks for another API key; resolves when it may
+ *   have changed
  */
 
 export class Thread {
@@ -64,7 +64,7 @@ export class Thread {
     return this.#ask(() => this.#add({ role: "user", content: text }));
   }
 
-  /** Go on with an answer that was being written when the page was left. */
+  /** Resume an answer that was being written when the page was left. */
   resume() {
     const answer = this.conversation.messages.at(-1);
     if (answer?.role !== "assistant" || answer.state !== "writing") return;
@@ -73,18 +73,18 @@ export class Thread {
     this.#write(answer, view, null);
   }
 
-  /** End the answer that is being written; what is there of it stays. */
+  /** Stop the answer that is being written. Its text so far stays. */
   stop() {
     this.#writer?.stop();
   }
 
-  /** To be called when it comes back to the screen. */
+  /** Scroll to the end, when the thread comes back to the screen. */
   goToEnd() {
     this.#follower.goToEnd();
   }
 
   /**
-   * Have the conversation, changed by `change`, answered.
+   * Change the conversation with `change`, then have it answered.
    *
    * @param {() => void} change
    */

@@ -1,4 +1,4 @@
-/** The tools that an answer calls: names, arguments, and either their results or the fields to enter them. */
+/** `ToolCallsView`: the tool calls of an answer, with their results or fields to enter them. */
 
 import { button, element } from "./dom.js";
 import { newId } from "./ids.js";
@@ -17,7 +17,7 @@ export class ToolCallsView {
   #calls = [];
 
   /**
-   * Draw calls that are being written.
+   * Draw tool calls that are being written.
    *
    * @param {ToolCall[]} calls
    */
@@ -33,10 +33,10 @@ export class ToolCallsView {
   }
 
   /**
-   * Draw calls to which nothing is added any more.
+   * Draw finished tool calls.
    *
    * @param {ToolCall[]} calls
-   * @param {ToolResult[]} results those that were given
+   * @param {ToolResult[]} results the results that were sent
    */
   finish(calls, results) {
     this.draw(calls);
@@ -59,7 +59,7 @@ export class ToolCallsView {
         name: call.name,
         content: input.value,
       }));
-      if (!this.#onResults(results)) return; // what is typed stays
+      if (!this.#onResults(results)) return; // the typed results stay
       send.remove();
       for (const [index, { call }] of open.entries()) this.#showResultOf(call, results[index].content);
     });
@@ -106,7 +106,7 @@ class CallView {
     if (!call.isComplete) this.#result.replaceChildren(element("p", { class: "mark", text: "This call is cut off." }));
   }
 
-  /** A field for the result. */
+  /** Returns a field for the result. */
   askForResult() {
     const id = newId();
     const input = element("textarea", { id, rows: 2, dir: "auto" });

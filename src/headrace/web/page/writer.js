@@ -1,4 +1,4 @@
-/** Writes one answer: takes the tokens of a stream into the message, and has the view draw it once per frame. */
+/** `Writer`: reads the tokens of a stream into one answer, which the view draws once per frame. */
 
 import {
   AuthenticationError,
@@ -18,12 +18,12 @@ import { isLoading, problemText } from "./problems.js";
 /** @import { Answer, Metrics } from "./conversation.js" */
 /** @import { AnswerView } from "./answer.js" */
 
-// How often the figures under a growing answer change, and how often it is stored.
+// Intervals at which a growing answer's metrics are updated, and the answer is stored.
 const METRICS_MS = 250;
 const KEEP_MS = 1000;
-// Between two tries while the server loads its model, where it does not say.
+// Between two tries while the server loads its model, if it sends no Retry-After.
 const LOADING_MS = 1000;
-// Between two tries to find an answer again that is still at the server.
+// Between two tries to resume a stream.
 const RESUME_MS = 1000;
 
 /**
@@ -32,10 +32,10 @@ const RESUME_MS = 1000;
  * @typedef {object} WriterOptions
  * @property {Answer} answer the message that grows
  * @property {AnswerView} view
- * @property {((hooks: Hooks) => Promise<LLMStreamingResult>) | null} open null where the stream began before this page
- *   was loaded
+ * @property {((hooks: Hooks) => Promise<LLMStreamingResult>) | null} open starts the stream; null where it began
+ *   before this page was loaded
  * @property {() => void} keep stores the conversation
- * @property {() => Promise<void>} onKeyNeeded resolves when there may be another API key
+ * @property {() => Promise<void>} onKeyNeeded resolves when the API key may have changed
  */
 
 export class Writer {
@@ -63,7 +63,7 @@ export class Writer {
   #numTokens = 0;
   #firstTokenTime = 0;
 
-  /** Run to the end of the answer, whatever that is. Never rejects. */
+  /** Read the stream to its end, and resume it if it breaks. Never rejects. */
   async run() {
     const timers = [setInterval(() => this.#showMetrics(), METRICS_MS), setInterval(this.#keep, KEEP_MS)];
     addEventListener("pagehide", this.#keep);
@@ -76,18 +76,18 @@ export class Writer {
     this.#keep();
   }
 
-  /** End it here; what is written stays. */
+  /** Stop the answer. Its text so far stays. */
   stop() {
     if (this.#stream) {
       this.#stream.cancel();
       return;
     }
     this.#abort.abort();
-    // Nobody listens to it now, but the server goes on with it.
+    // The server goes on with a resumable stream until it is cancelled.
     if (this.#isResumed) TextGeneration.cancelStream(this.#answer.streamId).catch(() => {});
   }
 
-  /** @returns {Promise<boolean>} whether it has ended; otherwise the server may still have it */
+  /** @returns {Promise<boolean>} whether the answer has ended; if not, the stream may be resumed */
   async #runOnce() {
     try {
       this.#stream = await this.#opened();
@@ -103,14 +103,14 @@ export class Writer {
     }
   }
 
-  /** A stream that is found again begins at its first token. */
+  /** A resumed stream begins again at its first token. */
   #startOver() {
     this.#isResumed = true;
     this.#numTokens = 0;
   }
 
   /**
-   * Whether the server may still have the answer; then wait until it is worth to ask.
+   * Returns whether the stream may be resumed, after a wait until another try makes sense.
    *
    * @param {unknown} error
    * @returns {Promise<boolean>}
@@ -118,7 +118,7 @@ export class Writer {
   async #isWorthAnotherTry(error) {
     const { signal } = this.#abort;
     if (signal.aborted) return false;
-    // In mid-answer, the client has tried to find it again, and says with what that ended.
+    // headrace.js has tried to resume the stream. The error's cause says how that failed.
     const isRefused = this.#isResumed && error instanceof AuthenticationError;
     const isRefusedNow = error instanceof ConnectionLostError && error.cause instanceof AuthenticationError;
     try {
@@ -137,7 +137,7 @@ export class Writer {
     return true;
   }
 
-  /** The stream, once the server has its model. */
+  /** Open or resume the stream; waits while the server loads its model. */
   async #opened() {
     const { signal } = this.#abort;
     /** @type {Hooks} */
@@ -173,7 +173,7 @@ export class Writer {
     this.#firstTokenTime = performance.now();
     this.#view.showNote("");
     if (!this.#isResumed) return;
-    // The stream begins again at its first token.
+    // A resumed stream begins again at its first token.
     this.#answer.content = "";
     this.#answer.thinking = "";
     this.#answer.toolCalls = [];
@@ -221,7 +221,7 @@ export class Writer {
     const answer = this.#answer;
     const partial = error instanceof HeadraceError ? error.partial : null;
     if (partial) answer.metrics = this.#metricsOf(partial);
-    const isCancelled = error instanceof GenerationError && error.code === "cancelled"; // by another tab, say
+    const isCancelled = error instanceof GenerationError && error.code === "cancelled"; // for example by another tab
     if (this.#abort.signal.aborted || isCancelled) {
       answer.state = "stopped";
     } else if (this.#isResumed && error instanceof NotFoundError) {
@@ -236,7 +236,7 @@ export class Writer {
 
   /**
    * @param {LLMGenerationResult} result
-   * @returns {Metrics | null} null where not a token came
+   * @returns {Metrics | null} null where no token came
    */
   #metricsOf(result) {
     if (!result.tokensUsed) return null;
@@ -250,7 +250,7 @@ export class Writer {
   }
 
   /**
-   * A stream that was there before the page was loaded: what was seen then, or else what the server says.
+   * The time to the first token. For a resumed stream, it is the one measured before, or else the server's.
    *
    * @param {LLMGenerationResult | null} result
    */
@@ -263,7 +263,7 @@ export class Writer {
 }
 
 /**
- * Whether a stream may still be there although it could not be found now.
+ * Returns whether an error is temporary, so that the stream may still be resumed.
  *
  * @param {unknown} error
  */

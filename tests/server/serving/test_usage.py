@@ -1,4 +1,4 @@
-"""What answers cost: where prices come from, and that each token is charged once."""
+"""The cost of answers: where prices come from, and that each token is charged once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resumable streams: a broken connection loses nothing, wherever it breaks."""
+"""Resumable streams: no event is lost, wherever the connection breaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a model shall reason means something only where it has thoughts."""
+"""`reasoning_effort`, for models with and without thoughts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The items of a response's output, written one after the other: a thought, an answer, calls; and their events."""
+"""`OutputWriter`: the output of a response as items, one after the other, and the events of these items."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.server.http.json_text import dumps, quoted
 from headrace.server.http.sse import event
-from headrace.server.serving.common import dumps, quoted
 from headrace.values.results import Kind, Part, ToolCallDelta
 
-__all__ = ["Items"]
+__all__ = ["OutputWriter"]
 
 _PREFIXES: dict[Kind, str] = {"thinking": "rs", "text": "msg", "tool_call": "fc"}
 _TEXTS: dict[Kind, str] = {
@@ -22,15 +22,15 @@ _TEXTS: dict[Kind, str] = {
 
 @dataclass
 class _Item:
-    """An item that is being written.
+    """An item that is being written: a thought, an answer, or a tool call.
 
     Attributes:
-        kind: of what it consists.
-        id: its name.
-        index: its place in the output.
-        call: of a call, its first piece, which has its name.
-        texts: what was written.
-        logprobs: of the tokens of an answer, where they are wanted.
+        kind: the kind of its text.
+        id: the item's id.
+        index: its index in the output.
+        call: the first piece of a tool call, which has the tool's name; None for other kinds.
+        texts: its text so far, in pieces.
+        logprobs: log probabilities of an answer's tokens, if they are asked for.
     """
 
     kind: Kind
@@ -42,20 +42,20 @@ class _Item:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where its text is, in events."""
+        """The fields of events that say where the item's text is."""
         place = {"item_id": self.id, "output_index": self.index}
         return place if self.call is not None else {**place, "content_index": 0}
 
     @property
     def part(self) -> dict[str, Any]:
-        """Its text, as it is now."""
+        """The content part with the item's text so far."""
         text = "".join(self.texts)
         if self.kind == "thinking":
             return {"type": "reasoning_text", "text": text}
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": self.logprobs}
 
     def shown(self, status: str, *, has_part: bool = True) -> dict[str, Any]:
-        """The item as a response has it."""
+        """Returns the item as a response shows it."""
         if self.call is not None:
             call = {"call_id": self.call.id, "name": self.call.name, "arguments": "".join(self.texts)}
             return {"id": self.id, "type": "function_call", "status": status, **call}
@@ -65,11 +65,11 @@ class _Item:
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-class Items:
-    """Writes the output of one response: an item of one kind is closed before the next is opened.
+class OutputWriter:
+    """Writes the output of one response. Only one item is open at a time.
 
     Args:
-        id: what the ids of its items end with.
+        id: a part of the items' ids, the same for all.
     """
 
     def __init__(self, id: str) -> None:
@@ -77,62 +77,62 @@ class Items:
         self._num_events = 0
         self._done: list[dict[str, Any]] = []
         self._item: _Item | None = None
-        # A delta is these strings with a number and a text between them: nothing else is made per token.
+        # The event of a delta is these strings, with a number and a text between them, so a token costs little.
         self._before_number = self._before_text = self._after_text = ""
 
     def event(self, type: str, /, **fields: Any) -> bytes:
-        """An event of the response, with the next number."""
+        """Returns an event with the next sequence number."""
         number = self._num_events
         self._num_events += 1
         return event(dumps({"type": type, "sequence_number": number, **fields}), name=type)
 
     @property
     def is_calling(self) -> bool:
-        """Whether the item that is being written is a call."""
+        """Whether the open item is a tool call."""
         return self._item is not None and self._item.call is not None
 
     def output(self, status: str) -> list[dict[str, Any]]:
-        """The items so far.
+        """Returns the items so far.
 
         Args:
-            status: of the one that is being written.
+            status: the status of the open item.
         """
         return self._done if self._item is None else [*self._done, self._item.shown(status)]
 
     def feed(self, parts: Sequence[Part], logprobs: Sequence[dict[str, Any]] = ()) -> list[bytes]:
-        """What a token brought.
+        """Take the parts of a token. Returns their events.
 
         Args:
-            parts: its text.
-            logprobs: those of the answer that are known now.
+            parts: the token's text.
+            logprobs: log probabilities of the answer's tokens whose text has been sent by now.
         """
         events: list[bytes] = []
-        left = list(logprobs)
-        if left and self._item is not None and self._item.kind == "text" and (not parts or parts[0].kind != "text"):
-            events.append(self._delta("", left))  # before another item closes this one
-            left = []
+        unsent = list(logprobs)
+        if unsent and self._item is not None and self._item.kind == "text" and (not parts or parts[0].kind != "text"):
+            events.append(self._delta("", unsent))  # before the next item closes this one
+            unsent = []
         for part in parts:
             if self._begins(part):
                 events += self._open(part.kind, part.tool_call)
             if part.kind == "text":
-                events.append(self._delta(part.text, left))
-                left = []
+                events.append(self._delta(part.text, unsent))
+                unsent = []
             elif part.text:
                 events.append(self._delta(part.text))
         return events
 
     def close(self, status: str) -> list[bytes]:
-        """The end of it.
+        """End the output. Returns the last events.
 
         Args:
-            status: "completed", or "incomplete" where the last item is cut off.
+            status: "completed", or "incomplete" if the last item is cut off.
         """
-        # An answer that is empty is an answer, too: clients look for it.
+        # Clients expect an answer, so an empty output gets an empty answer.
         opened = self._open("text", None) if self._item is None else []
         return [*opened, *self._close(status)]
 
     def _begins(self, part: Part) -> bool:
-        """Whether an item begins with this part."""
+        """Returns whether an item begins with this part."""
         is_new_call = part.tool_call is not None and part.tool_call.id is not None
         return self._item is None or self._item.kind != part.kind or is_new_call
 
@@ -172,9 +172,9 @@ class Items:
             written = self.event(type, **place, name=shown["name"], arguments=shown["arguments"])
             return [written, self.event("response.output_item.done", **item_done)]
         part = item.part
-        about = {"logprobs": item.logprobs} if item.kind == "text" else {}
+        extras = {"logprobs": item.logprobs} if item.kind == "text" else {}
         return [
-            self.event(type, **place, text=part["text"], **about),
+            self.event(type, **place, text=part["text"], **extras),
             self.event("response.content_part.done", **place, part=part),
             self.event("response.output_item.done", **item_done),
         ]

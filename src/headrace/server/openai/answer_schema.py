@@ -1,6 +1,6 @@
-"""The answers of the OpenAI-compatible endpoints as types: for the OpenAPI document, and for tests that hold us to it.
+"""Types of the answers of chat, completions and models, for the OpenAPI document and for tests.
 
-The endpoints write their JSON themselves, since a model per token would cost more than the token.
+The endpoints do not use them: they write JSON themselves, since a pydantic model would cost more time than a token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = [
     "ModelList",
     "TextChunk",
     "TextCompletion",
-    "answer_of",
+    "answer_description",
 ]
 
 TextReason = Literal["stop", "length"]
@@ -24,25 +24,25 @@ ChatReason = Literal["stop", "length", "tool_calls"]
 
 
 class Answer(BaseModel):
-    """What we write; nothing else is in it."""
+    """Base of all answers: strict, and without unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class PromptTokensDetails(Answer):
-    """More about the prompt's tokens."""
+    """Details of the prompt's tokens."""
 
-    cached_tokens: int = Field(description="tokens that were not computed, because their KV was there already")
+    cached_tokens: int = Field(description="tokens that were not computed, because their KV was in the prefix cache")
 
 
 class CompletionTokensDetails(Answer):
-    """More about the answer's tokens."""
+    """Details of the answer's tokens."""
 
-    reasoning_tokens: int = Field(description="tokens of thoughts, their tags included")
+    reasoning_tokens: int = Field(description="thinking tokens, tags included")
 
 
 class Usage(Answer):
-    """Exact counts, in tokens: each prompt once, however many choices it had."""
+    """Exact token counts. A prompt counts once, however many choices it had."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -50,11 +50,11 @@ class Usage(Answer):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
     cost: float = Field(default=0, description="price of these tokens, where prices are known")
-    cost_currency: str = Field(default="", description="of the cost")
+    cost_currency: str = Field(default="", description="currency of the cost")
 
 
 class Timings(Answer):
-    """Times of a choice: milliseconds, and tokens per second."""
+    """Times of a choice, in milliseconds, and its speeds, in tokens per second."""
 
     cache_n: int
     prompt_n: int
@@ -70,7 +70,7 @@ class Timings(Answer):
 
 
 class PromptProgress(Answer):
-    """How far a prompt was read."""
+    """How many tokens of a prompt were prefilled."""
 
     total: int
     cache: int
@@ -87,7 +87,7 @@ class TopLogprob(Answer):
 
 
 class Logprob(TopLogprob):
-    """The token that was chosen."""
+    """The sampled token."""
 
     top_logprobs: list[TopLogprob]
 
@@ -100,14 +100,14 @@ class ChatLogprobs(Answer):
 
 
 class CalledFunction(Answer):
-    """What shall be called, and with what."""
+    """The function that is called, and its arguments."""
 
     name: str
-    arguments: str = Field(description="JSON that fits the function's parameters; cut off where `length` is the reason")
+    arguments: str = Field(description="JSON that fits the function's parameters; cut off if finish_reason is `length`")
 
 
 class CalledTool(Answer):
-    """A call that the model asks for."""
+    """A tool call of the model."""
 
     id: str
     type: Literal["function"]
@@ -115,13 +115,13 @@ class CalledTool(Answer):
 
 
 class ChatMessage(Answer):
-    """What the model answered."""
+    """The model's answer."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None
     annotations: list[Any] = Field(max_length=0)
-    reasoning_content: str = Field(default="", description="its thought, where there is one")
+    reasoning_content: str = Field(default="", description="the thought before the answer, if any")
     tool_calls: list[CalledTool] = Field(default=[], min_length=1)
 
 
@@ -147,14 +147,14 @@ class ChatCompletion(Answer):
 
 
 class FunctionDelta(Answer):
-    """What is new about a call's function; the name comes once, in the first."""
+    """The new part of a call's function. The name comes once, in the first delta."""
 
     name: str = ""
     arguments: str
 
 
 class CallDelta(Answer):
-    """What is new about a call; its id and type come once, in the first."""
+    """The new part of a tool call. Its id and type come once, in the first delta."""
 
     index: int
     id: str = ""
@@ -163,22 +163,24 @@ class CallDelta(Answer):
 
 
 class ChatDelta(Answer):
-    """What is new; the role comes once, in the first."""
+    """The new part of an answer. The role comes once, in the first delta."""
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
     reasoning_content: str = ""
-    tool_calls: list[CallDelta] = Field(default=[], max_length=1, description="empty with a token_index alone")
+    tool_calls: list[CallDelta] = Field(default=[], max_length=1, description="empty beside a token_index alone")
 
 
 class ChatChunkChoice(Answer):
-    """A piece of one answer."""
+    """A part of one answer."""
 
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: ChatReason | None
-    token_index: int | None = Field(default=None, description="with the last chunk of a token, where asked for")
+    token_index: int | None = Field(
+        default=None, description="index of the token, in its last chunk, if return_token_index is set"
+    )
 
 
 class ChatChunk(Answer):
@@ -195,7 +197,7 @@ class ChatChunk(Answer):
 
 
 class TextLogprobs(Answer):
-    """Log probabilities of the tokens whose text has been sent, and where they stand in it."""
+    """Log probabilities of the tokens whose text has been sent, and the tokens' places in the text."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -213,10 +215,10 @@ class TextChoice(Answer):
 
 
 class TextChunkChoice(TextChoice):
-    """A piece of one continuation."""
+    """A part of one continuation."""
 
     finish_reason: TextReason | None  # pyright: ignore[reportIncompatibleVariableOverride]
-    token_index: int | None = Field(default=None, description="of the token, where asked for")
+    token_index: int | None = Field(default=None, description="the token's index, with return_token_index")
 
 
 class TextCompletion(Answer):
@@ -245,7 +247,7 @@ class TextChunk(Answer):
 
 
 class Model(Answer):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     object: Literal["model"]
@@ -255,13 +257,15 @@ class Model(Answer):
 
 
 class ModelList(Answer):
-    """All of them."""
+    """All served models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-def answer_of(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says of an endpoint that answers whole or, with `stream`, in events."""
+def answer_description(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Returns the OpenAPI description of an endpoint that answers with a JSON object or, with `stream`, with events."""
     events = {"text/event-stream": {"schema": {"type": "string"}}}
-    return {200: {"model": whole, "content": events, "description": "Whole, or with `stream` as server-sent events."}}
+    return {
+        200: {"model": model, "content": events, "description": "A JSON object; with `stream`, server-sent events."}
+    }

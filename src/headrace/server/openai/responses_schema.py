@@ -1,4 +1,4 @@
-"""The answer of `/v1/responses` as types: for the OpenAPI document, and for tests that hold us to it."""
+"""`ResponseObject`: the type of the answer of `/v1/responses`, for the OpenAPI document and for tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from headrace.server.openai.answers import Answer, Logprob, Timings
-from headrace.server.openai.tools import Effort
+from headrace.server.openai.answer_schema import Answer, Logprob, Timings
+from headrace.server.openai.reasoning_effort import Effort
 
 __all__ = ["ResponseObject"]
 
@@ -15,16 +15,16 @@ Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class OutputText(Answer):
-    """What was said."""
+    """The text of an answer."""
 
     type: Literal["output_text"]
     text: str
     annotations: list[Any] = Field(max_length=0)
-    logprobs: list[Logprob] = Field(description="of its tokens, where `include` asks for them")
+    logprobs: list[Logprob] = Field(description="log probabilities of its tokens, if `include` asks for them")
 
 
 class OutputMessage(Answer):
-    """The answer, or a part of it that a call separates from the rest."""
+    """The answer, or a part of it before or after a tool call."""
 
     id: str
     type: Literal["message"]
@@ -34,14 +34,14 @@ class OutputMessage(Answer):
 
 
 class ReasoningText(Answer):
-    """What was thought."""
+    """The text of a thought."""
 
     type: Literal["reasoning_text"]
     text: str
 
 
 class OutputThought(Answer):
-    """What the model thought before its answer."""
+    """The model's thought before its answer."""
 
     id: str
     type: Literal["reasoning"]
@@ -51,7 +51,7 @@ class OutputThought(Answer):
 
 
 class OutputCall(Answer):
-    """A call that the model asks for; where its status is "incomplete", its arguments are cut off."""
+    """A tool call of the model. If its status is "incomplete", its arguments are cut off."""
 
     id: str
     type: Literal["function_call"]
@@ -62,20 +62,20 @@ class OutputCall(Answer):
 
 
 class InputTokensDetails(Answer):
-    """More about the input's tokens."""
+    """Details of the input's tokens."""
 
-    cached_tokens: int = Field(description="tokens that were not computed, because their KV was there already")
+    cached_tokens: int = Field(description="tokens that were not computed, because their KV was in the prefix cache")
     cache_write_tokens: Literal[0]
 
 
 class OutputTokensDetails(Answer):
-    """More about the output's tokens."""
+    """Details of the output's tokens."""
 
     reasoning_tokens: int
 
 
 class ResponseUsage(Answer):
-    """Exact counts, in tokens, and what they cost where the server knows a price."""
+    """Exact token counts, and their cost if the server knows prices."""
 
     input_tokens: int
     input_tokens_details: InputTokensDetails
@@ -87,13 +87,13 @@ class ResponseUsage(Answer):
 
 
 class Incomplete(Answer):
-    """Why it was cut off."""
+    """Why the response was cut off."""
 
     reason: Literal["max_output_tokens"]
 
 
 class Failure(Answer):
-    """Why it failed."""
+    """Why the response failed."""
 
     code: Literal["server_error"]
     message: str
@@ -102,7 +102,7 @@ class Failure(Answer):
 
 
 class ShownTool(Answer):
-    """What the model may call."""
+    """A tool that the model may call."""
 
     type: Literal["function"]
     name: str
@@ -112,7 +112,7 @@ class ShownTool(Answer):
 
 
 class ShownFormat(Answer):
-    """What the text is like; a schema has a name."""
+    """The format of the text. Only a schema has a name."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -122,20 +122,20 @@ class ShownFormat(Answer):
 
 
 class ShownText(Answer):
-    """What the text is like."""
+    """The format of the text."""
 
     format: ShownFormat
 
 
 class ShownReasoning(Answer):
-    """How much was to be thought."""
+    """How much the model was asked to think."""
 
     effort: Effort | None
     summary: None
 
 
 class ResponseObject(Answer):
-    """A response, at any moment of its life."""
+    """A response, running or ended."""
 
     id: str
     object: Literal["response"]

@@ -1,4 +1,4 @@
-"""API keys: who may use the server."""
+"""`Keys`: the API keys that open the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _bearer = HTTPBearer(auto_error=False, description="One of the server's API keys
 
 
 class Keys:
-    """The keys that open a server; where there are none, it is open.
+    """The server's API keys. Without any, the server is open to everybody.
 
     Args:
         keys: the keys.
@@ -28,10 +28,13 @@ class Keys:
         self._digests = [_digest(key) for key in keys]
 
     def check(self, key: str | None) -> int | None:
-        """Which of them this is; None where the server is open.
+        """Check a key in constant time.
+
+        Returns:
+            The key's position among the server's keys; None where the server is open.
 
         Raises:
-            ApiError: 401, it is none of them; how long that takes says nothing about them.
+            ApiError: 401, the key is missing or wrong.
         """
         if not self._digests:
             return None
@@ -51,10 +54,10 @@ class Keys:
     async def require(
         self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> None:
-        """The same as a dependency of a route; `request.state.key` says which it is."""
+        """Check a request's key, as a dependency of a route. `request.state.key` is set to the key's position."""
         request.state.key = self.check(None if given is None else given.credentials)
 
 
 def _digest(key: str) -> bytes:
-    # Digests have one length, so that comparing them does not tell how long a key is.
+    # All digests have one length, so the time of a comparison does not tell how long a key is.
     return sha256(key.encode(errors="surrogateescape")).digest()

@@ -1,4 +1,4 @@
-"""A client that leaves cancels its streams at once, in whatever stage they are; nobody else notices."""
+"""A disconnect cancels the client's streams at once, in every stage, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/ws` with thoughts, tools and forms: what its frames say of them, and what it refuses."""
+"""`/ws` with thoughts, tools and structured output: its frames, and refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness import BYTES, UNHURRIED, echo, echoed, ids, run_async
 
 from headrace import Pricing
 from server.harness import TEMPLATE
-from server.websocket.test_websocket import Peer, connected
+from server.websocket.peer import Peer, connected
 
 THINKS = TEMPLATE + "{# <think></think> #}"
 USER = [{"role": "user", "content": "hi"}]
