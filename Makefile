@@ -34,7 +34,7 @@ VENDOR_STAMP := $(WEB)/vendor/node_modules/.set-up
 SUITE := .venv/json-schema
 LOCKS := requirements/build.txt requirements/dev.txt requirements/models.txt
 # Two workers, each with models, servers and browsers of its own.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .PHONY: help run serve test test-long test-clients $(CLIENTS_TESTS) bench bench-server bench-startup bench-page lint client client-check lock browser dist clean
