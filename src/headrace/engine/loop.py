@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from headrace.engine import lifetime
+from headrace.engine import exit_hooks
 from headrace.engine.channel import Channel, wake
 from headrace.engine.constraint import Constraint
 from headrace.engine.delivery import Delivery, caused_error
@@ -112,7 +112,7 @@ class Engine:
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="headrace-engine", daemon=True)
         self._thread.start()
-        lifetime.register(self)
+        exit_hooks.register(self)
         try:
             self._ready.result()
         except BaseException:  # the warm-up failed, or Ctrl-C came: end the thread
