@@ -24,7 +24,7 @@ LAYERS = {
     1: ["chat", "llama", "store", "structured", "text"],
     2: ["engine"],
     3: ["api", "bench"],
-    4: ["", "cli", "scale", "server", "web"],
+    4: ["", "cli", "server", "web"],
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 # The rooms of these layers do not import one another.
@@ -35,8 +35,6 @@ BESIDE = {("chat", "structured")}
 EXCEPTIONS = {
     ("headrace.__main__", "headrace.cli"),
     ("headrace.cli.serve", "headrace.server.serve"),
-    ("headrace.cli.serve", "headrace.server.serving.logs"),
-    ("headrace.cli.serve", "headrace.server.serving.settings"),
     ("headrace.cli.serve", "headrace.server.serving.logs"),
     ("headrace.cli.serve", "headrace.server.serving.settings"),
 }
