@@ -14,7 +14,7 @@ from harness import Scripted
 from headrace import Context, InvalidRequestError
 
 PROMPT = "once upon a time"
-SMALL: dict[str, Any] = {"most_saved": 7}
+SMALL: dict[str, Any] = {"max_saved": 7}
 
 
 def refused(made: Scripted, session_path: Path, words: str) -> None:

@@ -170,7 +170,7 @@ def test_running_streams_do_not_give_way(saved_session: Path) -> None:
         wait_until(lambda: made.engine.metrics().paused)
         context = within(Context.load, made.model, saved_session)
         assert context.session is not None
-        assert context.session.num_cached == 2 * SMALL["most_saved"]  # of 24 in all, beside the 10 of the stream
+        assert context.session.num_cached == 2 * SMALL["max_saved"]  # of 24 in all, beside the 10 of the stream
         assert texts(stream) == "[01234"
 
 

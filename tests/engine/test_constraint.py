@@ -102,23 +102,23 @@ class Guided:
     def take(self, *tokens: int) -> Guided:
         for token in tokens:
             assert token in self.allowed(), f"{token} is none of {self.allowed()}"
-            self.output.feed(self.output_format.texts.get(token, self.pieces[token]))
+            self.output.feed(self.output_format.control_texts.get(token, self.pieces[token]))
             self.constraint.accept(token)
         return self
 
 
 EVERYTHING = set(range(SIZE))
 TAGS = Tags("<think>", "</think>")
-THINKING = OutputFormat(tags=TAGS, opening=(1,), closing=(2,))
+THINKING = OutputFormat(tags=TAGS, opening_tokens=(1,), closing_tokens=(2,))
 CALLING = OutputFormat(
     tools=HERMES,
-    call=Fixed(CALL),
-    next_call=Fixed(CALL),
-    calling=(3,),
-    after_call=(4,),
-    going_on=(10, 3),
+    call_grammar=Fixed(CALL),
+    next_call_grammar=Fixed(CALL),
+    trigger_tokens=(3,),
+    after_call_tokens=(4,),
+    separator_tokens=(10, 3),
 )
-ANSWER = OutputFormat(answer=Fixed((9, 9)))
+ANSWER = OutputFormat(answer_grammar=Fixed((9, 9)))
 
 
 def test_only_what_restricts_something_is_guided() -> None:
@@ -141,7 +141,7 @@ def test_an_answer_follows_its_grammar_to_the_end() -> None:
 
 
 def test_an_answer_may_end_where_its_grammar_may() -> None:
-    constrained = Guided(OutputFormat(answer=Fixed((10,), many=9)))
+    constrained = Guided(OutputFormat(answer_grammar=Fixed((10,), many=9)))
     assert constrained.allowed() == {END, 9, 10}
     assert constrained.constraint.is_accepting
     constrained.take(9, 9)
@@ -151,7 +151,7 @@ def test_an_answer_may_end_where_its_grammar_may() -> None:
 
 
 def test_a_thought_may_come_before_a_constrained_answer_and_is_free() -> None:
-    constrained = Guided(replace(THINKING, answer=Fixed((9, 9))))
+    constrained = Guided(replace(THINKING, answer_grammar=Fixed((9, 9))))
     assert constrained.allowed() == {1, 9}
     constrained.take(1)
     # Everything but the end, and what closes it and goes on at once.
@@ -162,13 +162,13 @@ def test_a_thought_may_come_before_a_constrained_answer_and_is_free() -> None:
 
 
 def test_without_a_thought_the_answer_begins_at_once() -> None:
-    constrained = Guided(replace(THINKING, answer=Fixed((9, 9))))
+    constrained = Guided(replace(THINKING, answer_grammar=Fixed((9, 9))))
     constrained.take(9)
     assert constrained.allowed() == {9}
 
 
 def test_a_thought_that_the_prompt_has_opened_is_free_from_the_start() -> None:
-    constrained = Guided(replace(THINKING, answer=Fixed((9, 9)), is_thinking=True))
+    constrained = Guided(replace(THINKING, answer_grammar=Fixed((9, 9)), is_thinking=True))
     assert constrained.allowed() == EVERYTHING - {END, 11}
     assert constrained.take(9, 2).allowed() == {9}
 
@@ -183,7 +183,7 @@ def test_a_budget_counts_the_tokens_behind_the_opening_tag(budget: int, is_open:
 
 
 def test_no_budget_at_all_forbids_a_thought_before_a_constrained_answer() -> None:
-    assert Guided(replace(THINKING, budget=0, answer=Fixed((9, 9)))).allowed() == {9}
+    assert Guided(replace(THINKING, budget=0, answer_grammar=Fixed((9, 9)))).allowed() == {9}
 
 
 def test_a_call_is_free_until_its_trigger_and_follows_its_grammar_from_there() -> None:
@@ -200,7 +200,7 @@ def test_a_call_is_free_until_its_trigger_and_follows_its_grammar_from_there() -
 
 def test_another_call_follows_its_grammar_too() -> None:
     other = (5, 6, 7, 8, 8)
-    constrained = Guided(replace(CALLING, next_call=Fixed(other)))
+    constrained = Guided(replace(CALLING, next_call_grammar=Fixed(other)))
     constrained.take(3, *CALL, 4, 10, 3)
     for token in (*other, 4):
         assert constrained.allowed() == {token}
@@ -210,7 +210,7 @@ def test_another_call_follows_its_grammar_too() -> None:
 
 
 def test_a_format_with_a_mark_behind_the_last_call_ends_with_it() -> None:
-    constrained = Guided(replace(CALLING, after_call=(), finishing=(4, 17)))
+    constrained = Guided(replace(CALLING, after_call_tokens=(), closer_tokens=(4, 17)))
     constrained.take(3, *CALL)
     assert constrained.allowed() == {4, 10}
     constrained.take(4)
@@ -222,14 +222,14 @@ def test_a_format_with_a_mark_behind_the_last_call_ends_with_it() -> None:
 
 
 def test_a_required_call_has_its_trigger_forced() -> None:
-    constrained = Guided(replace(CALLING, is_required=True, calling=(13, 15)))
+    constrained = Guided(replace(CALLING, is_required=True, trigger_tokens=(13, 15)))
     assert constrained.allowed() == {13}
     assert constrained.take(13).allowed() == {15}
     assert constrained.take(15).allowed() == {5}
 
 
 def test_a_required_call_may_come_behind_a_thought() -> None:
-    output_format = replace(CALLING, is_required=True, tags=TAGS, opening=(1,), closing=(2,))
+    output_format = replace(CALLING, is_required=True, tags=TAGS, opening_tokens=(1,), closing_tokens=(2,))
     constrained = Guided(output_format)
     assert constrained.allowed() == {1, 3}
     constrained.take(1, 9, 2)
@@ -238,7 +238,9 @@ def test_a_required_call_may_come_behind_a_thought() -> None:
 
 
 def test_a_thought_and_a_call_that_begin_alike_can_both_be_had() -> None:
-    output_format = replace(CALLING, is_required=True, tags=TAGS, opening=(13, 14), closing=(2,), calling=(13, 15))
+    output_format = replace(
+        CALLING, is_required=True, tags=TAGS, opening_tokens=(13, 14), closing_tokens=(2,), trigger_tokens=(13, 15)
+    )
     constrained = Guided(output_format)
     assert constrained.allowed() == {13}
     assert constrained.take(13).allowed() == {14, 15}
@@ -249,7 +251,7 @@ def test_a_thought_and_a_call_that_begin_alike_can_both_be_had() -> None:
 
 
 def test_an_answer_a_call_or_a_thought() -> None:
-    output_format = replace(CALLING, answer=Fixed((9, 9)), tags=TAGS, opening=(1,), closing=(2,))
+    output_format = replace(CALLING, answer_grammar=Fixed((9, 9)), tags=TAGS, opening_tokens=(1,), closing_tokens=(2,))
     assert Guided(output_format).allowed() == {1, 3, 9}
     assert Guided(output_format).take(9).allowed() == {9}
     assert Guided(output_format).take(3).allowed() == {5}
@@ -283,7 +285,7 @@ def test_the_logits_of_what_may_come_stay_as_they_are(allowed: tuple[int, ...]) 
             return np.isin(np.arange(SIZE), allowed)
 
     grammar = Fixed((9,))
-    constrained = Guided(OutputFormat(answer=grammar))
+    constrained = Guided(OutputFormat(answer_grammar=grammar))
     constrained.constraint._matcher = Set(grammar)  # the constraint has started the other one already
     row = np.arange(SIZE, dtype=np.float32)
     constrained.constraint.restrict(row)

@@ -114,10 +114,10 @@ def load_session(core: Core, path: str | os.PathLike[str]) -> tuple[Session, dic
             for start, end, data in blocks(file, size, digest):
                 if not start == num_read < end <= len(tokens):
                     raise DamagedFileError(f"its KV of the tokens {start} to {end - 1} is out of place")
-                adopt = partial(
-                    _adopt, tokens=tokens, start=start, end=end, data=data, num_in_order=header["num_in_order"]
+                load = partial(
+                    _load, tokens=tokens, start=start, end=end, data=data, num_in_order=header["num_in_order"]
                 )
-                if num_cached == num_read and core.engine.with_cache(adopt):
+                if num_cached == num_read and core.engine.with_cache(load):
                     num_cached = end
                 num_read = end
             if file.tell() != size:
@@ -158,7 +158,7 @@ def _settings_of(config: StreamConfig) -> dict[str, Any]:
 def _write(core: Core, file: BinaryIO, header: dict[str, Any], tokens: Sequence[int]) -> tuple[int, bool]:
     """Write a session file; returns how many tokens' KV is in it, and whether the header's `num_in_order` holds."""
     digest = write_start(file, header, tokens)
-    num_saved, step, is_in_order = 0, core.engine.most_saved, True
+    num_saved, step, is_in_order = 0, core.engine.max_saved, True
     while num_saved < len(tokens):
         # The KV of the last token is computed only if another token follows it.
         data, end, num_in_order = _read_kv(core, tokens, num_saved, min(num_saved + step, len(tokens)))
@@ -179,7 +179,7 @@ def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[b
     """
 
     def read(kv: KVCache) -> tuple[bytearray | None, int, int]:
-        kv.bring_back(tokens, end)
+        kv.restore(tokens, end)
         held = min(kv.match(tokens, end).length, end)
         data = kv.save(tokens, start, held) if held > start else None
         return data, held, kv.num_in_order(tokens, held)
@@ -187,9 +187,9 @@ def _read_kv(core: Core, tokens: Sequence[int], start: int, end: int) -> tuple[b
     return core.engine.with_cache(read)
 
 
-def _adopt(kv: KVCache, tokens: Sequence[int], start: int, end: int, data: bytearray, num_in_order: int) -> bool:
-    kv.bring_back(tokens, start)  # a new stream may have had the blocks before this one offloaded meanwhile
-    return kv.adopt(tokens, start, end, data, num_in_order=num_in_order)
+def _load(kv: KVCache, tokens: Sequence[int], start: int, end: int, data: bytearray, num_in_order: int) -> bool:
+    kv.restore(tokens, start)  # a new stream may have had the blocks before this one offloaded meanwhile
+    return kv.load(tokens, start, end, data, num_in_order=num_in_order)
 
 
 def _check_header(core: Core, header: dict[str, Any], tokens: Sequence[int]) -> None:

@@ -80,21 +80,21 @@ class OutputFormats:
             thinking=config.thinking,
             is_thinking=is_thinking,
             budget=config.thinking_budget,
-            opening=self._ids(tags.opener) if tags is not None else (),
-            closing=self._ids(tags.closer) if tags is not None else (),
-            answer=answer,
+            opening_tokens=self._ids(tags.opener) if tags is not None else (),
+            closing_tokens=self._ids(tags.closer) if tags is not None else (),
+            answer_grammar=answer,
             tools=format,
-            call=first,
-            next_call=following,
+            call_grammar=first,
+            next_call_grammar=following,
             is_required=options.named is not None or options.choice == "required",
             is_parallel=options.is_parallel
             and options.named is None
             and (format is None or format.separator is not None),
-            calling=self._ids(format.trigger) if format is not None else (),
-            after_call=after,
-            going_on=going_on,
-            finishing=finishing,
-            texts=self._control_texts(tags, format),
+            trigger_tokens=self._ids(format.trigger) if format is not None else (),
+            after_call_tokens=after,
+            separator_tokens=going_on,
+            closer_tokens=finishing,
+            control_texts=self._control_texts(tags, format),
         )
 
     @property

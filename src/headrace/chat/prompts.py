@@ -121,7 +121,7 @@ class Prompts:
         output_format = self._formats.of(config, tags, options, schema, is_thinking=is_thinking)
         if tags is not None and (options.continues or segments[-1].text.rstrip().endswith(tags.closer)):
             # The answer has begun in the prompt, so no thought may come before a constrained answer.
-            output_format = dataclasses.replace(output_format, opening=())
+            output_format = dataclasses.replace(output_format, opening_tokens=())
         return Prepared(tokens, output_format)
 
     def count_chat(self, messages: Messages, options: ChatOptions = NO_OPTIONS) -> int:

@@ -64,23 +64,23 @@ class Constraint:
         self._output = output
         self._piece = piece
         self._eog = np.array(sorted(eog_tokens), np.intp)
-        ends = output_format.finishing[:1] or sorted(eog_tokens)
-        self._after_call = np.array([*ends, *output_format.going_on[:1]], np.intp)
+        ends = output_format.closer_tokens[:1] or sorted(eog_tokens)
+        self._after_call = np.array([*ends, *output_format.separator_tokens[:1]], np.intp)
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
         self._is_in_call = False
         self._has_calls = False
         # Tokens of the thought after its opening tag, the next one included.
         self._num_thought = int(output_format.is_thinking)
-        self._is_constrained = output_format.answer is not None or output_format.is_required
-        self._checks_tags = self._is_constrained or output_format.call is not None
+        self._is_constrained = output_format.answer_grammar is not None or output_format.is_required
+        self._checks_tags = self._is_constrained or output_format.call_grammar is not None
         self._choices: tuple[tuple[int, ...], ...] = ()  # in mode CHOICE: the token sequences of triggers and tags
         self._has_chosen = False  # whether the first token of a choice was sampled
         self._mode = _Mode.FREE
         if self._is_constrained and not output_format.is_thinking:
             self._begin_answer(may_think=True)
         elif output_format.is_thinking and output_format.budget == 0:
-            self._forced.extend(output_format.closing)
+            self._forced.extend(output_format.closing_tokens)
 
     @property
     def is_over(self) -> bool:
@@ -117,7 +117,9 @@ class Constraint:
         """Returns whether a sampled token must be replaced although it was not banned."""
         if self._mode is not _Mode.FREE or self._forced or not self._checks_tags:
             return False
-        piece = self._output_format.texts.get(token) or self._piece(token)  # the bytes that the output will read
+        piece = self._output_format.control_texts.get(token) or self._piece(
+            token
+        )  # the bytes that the output will read
         return self._output.overshoots(piece)
 
     def accept(self, token: int) -> None:
@@ -136,13 +138,19 @@ class Constraint:
     def _begin_answer(self, *, may_think: bool) -> None:
         """Allow the first token of the answer, of a tool call, or of a thought (`may_think`)."""
         output_format = self._output_format
-        choices = [output_format.opening] if may_think and output_format.opening and output_format.budget != 0 else []
+        choices = (
+            [output_format.opening_tokens]
+            if may_think and output_format.opening_tokens and output_format.budget != 0
+            else []
+        )
         if output_format.tools is not None:
-            choices.append(output_format.calling)
+            choices.append(output_format.trigger_tokens)
         self._choices = tuple(choices)
         self._has_chosen = False
         self._matcher = (
-            output_format.answer.start() if output_format.answer is not None and not output_format.is_required else None
+            output_format.answer_grammar.start()
+            if output_format.answer_grammar is not None and not output_format.is_required
+            else None
         )
         if self._matcher is None and len(choices) == 1:
             self._mode = _Mode.FREE
@@ -183,18 +191,18 @@ class Constraint:
             self._is_in_call = False
             self._has_calls = True
             self._mode = _Mode.BETWEEN
-            self._forced.extend(self._output_format.after_call)
+            self._forced.extend(self._output_format.after_call_tokens)
         else:
             self._mode = _Mode.DONE
 
     def _leave_call(self, token: int) -> None:
         """After a tool call, start the next one or end the output, as the token says."""
         output_format = self._output_format
-        if output_format.going_on and token == output_format.going_on[0]:
-            self._forced.extend(output_format.going_on[1:])
+        if output_format.separator_tokens and token == output_format.separator_tokens[0]:
+            self._forced.extend(output_format.separator_tokens[1:])
             self._mode = _Mode.FREE
-        elif output_format.finishing and token == output_format.finishing[0]:
-            self._forced.extend(output_format.finishing[1:])
+        elif output_format.closer_tokens and token == output_format.closer_tokens[0]:
+            self._forced.extend(output_format.closer_tokens[1:])
             self._mode = _Mode.DONE
 
     def _follow_output(self) -> None:
@@ -205,10 +213,10 @@ class Constraint:
         if output.is_thinking:
             # A closing tag that the model has begun itself needs no forced one.
             if output_format.budget is not None and self._num_thought >= output_format.budget and not output.is_closing:
-                self._forced.extend(output_format.closing)
+                self._forced.extend(output_format.closing_tokens)
             self._num_thought += 1
         elif output.is_calling:
-            grammar = output_format.next_call if self._has_calls else output_format.call
+            grammar = output_format.next_call_grammar if self._has_calls else output_format.call_grammar
             if grammar is not None:
                 self._is_in_call = True
                 self._matcher = grammar.start()

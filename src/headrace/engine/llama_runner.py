@@ -64,7 +64,7 @@ class LlamaRunner:
         self.save_sequence = context.save_state
         self.load_sequence = context.load_state
         self.kv_format = f"{context.kv_type} of llama.cpp {library_version()}"
-        self.most_saved = context.most_saved
+        self.max_saved = context.max_saved
         self._model = model
         self._context = context
         self._no_slot_error = NoKVSlotError

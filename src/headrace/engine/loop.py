@@ -85,12 +85,12 @@ class Engine:
         self.max_queue = max_queue
         self.max_length = runner.max_length
         self.kv_format = runner.kv_format
-        self.most_saved = runner.most_saved
+        self.max_saved = runner.max_saved
         self._runner = runner
         self._debug = os.environ.get("HEADRACE_DEBUG", "0") not in ("", "0") if debug is None else debug
         self._counts = Counts()
         self._live = Live(self._counts)
-        offloaded = OffloadedKV(round(prefix_cache_mb * 1e6), runner.most_saved) if prefix_cache_mb else None
+        offloaded = OffloadedKV(round(prefix_cache_mb * 1e6), runner.max_saved) if prefix_cache_mb else None
         kv = KVCache(runner, num_cells=runner.num_cells, num_rows=runner.num_rows, offloaded=offloaded)
         # Drafts add rows of logits: one stream with drafts needs as many as several streams without.
         max_rows = max(max_streams, min(1 + MAX_DRAFTS, runner.max_outputs, runner.max_batch))

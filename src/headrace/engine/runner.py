@@ -89,7 +89,7 @@ class Runner(Protocol):
         can_measure: whether `measure` works.
         drafter: the draft model, or None.
         kv_format: names the format of saved KV; KV saved in another format cannot be loaded.
-        most_saved: the most tokens whose KV is saved at once.
+        max_saved: the most tokens whose KV is saved at once.
     """
 
     num_cells: int
@@ -103,7 +103,7 @@ class Runner(Protocol):
     can_measure: bool
     drafter: Drafter | None
     kv_format: str
-    most_saved: int
+    max_saved: int
 
     def make_sampler(self, request: Request) -> Any:
         """Returns the sampler for a request. Called on the caller's thread; raises InvalidRequestError."""

@@ -245,7 +245,7 @@ class Scheduler:
             match = self.kv.match(sequence.tokens, limit)
             if not self.num_rows:
                 self.kv.free_copied(match)
-                self.kv.bring_back(sequence.tokens, limit)
+                self.kv.restore(sequence.tokens, limit)
             elif self._leader(sequence, match.length)[0] is None:
                 sequence.has_offloaded = True  # bring back a few blocks in each step
         self.kv.touch(self.kv.match(sequence.tokens, limit))  # so that acquire() does not evict the prefix
@@ -285,7 +285,7 @@ class Scheduler:
         """Returns whether to leave a prompt out of this step, since KV for it is being brought back or computed."""
         if sequence.has_offloaded:
             limit = len(sequence.tokens) - 1
-            sequence.has_offloaded = self.kv.bring_back(sequence.tokens, limit, at_once=False)
+            sequence.has_offloaded = self.kv.restore(sequence.tokens, limit, at_once=False)
             self._attach(sequence)
         return sequence.has_offloaded or self._waits_for_leader(sequence)
 

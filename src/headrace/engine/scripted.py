@@ -56,7 +56,7 @@ class ScriptedRunner:
         threads: the thread count that the engine chose last.
         padding: unused rows of logits in the last step.
         kv_format: names the format of saved KV; KV saved in another format is refused.
-        most_saved: the most tokens whose KV is saved at once.
+        max_saved: the most tokens whose KV is saved at once.
     """
 
     pieces: Mapping[int, bytes]
@@ -76,7 +76,7 @@ class ScriptedRunner:
     threads: int = 0
     padding: int = 0
     kv_format: str = "scripted"
-    most_saved: int = 512
+    max_saved: int = 512
     is_closed: bool = False
     _is_interrupted: bool = False
     _rows: dict[int, list[tuple[int, object]]] = field(default_factory=dict[int, "list[tuple[int, object]]"])
@@ -201,7 +201,7 @@ class ScriptedRunner:
     def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None:
         """Returns the tokens, which stand for their KV."""
         held = self.row(sequence)
-        if self._rows.get(spare) or end > len(held) or not 0 < end - start <= self.most_saved:
+        if self._rows.get(spare) or end > len(held) or not 0 < end - start <= self.max_saved:
             raise AssertionError(f"cannot save {start} to {end} of {len(held)} tokens through row {spare}")
         return bytearray(json.dumps(held[start:end]).encode())
 

@@ -159,7 +159,7 @@ class Sequence:
             was_answer = output.is_answer
             was_thinking = not was_answer and output.kind == "thinking"
             was_hidden = not was_answer and output.is_hidden
-            piece = self.request.output_format.texts.get(token, piece)
+            piece = self.request.output_format.control_texts.get(token, piece)
             output.feed(piece)
             if not was_answer and output.has_thought and not ends:
                 stats.thinking_tokens = stats.completion_tokens

@@ -262,7 +262,7 @@ class LlamaContext:
         return not self._window or 0 <= self.position_min(sequence) <= max(0, length - self._window + 1)
 
     @property
-    def most_saved(self) -> int:
+    def max_saved(self) -> int:
         """The most positions in one `save_state`: a few milliseconds of copying, and no more than a sliding window."""
         return min(self._window or _MAX_SAVED, _MAX_SAVED)
 
@@ -273,7 +273,7 @@ class LlamaContext:
             sequence: a sequence id.
             spare: an empty sequence to copy through; it is empty again afterwards.
             start: the first position.
-            end: the position after the last; at most start + `most_saved`.
+            end: the position after the last; at most start + `max_saved`.
 
         Returns:
             The KV. None if `check_state` does not know the model's KV layout.

@@ -89,43 +89,47 @@ class OutputFormat:
         thinking: how to return the thought; see `StreamConfig.thinking`.
         is_thinking: whether the prompt has opened a thought.
         budget: the number of tokens after which a thought is closed; None for no limit.
-        opening: tokens of the opening tag; none if the answer has begun in the prompt.
-        closing: tokens of the closing tag.
-        answer: grammar of the answer; None if it is free.
+        opening_tokens: tokens of the opening tag; none if the answer has begun in the prompt.
+        closing_tokens: tokens of the closing tag.
+        answer_grammar: grammar of the answer; None if it is free.
         tools: how the model writes calls; None if there are no tools.
-        call: grammar of the first call, from behind the trigger to the call's tail.
-        next_call: grammar of each further call.
+        call_grammar: grammar of the first call, from behind the trigger to the call's tail.
+        next_call_grammar: grammar of each further call.
         is_required: whether the answer has to be a call.
         is_parallel: whether one turn may have several calls.
-        calling: tokens of the trigger.
-        after_call: tokens that follow every call.
-        going_on: tokens before another call.
-        finishing: tokens behind the last call.
-        texts: texts of the tags and triggers that are control tokens, by token; the vocabulary has no text for these.
+        trigger_tokens: tokens of the trigger.
+        after_call_tokens: tokens that follow every call.
+        separator_tokens: tokens before another call.
+        closer_tokens: tokens behind the last call.
+        control_texts: texts of the tags and triggers that are control tokens, by token: the vocabulary has none.
     """
 
     tags: Tags | None = None
     thinking: Literal["split", "hide", "raw"] = "split"
     is_thinking: bool = False
     budget: int | None = None
-    opening: tuple[int, ...] = ()
-    closing: tuple[int, ...] = ()
-    answer: Grammar | None = None
+    opening_tokens: tuple[int, ...] = ()
+    closing_tokens: tuple[int, ...] = ()
+    answer_grammar: Grammar | None = None
     tools: ToolFormat | None = None
-    call: Grammar | None = None
-    next_call: Grammar | None = None
+    call_grammar: Grammar | None = None
+    next_call_grammar: Grammar | None = None
     is_required: bool = False
     is_parallel: bool = True
-    calling: tuple[int, ...] = ()
-    after_call: tuple[int, ...] = ()
-    going_on: tuple[int, ...] = ()
-    finishing: tuple[int, ...] = ()
-    texts: Mapping[int, bytes] = field(default_factory=dict[int, bytes], hash=False)
+    trigger_tokens: tuple[int, ...] = ()
+    after_call_tokens: tuple[int, ...] = ()
+    separator_tokens: tuple[int, ...] = ()
+    closer_tokens: tuple[int, ...] = ()
+    control_texts: Mapping[int, bytes] = field(default_factory=dict[int, bytes], hash=False)
 
     @property
     def is_constrained(self) -> bool:
         """Whether anything restricts the tokens that may be sampled."""
-        return self.answer is not None or self.call is not None or (self.tags is not None and self.budget is not None)
+        return (
+            self.answer_grammar is not None
+            or self.call_grammar is not None
+            or (self.tags is not None and self.budget is not None)
+        )
 
 
 PLAIN = OutputFormat()

@@ -192,8 +192,8 @@ def test_loaded_kv_that_lies_in_disorder_is_not_said_to_be_in_order() -> None:
     cache = Cache()
     memory = cache.memory = Disorderly(BYTES, num_cells=64, num_rows=4)
     kv = cache.kv = KVCache(memory, num_cells=64, num_rows=4)
-    assert kv.adopt([1, 2, 3, 4], 0, 2, bytearray(b"[1, 2]"))
-    assert kv.adopt([1, 2, 3, 4], 2, 4, bytearray(b"[3, 4]"))
+    assert kv.load([1, 2, 3, 4], 0, 2, bytearray(b"[1, 2]"))
+    assert kv.load([1, 2, 3, 4], 2, 4, bytearray(b"[3, 4]"))
     source = kv.match([1, 2, 3, 4], 4).source
     assert source is not None
     assert source.num_in_order == 2

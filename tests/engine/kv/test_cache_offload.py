@@ -46,7 +46,7 @@ def test_what_is_brought_back_makes_nobody_older() -> None:
     cache.kv.offload_unused()
     cache.kv.offload_unused()
     cache.cache([3] * 4)
-    cache.kv.bring_back([1] * 8, 8)
+    cache.kv.restore([1] * 8, 8)
     cache.kv.offload_unused()
     assert cache.found([1] * 8) == 8
     assert cache.found([2] * 16) == 16
@@ -66,7 +66,7 @@ def test_what_cannot_be_loaded_is_computed_again() -> None:
     cache.cache([5])
     kv.offload_unused()
     assert kv.num_reachable([1, 2, 3, 4], 4) == 4
-    kv.bring_back([1, 2, 3, 4], 4)
+    kv.restore([1, 2, 3, 4], 4)
     assert kv.num_reachable([1, 2, 3, 4], 4) == 0
     cache.check()
 
@@ -79,9 +79,9 @@ def test_where_there_is_no_room_nothing_is_driven_out() -> None:
     cache.kv.offload_unused()
     active, _ = cache.start([3] * 10)
     cache.cache([4] * 4)
-    assert not cache.kv.adopt([1] * 8, 0, 8, bytearray(b"[1, 1, 1, 1, 1, 1, 1, 1]"))
+    assert not cache.kv.load([1] * 8, 0, 8, bytearray(b"[1, 1, 1, 1, 1, 1, 1, 1]"))
     assert cache.found([4] * 4) == 4
-    cache.kv.bring_back([1] * 8, 8)
+    cache.kv.restore([1] * 8, 8)
     assert cache.found([1] * 8) == 4, "as far as there is room"
     assert cache.memory.row(active.id) == [3] * 10
     cache.check()
@@ -108,7 +108,7 @@ def test_what_is_brought_back_leaves_what_it_follows_in_order() -> None:
         cache.kv.copy_ahead()
     cache.kv.clear()
     cache.cache(list(range(1, 9)))
-    cache.kv.bring_back(list(range(1, 13)), 12)
+    cache.kv.restore(list(range(1, 13)), 12)
     assert cache.found(list(range(1, 13))) == 12
     assert cache.kv.num_in_order(list(range(1, 13)), 12) == 8
     cache.check()
@@ -138,7 +138,7 @@ def test_what_is_brought_back_does_not_count_as_in_order() -> None:
     cache.cache([5])
     cache.kv.offload_unused()
     cache.kv.clear()
-    cache.kv.bring_back([1, 2, 3, 4], 4)
+    cache.kv.restore([1, 2, 3, 4], 4)
     source = cache.kv.match([1, 2, 3, 4], 4).source
     assert source is not None
     assert source.num_in_order == 0
@@ -158,7 +158,7 @@ def test_a_prefix_is_offloaded_once_nobody_has_used_it_for_long() -> None:
     assert cache.found([1, 2, 3, 4, 5, 6]) == 0
     assert cache.found([7, 7, 7, 7]) == 4
     assert cache.kv.num_reachable([1, 2, 3, 4, 5, 6, 7], 7) == 6
-    cache.kv.bring_back([1, 2, 3, 4, 5, 6, 7], 7)
+    cache.kv.restore([1, 2, 3, 4, 5, 6, 7], 7)
     assert cache.found([1, 2, 3, 4, 5, 6]) == 6
     cache.check()
     cache.kv.drop_all()
@@ -188,7 +188,7 @@ def test_what_was_copied_ahead_goes_without_being_copied() -> None:
     kv.offload_unused()
     assert cache.found([1, 2, 3, 4, 5, 6]) == 0
     assert memory.num_saved == 2
-    kv.bring_back([1, 2, 3, 4, 5, 6], 6)
+    kv.restore([1, 2, 3, 4, 5, 6], 6)
     while kv.can_copy_ahead:
         kv.copy_ahead()
     assert memory.num_saved == 2 + 3, "of what came back nothing was copied again"
@@ -271,7 +271,7 @@ def test_what_others_share_is_not_offloaded() -> None:
     cache.kv.offload_unused()
     assert cache.memory.row(row.id) == [1, 2, 3, 4, 5, 9, 9, 9]
     assert cache.kv.num_used == 8
-    cache.kv.bring_back([1, 2, 3, 4, 5, 6, 7], 7)
+    cache.kv.restore([1, 2, 3, 4, 5, 6, 7], 7)
     assert cache.found([1, 2, 3, 4, 5, 6, 7]) == 7
     cache.check()
 

@@ -82,7 +82,7 @@ class CacheMachine(RuleBasedStateMachine):
         del self.tokens[row.id]
 
     @rule(tokens=TOKENS, size=st.integers(1, 5))
-    def save_and_adopt(self, tokens: list[int], size: int) -> None:
+    def save_and_load(self, tokens: list[int], size: int) -> None:
         """KV that was saved is what is held, and comes back as a prefix that is there."""
         start = 0
         while start < len(tokens):
@@ -91,18 +91,18 @@ class CacheMachine(RuleBasedStateMachine):
             saved = self.kv.save(tokens, start, end)
             assert saved is None or (held and json.loads(saved) == tokens[start:end])
             assert saved is not None or not (held and self.partial)
-            if not self.kv.adopt(tokens, start, end, bytearray(json.dumps(tokens[start:end]).encode())):
+            if not self.kv.load(tokens, start, end, bytearray(json.dumps(tokens[start:end]).encode())):
                 break
             assert self.kv.match(tokens, end).length == end
             start = end
 
     @rule(tokens=TOKENS)
-    def fail_to_adopt(self, tokens: list[int]) -> None:
+    def fail_to_load(self, tokens: list[int]) -> None:
         """What is no KV changes nothing."""
         found = self.kv.match(tokens, len(tokens)).length
         with suppress(json.JSONDecodeError):
-            adopted = self.kv.adopt(tokens, 0, len(tokens), bytearray(b"no JSON"))
-            assert adopted == (found == len(tokens))
+            loaded = self.kv.load(tokens, 0, len(tokens), bytearray(b"no JSON"))
+            assert loaded == (found == len(tokens))
 
     @rule()
     def clear(self) -> None:
@@ -164,10 +164,10 @@ class OffloadCacheMachine(CacheMachine):
 
     @precondition(lambda self: hasattr(self, "cache"))
     @rule(tokens=TOKENS)
-    def bring_back(self, tokens: list[int]) -> None:
+    def restore(self, tokens: list[int]) -> None:
         had, reach = self.kv.match(tokens, len(tokens)).length, self.kv.num_reachable(tokens, len(tokens))
         assert had <= reach <= len(tokens)
-        self.kv.bring_back(tokens, len(tokens))
+        self.kv.restore(tokens, len(tokens))
         assert had <= self.kv.match(tokens, len(tokens)).length <= reach
 
     @invariant()

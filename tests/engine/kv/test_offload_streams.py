@@ -110,7 +110,7 @@ def test_what_is_brought_back_beside_others_comes_in_some_steps(cancelled: bool)
             loads.append(0)
             return super().run(slices, padding)
 
-    with scripted(echo, num_cells=4000, most_saved=8, runner_type=Counting) as made:
+    with scripted(echo, num_cells=4000, max_saved=8, runner_type=Counting) as made:
         made.model.generate(LONG * 4)
         wait_until(lambda: not made.engine._scheduler.kv.can_copy_ahead)
         gate = made.runner.before_step = Gate()

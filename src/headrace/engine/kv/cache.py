@@ -101,7 +101,7 @@ class KVCache(KVTree):
             return 0
         return min(match.source.num_in_order, match.length)
 
-    def adopt(
+    def load(
         self, tokens: Sequence[int], start: int, end: int, data: bytearray, *, num_in_order: int | None = None
     ) -> bool:
         """Load saved KV of tokens[start:end] behind the cached tokens[:start]; the result is a cached prefix.
@@ -199,7 +199,7 @@ class KVCache(KVTree):
         chain = self._offloaded.find_chain(tokens, known, limit) if self._offloaded is not None else []
         return chain[-1][2] if chain else known
 
-    def bring_back(self, tokens: Sequence[int], limit: int, *, at_once: bool = True) -> bool:
+    def restore(self, tokens: Sequence[int], limit: int, *, at_once: bool = True) -> bool:
         """Load offloaded KV of tokens[:limit] into the cache, as far as there is room, as a cached prefix.
 
         Args:
@@ -218,7 +218,7 @@ class KVCache(KVTree):
         for block, start, _ in chain[:count]:
             whole = [*tokens[:start], *block.tokens]
             try:
-                if not self.adopt(whole, start, len(whole), block.data, num_in_order=start):
+                if not self.load(whole, start, len(whole), block.data, num_in_order=start):
                     return False
             except ValueError:  # the backend has fewer free cells than counted, or they are fragmented
                 offloaded.discard(block)

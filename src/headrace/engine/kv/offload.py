@@ -44,14 +44,14 @@ class OffloadedKV:
 
     Args:
         max_bytes: the most bytes of all blocks together.
-        most_saved: the most tokens that the backend saves at once.
+        max_saved: the most tokens that the backend saves at once.
         idle_tokens: a prefix is offloaded once this many tokens were computed since its last use. By then its cells
             have cost several times as much as copying them out and in.
     """
 
-    def __init__(self, max_bytes: int, most_saved: int, idle_tokens: int = 512) -> None:
+    def __init__(self, max_bytes: int, max_saved: int, idle_tokens: int = 512) -> None:
         self.max_bytes = max_bytes
-        self.block_length = min(_BLOCK_LENGTH, most_saved)
+        self.block_length = min(_BLOCK_LENGTH, max_saved)
         self.idle_tokens = idle_tokens
         self.num_bytes = 0
         self._bytes_per_token = 0.0
