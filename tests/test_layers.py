@@ -41,6 +41,15 @@ EXCEPTIONS = {
 # What decides needs no model to be tested: it knows no backend.
 POLICY = ("headrace.engine.kv", "headrace.engine.scheduler", "headrace.engine.tuning.tuner")
 MOST_FLOORS = 9
+MOST_LINES = 400
+REASON = "Longer than 400 lines: "
+# All that is written by hand: not what others made, and not the bundle of the JavaScript client.
+WRITTEN = sorted(
+    path
+    for ending in ("py", "js", "css", "html")
+    for path in PACKAGE.rglob(f"*.{ending}")
+    if "vendor" not in path.parts and not path.is_symlink()
+)
 
 
 def breaches(package: Path) -> list[str]:
@@ -118,6 +127,12 @@ def test_every_room_says_what_it_is(path: Path) -> None:
     assert len(summary) > 30
     assert summary.endswith(".")
     assert summary.count(". ") <= 1  # a sentence or two
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_long_without_a_reason(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    assert len(lines) <= MOST_LINES or any(REASON in line for line in lines[:20]), f"{len(lines)} lines"
 
 
 # The checker itself, on made-up trees: one that keeps every rule, and one change each that breaks one.

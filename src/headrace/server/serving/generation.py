@@ -141,7 +141,7 @@ class Generation:
                     if not stream.is_read:
                         continue
                     if stream.finish_reason in _UNFINISHED:
-                        yield batch
+                        yield batch  # now, because the next line raises
                         batch = []
                     results[choice] = self.checked(await stream.result())
                     batch += renderer.ending(choice, results[choice])
@@ -222,7 +222,7 @@ class Generation:
     async def _steps(self, renderer: Renderer) -> AsyncGenerator[list[tuple[int, list[Token]]], None]:
         """Yields the tokens that each step of the engine gave to each choice.
 
-        A choice without tokens has made progress in its prompt, or has ended.
+        A choice without tokens may have progressed in its prompt, or ended.
         """
         if len(self.streams) == 1 and not renderer.wants_progress:
             stream = self.streams[0]
