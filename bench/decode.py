@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from headrace import Model
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 from headrace.llama.context import LlamaContext
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 from headrace.llama.context import LlamaContext
 from headrace.llama.model import LlamaModel
 from headrace.store import resolve

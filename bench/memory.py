@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from headrace import Model
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 
 MEBIBYTE = 2**20
 

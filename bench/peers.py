@@ -23,7 +23,7 @@ from pathlib import Path
 
 from server_process import free_port, started
 
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 from headrace.store import resolve
 
 __all__ = ["PEERS", "Setup", "peers_folder", "running"]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from headrace import Context, Model
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 
 
 def main() -> None:

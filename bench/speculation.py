@@ -15,7 +15,7 @@ import statistics
 from dataclasses import asdict, dataclass
 
 from headrace import Model
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 
 STORY = (
     "In the spring of 1871 the lighthouse at Karrow Point was kept by a widow named Elspeth Tarn and her two sons. "

@@ -329,8 +329,8 @@ function silenceError(ms) {
   return new ConnectionLostError(`the server was silent for ${ms} ms`, { code: "silent" });
 }
 
-// src/connection.js
-var Connection = class {
+// src/sse-response.js
+var SseResponse = class {
   #controller = new AbortController();
   #decoder = new SseDecoder();
   /** @type {ReadableStreamDefaultReader<Uint8Array> | null} */
@@ -452,16 +452,16 @@ function streamPath(id) {
   return `v1/streams/${encodeURIComponent(id)}`;
 }
 
-// src/event-stream.js
+// src/reconnecting-stream.js
 var RECONNECT_PAUSES = [0, 250, 500, 1e3, 2e3];
 var STABLE_AFTER = 1e3;
 var TEMPORARY_STATUSES = [429, 502, 503, 504];
 var LOST_MESSAGE = "the connection was lost in mid-answer";
-var EventStream = class {
+var ReconnectingStream = class {
   #server;
   #id;
   #options;
-  #connection = new Connection();
+  #connection = new SseResponse();
   /** When the current connection was opened. */
   #openedAt = 0;
   /** The number of the last event received; only events of resumable streams have numbers. */
@@ -498,7 +498,7 @@ var EventStream = class {
    * @param {number} [limit] milliseconds to wait for the response; 0 for no limit
    */
   async open(request, limit = this.#idleTimeout) {
-    this.#connection = new Connection();
+    this.#connection = new SseResponse();
     await this.#connection.open(request, limit);
     this.#openedAt = performance.now();
   }
@@ -675,7 +675,7 @@ var Generation = class {
     this.id = id;
     this.#server = server;
     this.#options = options;
-    this.#events = new EventStream(server, id, options);
+    this.#events = new ReconnectingStream(server, id, options);
     this.#result.promise.catch(() => {
     });
   }

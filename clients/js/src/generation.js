@@ -3,7 +3,7 @@
 import { Answer } from "./answer.js";
 import { chunkOf, progressOf } from "./chunk.js";
 import { ConnectionLostError, GenerationError, HeadraceError, StreamTimeoutError } from "./errors.js";
-import { EventStream } from "./event-stream.js";
+import { ReconnectingStream } from "./reconnecting-stream.js";
 import { describe } from "./invalid-request.js";
 import { isPageUnloading } from "./page-unload.js";
 import { withResolvers } from "./promises.js";
@@ -11,7 +11,7 @@ import { resultOf } from "./result.js";
 import { CLOSING_TIMEOUT } from "./timeouts.js";
 
 /** @import { Chunk } from "./chunk.js" */
-/** @import { StreamRequest } from "./connection.js" */
+/** @import { StreamRequest } from "./sse-response.js" */
 /** @import { Resolvers } from "./promises.js" */
 /** @import { Server } from "./server.js" */
 /** @import { Tokens } from "./token-views.js" */
@@ -55,7 +55,7 @@ export class Generation {
     this.id = id;
     this.#server = server;
     this.#options = options;
-    this.#events = new EventStream(server, id, options);
+    this.#events = new ReconnectingStream(server, id, options);
     this.#result.promise.catch(() => {}); // no unhandled rejection where nobody awaits the result
   }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.api.core import Core
 from headrace.engine.loop import Engine
 from headrace.engine.tuning.calibration import CostFile
-from headrace.engine.tuning.threads import available_cores, processor, thread_counts
+from headrace.engine.tuning.cores import available_cores, processor, thread_counts
 from headrace.llama.kv_types import KVType, checked_kv_type
 from headrace.values.checks import as_float, as_int
 from headrace.values.config import StreamConfig, checked_config

@@ -6,7 +6,7 @@ import math
 import os
 import time
 
-from headrace.engine.tuning.threads import available_cores
+from headrace.engine.tuning.cores import available_cores
 
 __all__ = ["OtherProcesses"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.models import complete_model
-from headrace.cli.options import GPULayers, KVTypeOption
 from headrace.cli.output import write
+from headrace.cli.shared_options import GPULayers, KVTypeOption
 from headrace.cli.terminal import Waiting, say
 from headrace.values.errors import InvalidRequestError
 
@@ -118,7 +118,7 @@ def _numbers(text: str) -> list[int]:
 
 def _machine(threads: int | None, kv_type: str) -> dict[str, Any]:
     """Describe the machine and the settings."""
-    from headrace.engine.tuning.threads import available_cores
+    from headrace.engine.tuning.cores import available_cores
     from headrace.values.version import VERSION
 
     return {

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from headrace.cli.models import complete_model
-from headrace.cli.options import DraftOption, GPULayers, KVTypeOption, SpeculationOption
 from headrace.cli.output import JsonOutput, TextOutput
+from headrace.cli.shared_options import DraftOption, GPULayers, KVTypeOption, SpeculationOption
 from headrace.cli.terminal import Waiting, is_terminal, say
 from headrace.llama.kv_types import KVType
 from headrace.values.config import StreamConfig, speculation_of

@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli.failures import exit_code, message
 from headrace.cli.models import complete_model
-from headrace.cli.options import DraftOption, SpeculationOption, kv_type_help
+from headrace.cli.shared_options import DraftOption, SpeculationOption, kv_type_help
 from headrace.llama.kv_types import KVType
 from headrace.values.errors import HeadraceError
 

@@ -10,7 +10,7 @@ from headrace.server.openai.models import models_router
 from headrace.server.openai.responses import responses_router
 from headrace.server.operations import operations_router
 from headrace.server.serving.service import Service
-from headrace.server.streams import streams_router
+from headrace.server.streams_by_id import streams_router
 
 __all__ = ["openai_router", "operations_router", "streams_router"]
 

@@ -12,7 +12,7 @@ from harness import scripted, wait_until, within
 from headrace.engine.scripted import ScriptedRunner
 from headrace.engine.tuning.calibration import Calibration, CostFile, Shape
 from headrace.engine.tuning.cost import CostModel
-from headrace.engine.tuning.governor import Governor
+from headrace.engine.tuning.thread_governor import Governor
 
 TARGET = 0.1
 

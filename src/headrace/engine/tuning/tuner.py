@@ -7,7 +7,7 @@ from typing import Protocol
 
 from headrace.engine.tuning.calibration import Calibration, CostFile, Shape
 from headrace.engine.tuning.cost import CostModel
-from headrace.engine.tuning.governor import Governor
+from headrace.engine.tuning.thread_governor import Governor
 
 __all__ = ["Tunable", "Tuning"]
 

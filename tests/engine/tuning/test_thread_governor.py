@@ -12,7 +12,7 @@ from harness import scripted, within
 from headrace.engine.runner import Slice
 from headrace.engine.scripted import ScriptedRunner
 from headrace.engine.tuning.cost import CostModel
-from headrace.engine.tuning.governor import Governor
+from headrace.engine.tuning.thread_governor import Governor
 from headrace.engine.tuning.tuner import Tuning
 
 TARGET = 0.1

@@ -1,12 +1,12 @@
-/** `EventStream`: the server-sent events of one stream. Reconnects where the stream is resumable. */
+/** `ReconnectingStream`: the server-sent events of one stream. Reconnects where the stream is resumable. */
 
-import { Connection } from "./connection.js";
+import { SseResponse } from "./sse-response.js";
 import { ConnectionLostError, HttpError, StreamTimeoutError } from "./errors.js";
 import { withResolvers } from "./promises.js";
 import { streamPath } from "./stream-id.js";
 import { IDLE_TIMEOUT, RECONNECT_TIMEOUT } from "./timeouts.js";
 
-/** @import { StreamRequest } from "./connection.js" */
+/** @import { StreamRequest } from "./sse-response.js" */
 /** @import { Resolvers } from "./promises.js" */
 /** @import { Server } from "./server.js" */
 /** @import { LLMGenerationOptions, SseEvent } from "./types.js" */
@@ -20,11 +20,11 @@ const TEMPORARY_STATUSES = [429, 502, 503, 504];
 
 const LOST_MESSAGE = "the connection was lost in mid-answer";
 
-export class EventStream {
+export class ReconnectingStream {
   #server;
   #id;
   #options;
-  #connection = new Connection();
+  #connection = new SseResponse();
   /** When the current connection was opened. */
   #openedAt = 0;
   /** The number of the last event received; only events of resumable streams have numbers. */
@@ -65,7 +65,7 @@ export class EventStream {
    * @param {number} [limit] milliseconds to wait for the response; 0 for no limit
    */
   async open(request, limit = this.#idleTimeout) {
-    this.#connection = new Connection();
+    this.#connection = new SseResponse();
     await this.#connection.open(request, limit);
     this.#openedAt = performance.now();
   }

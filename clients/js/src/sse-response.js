@@ -1,4 +1,4 @@
-/** `Connection`: one HTTP response, read as server-sent events. A resumable stream may need several. */
+/** `SseResponse`: one HTTP response, read as server-sent events. A resumable stream may need several. */
 
 import { HeadraceError } from "./errors.js";
 import { SseDecoder } from "./sse-decoder.js";
@@ -8,7 +8,7 @@ import { CLOSING_TIMEOUT, silenceError } from "./timeouts.js";
 
 /** Sends the request for a stream. @typedef {(signal: AbortSignal) => Promise<Response>} StreamRequest */
 
-export class Connection {
+export class SseResponse {
   #controller = new AbortController();
   #decoder = new SseDecoder();
   /** @type {ReadableStreamDefaultReader<Uint8Array> | null} */

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.engine.tuning.threads import available_cores, processor, thread_counts
+from headrace.engine.tuning.cores import available_cores, processor, thread_counts
 
 
 @pytest.mark.parametrize(
