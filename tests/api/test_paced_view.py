@@ -92,7 +92,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch, gap: float) -> None:
     """Have the engine stamp its tokens as if so many seconds lay between them."""
     stamps = itertools.count(time.time(), gap)
     clock = SimpleNamespace(perf_counter=time.perf_counter, time=lambda: next(stamps))
-    monkeypatch.setattr("headrace.engine.loop.time", clock)
+    monkeypatch.setattr("headrace.engine.delivery.time", clock)
 
 
 def test_paced_gives_every_token_in_order() -> None:

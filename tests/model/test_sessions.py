@@ -55,7 +55,7 @@ def fresh(fresh_model: Model) -> Iterator[Model]:
 
 
 @pytest.mark.parametrize(
-    ("ref", "kv_type", "seed"), sampled(product(["smollm2", "gemma3-270m"], ["f16", "q8_0"], [1, None]), 3)
+    ("ref", "kv_type", "seed"), sampled(product(["smollm2", "gemma3-270m"], ["f16", "q8_0"], [1, None]), 5)
 )
 def test_the_continuation_is_that_of_a_model_that_was_never_closed(
     ref: str, kv_type: str, seed: int | None, path: Path

@@ -308,7 +308,7 @@ def test_a_missing_package_is_named() -> None:
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1
-    assert "uvicorn is not installed" in process.stderr
+    assert "the package uvicorn, which is not installed" in process.stderr
     assert "pip install 'headrace[server]'" in process.stderr
 
 
