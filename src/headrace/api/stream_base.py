@@ -24,7 +24,7 @@ __all__ = ["StreamBase"]
 
 _DEADLINES = {
     "total": ("timeout_ms", "generating"),
-    "queue": ("queue_timeout_ms", "waiting for a place"),
+    "queue": ("queue_timeout_ms", "waiting for a slot"),
     "first_token": ("first_token_timeout_ms", "waiting for its first token"),
     "stall": ("stall_timeout_ms", "paused because its reader did not read"),
 }
