@@ -78,7 +78,7 @@ class Scheduler:
         return len(self.running) + sum(sequence.row is not None for sequence in self.paused)
 
     def next_parking(self) -> float | None:
-        """Returns when a waiting sequence may take a paused one's slot; None if none waits, or no paused one has any."""
+        """Returns when a waiting sequence may take a paused one's slot; None without such a pair of sequences."""
         if not len(self.waiting):
             return None
         sequence = self._longest_paused()

@@ -37,8 +37,8 @@ class Row:
         tip: the last node of the row's path.
         length: number of tokens.
         is_active: whether a sequence is using the row; otherwise the row is a cached prefix.
-        num_in_order: how many of the first tokens lie in the cache's first cells, in order, and were computed exactly as
-            for a seeded stream that runs alone.
+        num_in_order: how many of the first tokens lie in the cache's first cells, in order, and were computed as for a
+            seeded stream that runs alone.
         used_at: for a cached prefix, how many tokens the engine had computed at its last use.
         num_copied: how many of the first tokens were copied ahead to main memory.
         is_copied: whether nothing is left to copy ahead.

@@ -247,7 +247,7 @@ class KVTree:
         return True
 
     def _source(self, node: Node, is_whole: bool, length: int) -> Row | None:
-        """Returns a row that can be copied up to the end of this node (`is_whole`), or up to a token inside; or None."""
+        """Returns a row that can be copied up to the end of this node (`is_whole`) or to a token inside; or None."""
         if self.can_drop_partial:
             return next((row for row in node.rows if self._backend.can_reuse(row.id, length)), None)
         return next((row for row in node.rows if row.tip is node), None) if is_whole else None
