@@ -78,7 +78,7 @@ class SharedChannel:
         wake((self.source,))  # the reader may be asleep, if another thread closed it
 
     def _tidy(self) -> None:
-        """After a reader has left, discard tokens that no other reader needs. If the lock is held, its holder does it."""
+        """After a reader has left, discard tokens that no other reader needs, or let the lock's holder do it."""
         while self._is_untidy and self._lock.acquire(blocking=False):
             try:
                 self._is_untidy = False

@@ -160,7 +160,7 @@ class Guard:
 
 
 def _any_of(texts: Sequence[str]) -> str:
-    """Returns a pattern that matches the longest of these sorted, distinct texts. A tree is fast for thousands of them."""
+    """Returns a pattern that matches the longest of these sorted, distinct texts: a tree, for thousands of them."""
     if len(texts) == 1:
         return re.escape(texts[0])
     branches = [
