@@ -24,10 +24,11 @@ _AnyContext = TypeVar("_AnyContext", "Context", "_AsyncContext")
 
 
 class Context(SyncMethods):
-    """One user of a loaded model: own defaults, own `cancel_generation()`, own flow in the fair queue, own `close()`.
+    """One user of a loaded model, with its own defaults, its own streams, and its own flow in the fair queue.
 
-    Many contexts share one engine, so they generate at the same time; none owns the model. A context on an
-    `AsyncModel` is async too: its methods are awaited, its streams are iterated with `async for`.
+    Many contexts share one engine, so they generate at the same time. `cancel_generation()` and `close()` end only the
+    context's own streams. A context does not own the model. On an `AsyncModel`, a context is async, too: its methods
+    are awaited, and its streams are iterated with `async for`.
 
     Args:
         model: a `Model` or an `AsyncModel`.

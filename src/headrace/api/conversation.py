@@ -36,10 +36,10 @@ class ConversationManager:
     """A chat history that is kept within a budget, and the streams of its replies. Any thread may call any method.
 
     With a model, `send` and `asend` send the whole history and stream the reply. When the stream ends, for whatever
-    reason, the reply joins the history as far as its reader was shown it. A reply that was cancelled or that failed is
-    marked as incomplete. If nothing of it was shown, the user's message is removed too, as if it had not been sent.
+    reason, the part of the reply that its reader was shown joins the history. A reply that was cancelled or that failed
+    is marked as incomplete. If no part of it was shown, the user's message is removed, too, as if it had not been sent.
 
-    When a user's message does not fit, the oldest turns are trimmed: a turn is a user's message and all that answers
+    When a user's message does not fit, the oldest turns are trimmed. A turn is a user's message and all that answers
     it. The system prompt and the user's newest message always stay. A prompt and its reply together have at most
     `max_context_tokens` tokens, and never more than the model's context. Trimming keeps room for a reply of
     `max_tokens`, but not more than half of the budget; a reply that reaches the budget ends as "length". With a model,
@@ -141,7 +141,7 @@ class ConversationManager:
             self._system_prompt = None
 
     def get_stats(self) -> dict[str, Any]:
-        """Return figures of the conversation as it is now.
+        """Return counts of the conversation as it is now.
 
         Returns:
             `total_messages`, `user_messages`, `assistant_messages`: counts of what `get_messages` returns.

@@ -39,7 +39,7 @@ class Methods:
 
     @property
     def metrics(self) -> EngineMetrics:
-        """A snapshot of the engine's figures, over all its streams."""
+        """A snapshot of the engine's counts and times, over all its streams."""
         return self._core.engine.metrics()
 
     def cancel_generation(self) -> None:

@@ -19,9 +19,9 @@ class SavedConversation(NamedTuple):
     """The parts of a conversation that its JSON holds.
 
     Attributes:
-        max_messages: see `ConversationManager`, as for the next two.
-        max_context_tokens: see there.
-        system_prompt: see there.
+        max_messages: see `ConversationManager`.
+        max_context_tokens: see `ConversationManager`.
+        system_prompt: see `ConversationManager`.
         trimmed_messages: how many messages were trimmed.
         messages: all messages, oldest first.
     """

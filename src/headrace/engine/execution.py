@@ -1,4 +1,4 @@
-"""`Execution`: runs a planned step; if it fails, finds out which sequence caused that, so that the others go on."""
+"""`Execution`: runs a planned step. If the step fails, finds the sequence that caused it, so that the others go on."""
 
 from __future__ import annotations
 
