@@ -96,7 +96,7 @@ class Context(SyncMethods):
         return self._session
 
     def save(self, path: str | os.PathLike[str]) -> Session:
-        """Write the tokens and the KV of this context's stream that ended last to a session file.
+        """Write the tokens and the KV of this context's most recently ended stream to a session file.
 
         The file is written as a whole or not at all, and only its owner can read it. Running streams go on meanwhile.
 
@@ -145,7 +145,7 @@ class _AsyncContext(AsyncMethods):
         return await asyncio.to_thread(_load_context, cls, model, path, config, defaults)
 
     async def save(self, path: str | os.PathLike[str]) -> Session:
-        """Write the tokens and the KV of the stream that ended last to a session file; see `Context.save`."""
+        """Write the tokens and the KV of the most recently ended stream to a session file; see `Context.save`."""
         return await asyncio.to_thread(_save_context, self._caller, path)
 
     def fork(self) -> _AsyncContext:

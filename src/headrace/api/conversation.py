@@ -122,7 +122,7 @@ class ConversationManager:
         - "tool_calls", in OpenAI's form; a call that was cut off has "incomplete": True,
         - "incomplete": True, if it was cut off or failed.
 
-        While a reply is being read, it is the last message, as far as it was shown.
+        While a reply is being read, the last message is the part of it that was shown so far.
         """
         with self._lock:
             return copy.deepcopy(self._visible())
@@ -191,7 +191,7 @@ class ConversationManager:
     def to_json(self) -> str:
         """Return the conversation as JSON, from which `from_json` continues it.
 
-        A reply that is being read is included as far as it was shown, marked as incomplete.
+        If a reply is being read, the part that was shown so far is included, marked as incomplete.
         """
         with self._lock:
             messages, turn = self._visible(), self._turn

@@ -213,7 +213,7 @@ class StreamBase(TeeableStream):
         return token
 
     def _after_end(self, end: End) -> Token | None:
-        """Take note that the iteration has reached the End: raise its error, or return the closing token or None."""
+        """Handle the End when the iteration reaches it: raise its error, or return the closing token or None."""
         if self._is_closed:
             return None
         if self._observer is not None:

@@ -50,7 +50,7 @@ class Lookup:
             self._index(len(tokens) - _TAIL)
 
     def catch_up(self) -> None:
-        """Take in the tokens that were added since the last call."""
+        """Update the index and the guess with the tokens that were added since the last call."""
         tokens, chances, length, place = self._tokens, self._chances, self.length, self._next
         for at in range(self._num_seen, len(tokens)):
             token = tokens[at]

@@ -54,7 +54,7 @@ class EventLog:
         self._wake()
 
     def close(self) -> None:
-        """Note that no more events will come, and wake the followers."""
+        """Record that no more events will come, and wake the followers."""
         self.is_closed = True
         self._wake()
 
