@@ -194,7 +194,7 @@ class StreamBase(TeeableStream):
             self.cancel()
 
     def _tokens_from(self, event: TokenEvent | End | None, limit: int | None) -> list[Token]:
-        """The token of this event, and those that wait behind it."""
+        """Return the token of this event, and the unread tokens behind it."""
         tokens: list[Token] = []
         while type(event) is TokenEvent:
             tokens.append(self._token(event))

@@ -304,7 +304,7 @@ class Scheduler:
         return sequence.leader is not None
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Returns whether there are cells for a waiting sequence besides those that running ones still need."""
+        """Returns whether there are enough cells for a waiting sequence and for the running ones."""
         if not self.num_rows:
             return True  # `submit` has checked that each sequence fits alone
         limit = len(sequence.tokens) - 1

@@ -1,4 +1,4 @@
-"""`OutputFormat`: which parts the output of a stream has (a thought, tool calls, an answer), and what they must fit."""
+"""`OutputFormat`: the parts of a stream's output (thought, tool calls, answer), and the grammars that they must fit."""
 
 from __future__ import annotations
 
