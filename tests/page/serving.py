@@ -46,7 +46,7 @@ class Tap:
     """Holds a model's engine before each step that brings tokens; a test lets as many through as it wants.
 
     Args:
-        rate: tokens a second for each stream, once the tap is open; None for as fast as they go.
+        rate: tokens a second for each stream; None for as fast as they go.
         counts_prompts: whether steps that only read prompts are held, too.
     """
 
@@ -66,7 +66,6 @@ class Tap:
             assert self._changed.wait_for(lambda: self._is_open or self._allowed, PATIENCE), "nobody opened the tap"
             if not self._is_open:
                 self._allowed -= 1
-                return
         if self._rate is not None:
             self._is_ending.wait(1 / self._rate)
 

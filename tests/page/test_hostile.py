@@ -123,7 +123,7 @@ def test_the_page_answers_while_a_hundred_thousand_characters_come(page: Page, n
             "one => { window.longest = Math.max(longest, one.duration) })).observe({type: 'longtask'})"
         )
         chat.ask("Go")
-        server.tap.open()
+        server.tap.let(990)  # not all, so that it does not end before the page was tried
         expect(chat.text).not_to_be_empty()
         expect(chat.stop_button).to_be_visible()
         chat.open_settings()
@@ -131,7 +131,7 @@ def test_the_page_answers_while_a_hundred_thousand_characters_come(page: Page, n
         expect(chat.settings).to_be_hidden()
         chat.message.fill("still here")
         expect(chat.stop_button).to_be_visible()
-        assert server.finished().get("stop", 0) == 0, "all of that was while it streamed"
+        server.tap.open()
         # Roles and names of tens of thousands of cells take long to compute, so it is asked by selector here.
         page.wait_for_function("() => !document.querySelector('article[aria-busy]')", polling=100)
         server.await_finished(stop=1)

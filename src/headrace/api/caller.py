@@ -1,4 +1,4 @@
-"""`Caller`: starts streams on a `Core`, with the defaults of one model, context or API client, and can cancel them."""
+"""`Caller`: starts and cancels streams on a `Core`, with the defaults of one model, context or server request."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["Caller"]
 
 _Stream = TypeVar("_Stream", TokenStream, AsyncTokenStream)
 
-# No system prompt was given, so the caller's own is used. (None means: no system prompt at all.)
+# Stands for a system prompt that was not given, so that the caller's own is used. None means: no system prompt at all.
 _CALLERS_OWN: Any = object()
 
 
 class Caller:
-    """One user of a core: own defaults, own streams to cancel, own flow in the fair queue.
+    """One user of a core, with its own defaults, streams, and flow in the fair queue.
 
     Args:
         core: the model and its engine.
-        defaults: the settings of its streams, unless they are overridden.
-        system_prompt: the system prompt of its chats.
+        defaults: the settings of the caller's streams, unless they are overridden.
+        system_prompt: the system prompt of the caller's chats.
         flow: the flow of its requests in the fair queue; None for a flow of its own.
 
     Attributes:
-        last_tokens: the tokens of this caller's stream that ended last.
+        last_tokens: the tokens of this caller's most recently ended stream.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Caller:
         return checked if system_prompt is None else [{"role": "system", "content": system_prompt}, *checked]
 
     def start(self, job: Job, *, closing_token: bool = False, observer: Observer | None = None) -> TokenStream:
-        """Start a stream. Raises all errors of starting it."""
+        """Start a stream. Errors of the start are raised here."""
         stream = self._new_stream(TokenStream, job, closing_token=closing_token, observer=observer)
         stream.submit(job.prepare())
         return stream
@@ -120,7 +120,7 @@ class Caller:
     def start_async(
         self, job: Job, *, closing_token: bool = False, observer: Observer | None = None
     ) -> AsyncTokenStream:
-        """Start a stream without blocking. The stream raises errors of its start with the first token."""
+        """Start a stream without blocking. Errors of the start are raised when the stream is read."""
         stream = self._new_stream(AsyncTokenStream, job, closing_token=closing_token, observer=observer)
         try:
             self.core.workers.submit(stream.submit_later, job.prepare)
@@ -129,7 +129,7 @@ class Caller:
         return stream
 
     async def open(self, job: Job, *, id: str) -> AsyncTokenStream:
-        """Start a stream without blocking, and wait until the engine has accepted it. Raises all errors of its start.
+        """Start a stream, and wait without blocking until the engine accepts it. Errors of the start are raised here.
 
         Args:
             job: the stream to start.
@@ -196,7 +196,7 @@ class Caller:
 
 
 def _schema_of(config: StreamConfig) -> tuple[object, Callable[[str], object] | None]:
-    """The JSON schema that constrains the output, and the function that makes an object of the output."""
+    """Returns the JSON schema of the output, and the function that makes an object of the output; or two Nones."""
     if config.json_schema is None:
         return None, None
     from headrace.structured.schema import Schema

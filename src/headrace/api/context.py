@@ -24,10 +24,11 @@ _AnyContext = TypeVar("_AnyContext", "Context", "_AsyncContext")
 
 
 class Context(SyncMethods):
-    """One user of a loaded model: own defaults, own `cancel_generation()`, own flow in the fair queue, own `close()`.
+    """One user of a loaded model, with its own defaults, its own streams, and its own flow in the fair queue.
 
-    Many contexts share one engine, so they generate at the same time; none owns the model. A context on an
-    `AsyncModel` is async too: its methods are awaited, its streams are iterated with `async for`.
+    Many contexts share one engine, so they generate at the same time. `cancel_generation()` and `close()` end only the
+    context's own streams. A context does not own the model. On an `AsyncModel`, a context is async, too: its methods
+    are awaited, and its streams are iterated with `async for`.
 
     Args:
         model: a `Model` or an `AsyncModel`.
@@ -95,7 +96,7 @@ class Context(SyncMethods):
         return self._session
 
     def save(self, path: str | os.PathLike[str]) -> Session:
-        """Write the tokens and the KV of this context's stream that ended last to a session file.
+        """Write the tokens and the KV of this context's most recently ended stream to a session file.
 
         The file is written as a whole or not at all, and only its owner can read it. Running streams go on meanwhile.
 
@@ -144,7 +145,7 @@ class _AsyncContext(AsyncMethods):
         return await asyncio.to_thread(_load_context, cls, model, path, config, defaults)
 
     async def save(self, path: str | os.PathLike[str]) -> Session:
-        """Write the tokens and the KV of the stream that ended last to a session file; see `Context.save`."""
+        """Write the tokens and the KV of the most recently ended stream to a session file; see `Context.save`."""
         return await asyncio.to_thread(_save_context, self._caller, path)
 
     def fork(self) -> _AsyncContext:

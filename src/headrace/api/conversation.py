@@ -36,10 +36,10 @@ class ConversationManager:
     """A chat history that is kept within a budget, and the streams of its replies. Any thread may call any method.
 
     With a model, `send` and `asend` send the whole history and stream the reply. When the stream ends, for whatever
-    reason, the reply joins the history as far as its reader was shown it. A reply that was cancelled or that failed is
-    marked as incomplete. If nothing of it was shown, the user's message is removed too, as if it had not been sent.
+    reason, the part of the reply that its reader was shown joins the history. A reply that was cancelled or that failed
+    is marked as incomplete. If no part of it was shown, the user's message is removed, too, as if it had not been sent.
 
-    When a user's message does not fit, the oldest turns are trimmed: a turn is a user's message and all that answers
+    When a user's message does not fit, the oldest turns are trimmed. A turn is a user's message and all that answers
     it. The system prompt and the user's newest message always stay. A prompt and its reply together have at most
     `max_context_tokens` tokens, and never more than the model's context. Trimming keeps room for a reply of
     `max_tokens`, but not more than half of the budget; a reply that reaches the budget ends as "length". With a model,
@@ -122,7 +122,7 @@ class ConversationManager:
         - "tool_calls", in OpenAI's form; a call that was cut off has "incomplete": True,
         - "incomplete": True, if it was cut off or failed.
 
-        While a reply is being read, it is the last message, as far as it was shown.
+        While a reply is being read, the last message is the part of it that was shown so far.
         """
         with self._lock:
             return copy.deepcopy(self._visible())
@@ -141,7 +141,7 @@ class ConversationManager:
             self._system_prompt = None
 
     def get_stats(self) -> dict[str, Any]:
-        """Return figures of the conversation as it is now.
+        """Return counts of the conversation as it is now.
 
         Returns:
             `total_messages`, `user_messages`, `assistant_messages`: counts of what `get_messages` returns.
@@ -191,7 +191,7 @@ class ConversationManager:
     def to_json(self) -> str:
         """Return the conversation as JSON, from which `from_json` continues it.
 
-        A reply that is being read is included as far as it was shown, marked as incomplete.
+        If a reply is being read, the part that was shown so far is included, marked as incomplete.
         """
         with self._lock:
             messages, turn = self._visible(), self._turn

@@ -16,7 +16,7 @@ __all__ = ["Core"]
 
 
 class Core:
-    """A loaded model and its engine, shared by its Model, AsyncModel and contexts. Any of the models closes it for all.
+    """A loaded model and its engine, shared by its Model, AsyncModel and contexts. Closing a model closes the core.
 
     Args:
         vocabulary: the model's vocabulary; closed with the core.

@@ -1,4 +1,4 @@
-"""`Tokens` and `AsyncTokens`: the one iteration of a stream, which cancels the stream when it is dropped."""
+"""`Tokens` and `AsyncTokens`: the only iteration of a stream, which cancels the stream when it is dropped."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ class Methods:
 
     @property
     def metrics(self) -> EngineMetrics:
-        """A snapshot of the engine's figures, over all its streams."""
+        """A snapshot of the engine's counts and times, over all its streams."""
         return self._core.engine.metrics()
 
     def cancel_generation(self) -> None:
-        """Cancel every stream started from this object, and no other. From any thread or task."""
+        """Cancel every stream started from this object, and no other. Any thread or task may call this."""
         self._caller.cancel_generation()
 
     def tokenize(self, text: str) -> list[int]:
@@ -136,7 +136,7 @@ class SyncMethods(Methods):
     ) -> GenerationResult:
         """Generate, and call `callback` with each token until it returns False. See `generate`.
 
-        The result's text is what the callback was given. Its usage also counts tokens that were sampled meanwhile.
+        The result's text is the text that the callback got. Its usage also counts tokens that were sampled meanwhile.
         """
         return self._follow(self.generate_stream(prompt, max_tokens=max_tokens, **overrides), callback)
 

@@ -72,7 +72,7 @@ def _partial_json() -> PartialJson:
 
 
 def _has_result(stream: Readable | AsyncReadable) -> bool:
-    """False after a failure or a timeout, and while the stream runs on for the other readers of a `tee`."""
+    """Whether the stream has a result: not after a failure or a timeout, nor while it runs for other readers."""
     return stream.finish_reason not in (None, "timeout")
 
 

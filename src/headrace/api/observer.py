@@ -1,4 +1,4 @@
-"""`Observer`: is told what the reader of a stream was shown. A conversation's `Turn` is one."""
+"""`Observer`: records which tokens of a stream its reader was shown. A conversation's `Turn` is one."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Is told what the reader of a stream was shown."""
+    """Records which tokens of a stream its reader was shown."""
 
     def fitted(self, config: StreamConfig) -> StreamConfig:
-        """Return the settings of the stream, which may depend on its prompt: it is made by now."""
+        """Return the settings of the stream. This is called after the prompt was made, on which they may depend."""
         ...
 
     def shown(self, token: Token) -> None:
-        """Take note of a token; called on the reader's thread, just before the reader gets it."""
+        """Record a token. This is called on the reader's thread, just before the reader gets the token."""
         ...
 
     def ended(self, end: End | None, unread: Sequence[TokenEvent]) -> None:
-        """Take note that nothing more will be shown. Only the first call counts.
+        """Record that no more tokens will be shown. Only the first call counts.
 
-        Any thread may call it, and a garbage collection at any point of a thread, so it must take no lock.
+        Any thread may call this, and so may a garbage collection at any point of a thread. So it must take no lock.
 
         Args:
-            end: how the stream ended, if its reader was shown everything; None if the reader left before.
-            unread: tokens that the reader did not read one by one, but was shown in the result.
+            end: the End of the stream, if its reader was shown all of the stream; None if the reader left before.
+            unread: tokens that the reader did not read one by one, but was shown as part of the result.
         """
         ...

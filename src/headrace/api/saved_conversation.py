@@ -19,9 +19,9 @@ class SavedConversation(NamedTuple):
     """The parts of a conversation that its JSON holds.
 
     Attributes:
-        max_messages: see `ConversationManager`, as for the next two.
-        max_context_tokens: see there.
-        system_prompt: see there.
+        max_messages: see `ConversationManager`.
+        max_context_tokens: see `ConversationManager`.
+        system_prompt: see `ConversationManager`.
         trimmed_messages: how many messages were trimmed.
         messages: all messages, oldest first.
     """
@@ -48,7 +48,7 @@ class SavedConversation(NamedTuple):
         try:
             value: object = json.loads(text)
         except (ValueError, RecursionError) as error:
-            message = f"text is not valid JSON: {error}; allowed: what to_json() writes"
+            message = f"text is not valid JSON: {error}; allowed: {_ALLOWED}"
             raise InvalidRequestError("text", text, _ALLOWED, message) from None
         fields: dict[str, Any] = checked_fields("text", value, ("version", *cls._fields))
         as_int("version", fields.pop("version"), _VERSION, _VERSION)

@@ -35,7 +35,7 @@ class TokenStream(Views, StreamBase):
         return self._claim(Tokens)
 
     def __next__(self) -> Token:
-        """Return the next token. No iterator is made, so not calling it again cancels nothing."""
+        """Return the next token. Unlike leaving a loop, calling `next` no more does not cancel the stream."""
         self._last_reader = threading.get_ident()
         if not self._is_closed:
             event = self._channel.get()
@@ -79,9 +79,9 @@ class TokenStream(Views, StreamBase):
         The slowest reader sets the pace: the generation pauses while `buffer_size` tokens wait for it. So read them at
         the same time; one after the other works only for an output that fits into the buffer.
 
-        A reader that is closed or dropped no longer counts; closing the last one cancels the generation. `cancel()`
-        ends it for all readers. Closing this stream does so too; it cannot be iterated any more. All readers get an
-        error of the stream.
+        The generation does not wait for a reader that was closed or dropped. Closing the last reader cancels the
+        generation. `cancel()` ends it for all readers, and so does closing this stream, which cannot be iterated any
+        more. If the stream fails, all readers raise the error.
 
         Args:
             n: number of readers, at least 1.
@@ -104,8 +104,8 @@ class TokenStream(Views, StreamBase):
     def result(self, timeout: float | None = None) -> GenerationResult:
         """Wait for the end of the stream, and return its result.
 
-        If another thread is iterating the stream, its pace counts, unless it stops reading. Otherwise the generation
-        runs on without backpressure, so this never waits for a reader that is not there. The tokens can still be
+        If another thread is iterating the stream, that thread sets the pace, as long as it goes on reading. Otherwise
+        the generation runs without backpressure, so `result` never waits for a missing reader. The tokens can still be
         iterated afterwards.
 
         Args:
@@ -148,7 +148,7 @@ class AsyncTokenStream(AsyncViews, StreamBase):
         return self._claim(AsyncTokens)
 
     async def __anext__(self) -> Token:
-        """Return the next token. No iterator is made, so not calling it again cancels nothing."""
+        """Return the next token. Unlike leaving a loop, calling `anext` no more does not cancel the stream."""
         self._last_reader = asyncio.current_task()
         if not self._is_closed:
             event = await self._channel.aget()
@@ -194,7 +194,7 @@ class AsyncTokenStream(AsyncViews, StreamBase):
     async def result(self, timeout: float | None = None) -> GenerationResult:
         """Wait for the end of the stream, and return its result; see `TokenStream.result`.
 
-        If another task is iterating the stream, its pace counts.
+        If another task is iterating the stream, that task sets the pace.
 
         Args:
             timeout: seconds to wait at most.

@@ -1,4 +1,4 @@
-"""`StreamBase`: the base of `TokenStream` and `AsyncTokenStream`: submission, cancelling, figures, results, errors."""
+"""`StreamBase`: the base of `TokenStream` and `AsyncTokenStream`: submission, cancelling, counts, results, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["StreamBase"]
 
 _DEADLINES = {
     "total": ("timeout_ms", "generating"),
-    "queue": ("queue_timeout_ms", "waiting for a place"),
+    "queue": ("queue_timeout_ms", "waiting for a slot"),
     "first_token": ("first_token_timeout_ms", "waiting for its first token"),
     "stall": ("stall_timeout_ms", "paused because its reader did not read"),
 }
@@ -44,8 +44,8 @@ class StreamBase(TeeableStream):
         closing_token: whether the iteration ends with an extra Token whose `is_last` is True.
         parse: makes an object of a complete output; raises an error for an output that it cannot use.
         pricing: prices of tokens, if the settings have none.
-        observer: is told what the reader was shown.
-        last_tokens: gets the stream's tokens when it ends.
+        observer: records the tokens that the reader was shown; None for none.
+        last_tokens: where the stream's tokens are stored when it ends.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StreamBase(TeeableStream):
 
     def submit(self, prepared: Prepared) -> None:
         """Hand the prompt to the engine."""
-        # Set first: a cancel() from now on no longer ends the stream by itself, because this method or the engine does.
+        # First of all: from now on, a cancel() leaves it to this method or the engine to end the stream.
         self._is_submitted = True
         if self._is_cancelled:
             self._finish_early(None)
@@ -177,7 +177,7 @@ class StreamBase(TeeableStream):
     def _leave(self) -> None:
         self._is_closed = True
         end = self._source.end
-        is_read = not len(self._source)  # checked after `end`, behind which no token comes
+        is_read = not len(self._source)  # checked after `end`, because no token follows the End
         self._channel.discard()
         if self._observer is not None and self._channel.is_deserted:
             self._observer.ended(end if is_read else None, ())
@@ -194,7 +194,7 @@ class StreamBase(TeeableStream):
             self.cancel()
 
     def _tokens_from(self, event: TokenEvent | End | None, limit: int | None) -> list[Token]:
-        """The token of this event, and those that wait behind it."""
+        """Return the token of this event, and the unread tokens behind it."""
         tokens: list[Token] = []
         while type(event) is TokenEvent:
             tokens.append(self._token(event))
@@ -213,7 +213,7 @@ class StreamBase(TeeableStream):
         return token
 
     def _after_end(self, end: End) -> Token | None:
-        """Take note that the iteration has reached the End: raise its error, or return the closing token or None."""
+        """Handle the End when the iteration reaches it: raise its error, or return the closing token or None."""
         if self._is_closed:
             return None
         if self._observer is not None:

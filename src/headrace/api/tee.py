@@ -1,6 +1,6 @@
-"""`TeeableStream`: a stream is iterated once, or `tee` gives it several readers, which share its channel.
+"""`TeeableStream`: a stream that is iterated once, or read by several readers that `tee` makes.
 
-A token stays in the channel until the slowest reader has read it.
+The readers share the stream's channel. A token stays in the channel until the slowest reader has read it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["SharedChannel", "TeeReader", "TeeableStream"]
 
 _Iterator = TypeVar("_Iterator")
 
-# The End that a closed reader gets while the other readers go on.
+# A reader that was closed gets this End, even while the other readers go on.
 _CLOSED = End("", "cancelled")
 
 
 class SharedChannel:
-    """A channel with several readers, and how far each has read.
+    """A channel with several readers. Records how far each has read.
 
-    The engine sees the pace of the slowest reader only, because tokens leave the channel when all readers have read
-    them. A reader that has read everything sleeps in the channel like the only reader of a stream; the engine wakes
-    all of them. The lock is held for a few steps, and never while a reader sleeps.
+    The slowest reader determines the pace of the engine, because tokens leave the channel when all readers have read
+    them. A reader that has read all tokens sleeps in the channel, as the only reader of a stream does; the engine wakes
+    all readers. The lock is held for a few statements only, and never while a reader sleeps.
 
     Args:
-        source: the channel, which nothing else reads any more.
+        source: the channel; only this object takes tokens from it.
         count: number of readers, at least 1.
     """
 
@@ -69,7 +69,7 @@ class SharedChannel:
         return end if token is None else token
 
     def leave(self, number: int) -> None:
-        """Stop counting a reader. This may run during a garbage collection, so it waits for no lock."""
+        """Stop waiting for a reader. This may run during a garbage collection, so it does not wait for the lock."""
         self._has_left[number] = True
         if all(self._has_left):
             self.source.discard()
@@ -78,7 +78,7 @@ class SharedChannel:
         wake((self.source,))  # the reader may be asleep, if another thread closed it
 
     def _tidy(self) -> None:
-        """Discard tokens that only readers that have left did not read. If the lock is held, its holder does it."""
+        """After a reader has left, discard tokens that no other reader needs, or let the lock's holder do it."""
         while self._is_untidy and self._lock.acquire(blocking=False):
             try:
                 self._is_untidy = False
@@ -95,7 +95,7 @@ class SharedChannel:
 
 
 class TeeReader:
-    """One reader's end of a shared channel, with the interface of a `Channel`.
+    """One reader's view of a shared channel, with the interface of a `Channel`.
 
     Args:
         shared: the shared channel.
@@ -122,7 +122,7 @@ class TeeReader:
 
     @property
     def num_read(self) -> int:
-        """Tokens read, summed over all readers; if it grows, some reader is reading."""
+        """Tokens read, summed over all readers. If the number grows, at least one reader is reading."""
         return self._shared.num_read
 
     @property
@@ -131,7 +131,7 @@ class TeeReader:
         return self._source.is_deserted
 
     def get_nowait(self) -> TokenEvent | End | None:
-        """See `Channel.get_nowait`; returns an End if this reader has left."""
+        """See `Channel.get_nowait`. Returns an End if this reader has left."""
         return self._shared.take(self._number)
 
     def get(self, timeout: float | None = None) -> TokenEvent | End:
@@ -151,7 +151,7 @@ class TeeReader:
         return await self._source.await_end()
 
     def lift_bound(self) -> None:
-        """Let the stream run on without waiting for any reader."""
+        """Let the stream go on without waiting for any reader."""
         self._source.lift_bound()
 
     def discard(self) -> None:
@@ -160,7 +160,7 @@ class TeeReader:
 
 
 class _TeedChannel(TeeReader):
-    """The channel of a stream that `tee` has given to several readers: it has all figures, but hands out no tokens."""
+    """The channel of the original stream after `tee`: it has all counts, but refuses to return tokens."""
 
     def __init__(self, shared: SharedChannel) -> None:
         super().__init__(shared, 0)
@@ -187,7 +187,7 @@ class _TeedChannel(TeeReader):
 
 
 class TeeableStream:
-    """The reading side of a stream: not iterated yet, iterated once, or read by several readers that `tee` made.
+    """The part of a stream that is about reading: the stream is iterated once, or read by readers that `tee` makes.
 
     Args:
         capacity: tokens that may wait unread.
@@ -204,7 +204,7 @@ class TeeableStream:
 
     def _claim(self, make: Callable[[Self], _Iterator]) -> _Iterator:
         """Make the one iterator of this stream."""
-        if self._iterator is not None:  # checked before making one, because dropping an iterator cancels the stream
+        if self._iterator is not None:  # check this first: a second iterator would cancel the stream when dropped
             raise InvalidRequestError(
                 "stream", self, "one iteration", "a stream is iterated once, and this one has been; generate a new one"
             )
@@ -226,7 +226,7 @@ class TeeableStream:
         return readers
 
     def _is_read_by_another(self, me: object) -> bool:
-        """Whether the stream is being iterated, and another thread or task than this one read last."""
+        """Whether the stream is being iterated, and a thread or task other than `me` read last."""
         stream = self._teed_from or self
         living = [stream, *(reader for reference in stream._readers if (reader := reference()) is not None)]
         return any(reader._is_iterated and reader._last_reader not in (None, me) for reader in living)
@@ -236,5 +236,5 @@ class TeeableStream:
         return self._iterator is not None and self._iterator() is not None and not self._is_closed
 
     def _is_stuck(self, num_read: int) -> bool:
-        """Whether the stream is paused and still has `num_read` tokens read: then nobody is reading it."""
+        """Whether the stream is paused, and no token was read since `num_read` were: then nobody is reading it."""
         return self._channel.is_paused and self._channel.num_read == num_read

@@ -1,4 +1,4 @@
-"""`Budget`: how long a conversation may be, and from which message on it fits."""
+"""`Budget`: how long a conversation may be. It finds the messages that have to be trimmed."""
 
 from __future__ import annotations
 

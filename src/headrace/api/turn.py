@@ -1,4 +1,4 @@
-"""`Turn`: a user's message that was sent, and its reply as far as the reader was shown it."""
+"""`Turn`: a user's message that was sent, and the part of its reply that the reader was shown."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Turn"]
 
 
 class Turn:
-    """A user's message that was sent, and its reply as far as the reader was shown it. An `Observer` of the stream.
+    """A user's message that was sent, and the part of its reply that the reader was shown. An `Observer` of the stream.
 
-    It takes no lock, because a stream may end during a garbage collection, which can run at any point of any thread.
+    Its methods wait for no lock, because a stream may end during a garbage collection, at any point of any thread.
 
     Args:
         message: the user's message.
@@ -81,12 +81,12 @@ class Turn:
         return config.replace(max_tokens=min(config.max_tokens, self.room))
 
     def shown(self, token: Token) -> None:
-        """Record a token. Where `tee` made several readers, the first to read a token counts."""
+        """Record a token that was shown. If `tee` made several readers, the first that reads a token counts."""
         if token.index == len(self._shown):
             self._shown.append(token)
 
     def ended(self, end: End | None, unread: Sequence[TokenEvent]) -> None:
-        """Record the end; only the first call counts."""
+        """Record the end of the stream, and its unread tokens. Only the first call counts."""
         if self._first_end.acquire(blocking=False):
             self._end, self._unread = end, unread
             self.is_over = True
@@ -98,7 +98,7 @@ class Turn:
         return [*self.history[self.num_trimmed :], self.message, *([] if reply is None else [reply])]
 
     def reply(self) -> Message | None:
-        """Return the reply as far as it was shown; None if it is incomplete and nothing was shown."""
+        """Return the part of the reply that was shown; None if the reply is incomplete and no part was shown."""
         end = self._end
         output = Accumulator(part for token in self._shown.copy() for part in token.parts) if end is None else end
         text, thinking, calls = output.text, output.thinking, output.tool_calls
@@ -110,7 +110,7 @@ class Turn:
             reply["thinking"] = thinking
         if calls:
             reply["tool_calls"] = [call.as_openai() for call in calls]
-            if end is None or not calls[-1].is_complete:  # a reader that left midway did not run the last call
+            if end is None or not calls[-1].is_complete:  # a reader that left early did not run the last call
                 reply["tool_calls"][-1]["incomplete"] = True
         if is_incomplete:
             reply["incomplete"] = True

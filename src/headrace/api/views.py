@@ -51,7 +51,7 @@ class Views:
         """Iterate the growing object of a stream with a `json_schema`: each value extends the one before.
 
         If the output is complete, the last value is `result().parsed`: an instance of the type that was given as the
-        schema, or plain JSON values. If the output was cut off, the last value is what there is of it.
+        schema, or plain JSON values. If the output was cut off, the last value is the part that was written.
 
         Raises:
             InvalidRequestError: the stream has no `json_schema`, or its thinking is "raw" and so part of its text.

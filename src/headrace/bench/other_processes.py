@@ -15,7 +15,7 @@ _QUIET = 0.1
 
 
 class OtherProcesses:
-    """How much of this machine other processes use, from now on; nothing if the system does not tell."""
+    """Measures how much of this machine other processes use, from now on; 0 if the system does not report it."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()

@@ -33,8 +33,8 @@ class _State(Enum):
 class CallReader:
     """Reads tool calls out of text that arrives piece by piece.
 
-    A call is shown once its name is known, and its arguments as they arrive. A trigger that no call follows is text of
-    the answer.
+    A call is emitted once its name is known, and its arguments as they arrive. If no call follows a trigger, the
+    trigger is text of the answer.
 
     Args:
         format: how the model writes calls.

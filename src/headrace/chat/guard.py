@@ -1,20 +1,22 @@
 """`Guard`: keeps a user's words in a rendered chat template from becoming control tokens.
 
-Rendered text no longer shows which words are the user's. So before rendering, each part of a user's string that could
-become a control token, or a part of one, is replaced by one stand-in character:
-  - the text of a control token inside the string, and
-  - at each end of the string (white space aside, which templates strip), text that could be a part of a control
-    token together with the text that the template, or another string, puts next to it.
+A special text is the text of a control token, such as "<|im_end|>". Rendered text does not show which words are the
+user's. So before rendering, parts of a user's string are replaced by one stand-in character each:
 
-After rendering, each stand-in becomes the original text again, in a segment of its own. Segments are tokenized one by
-one, so a control token is recognized only where the template wrote all of it. Originals that turn out to touch no
-control token are joined with their neighbours: an ordinary prompt is one segment, tokenized as in training.
+- each special text inside the string,
+- at each end of the string, text that could form a special text together with its neighbour: the template's own text
+  or another string. White space at the ends is passed over, because templates strip it.
 
-Stand-ins are rare CJK ideographs. Those that a user writes are replaced, too, so that none can be forged. A template
-cannot cut a single character in half, change its case or strip it; and repr(), which writes lists and mappings in a
-template, does not escape an ideograph, as it would a character for private use.
+After rendering, each stand-in becomes its original text again, in a segment of its own. Segments are tokenized one by
+one, so a control token is recognized only where the template wrote all of it. If an original text overlaps no special
+text after all, its segment is joined with its neighbours. So an ordinary prompt is one segment, tokenized as in
+training.
 
-Out of scope: a template that cuts a string in the middle and completes one half to a control token by itself.
+Stand-ins are rare CJK ideographs. If a user writes such an ideograph, it is replaced, too, so that no stand-in can be
+forged. A template cannot cut a single character in half, change its case or strip it. Templates write lists and
+mappings with repr(), which escapes characters for private use, but no ideographs.
+
+Out of scope: a template that cuts a string in the middle and completes one half to a special text by itself.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Segment(NamedTuple):
 
     Attributes:
         text: its characters.
-        special: whether the tokenizer recognizes control tokens in it; False for a user's words that look like one.
+        special: whether the tokenizer recognizes control tokens in it; False for a user's words that look like such.
     """
 
     text: str
@@ -46,12 +48,12 @@ class Segment(NamedTuple):
 
 
 class SpecialTexts:
-    """The texts of a model's control tokens, with the tables to search for them."""
+    """The special texts of a model, with the tables to search for them."""
 
     def __init__(self, texts: Iterable[str], source: str) -> None:
         specials = sorted({text for text in texts if text})
         pattern = _any_of(specials) if specials else _NOTHING
-        self.written = frozenset(source)  # characters that the template may write, so that none can be a stand-in
+        self.written = frozenset(source)  # characters that the template may write; these cannot be stand-ins
         self.longest = max(map(len, specials), default=0)
         self.starting_at = re.compile(f"(?=({pattern}))")
         self.inside = re.compile(f"{_STANDINS}|{pattern}")
@@ -60,10 +62,11 @@ class SpecialTexts:
         self._all = "\0".join(specials)  # NUL is in no string of a user
 
     def ends(self, text: str) -> tuple[int, int]:
-        """Returns two indices: where the tail of a special text ends at the start of `text`, and where the head of
-        one starts at the end of `text`.
+        """Returns how far `text` may begin with the tail of a special text, and where the head of another may start.
 
-        If the whole text may be part of a special text, the first index is not less than the second.
+        Returns:
+            The index at which the longest such tail ends, and the index at which the longest head at the end of `text`
+            starts. If the whole text may be part of one special text, the first index is not less than the second.
         """
         longest = min(self.longest, len(text))
         if len(text) <= self.longest and text in self._all:
@@ -80,7 +83,7 @@ class SpecialTexts:
 
 
 class Guard:
-    """Replaces parts of a user's words by stand-ins for one rendering, and puts them back."""
+    """Replaces parts of a user's words by stand-ins for one rendering, and restores them afterwards."""
 
     def __init__(self, specials: SpecialTexts) -> None:
         self._specials = specials
@@ -88,11 +91,11 @@ class Guard:
         self._free = (chr(code) for code in range(_FIRST, _LAST + 1) if chr(code) not in specials.written)
 
     def escaped(self, text: str) -> str:
-        """Returns the string with the special texts inside it replaced."""
+        """Returns the string with stand-ins for the special texts inside."""
         return self._specials.inside.sub(lambda match: self._standin(match[0]), text)
 
     def guarded(self, text: str) -> str:
-        """Returns the string with the special texts inside it, and parts of special texts at its ends, replaced."""
+        """Returns the string with stand-ins for the special texts inside and for parts of special texts at its ends."""
         core = text.strip()
         if not core:
             return text
@@ -119,14 +122,14 @@ class Guard:
         if isinstance(value, dict):
             copy: dict[str, Any] = {}
             for key, item in cast("dict[str, Any]", value).items():
-                # Templates look keys up and compare types, so in these only whole special texts are replaced.
+                # Templates look up keys and compare types. So in keys and types, only whole special texts are replaced.
                 part = self.escaped if key == "type" and isinstance(item, str) else replaced
                 copy[self.escaped(key)] = self.values(item, part)
             return copy
         return value
 
     def segments(self, rendered: str) -> list[Segment]:
-        """Returns the rendered text in segments, with the user's words put back."""
+        """Returns the rendered text in segments, with the user's words restored."""
         originals = {standin: original for original, standin in self._standins.items()}
         if not originals:
             return [Segment(rendered, True)] if rendered else []
@@ -157,7 +160,7 @@ class Guard:
 
 
 def _any_of(texts: Sequence[str]) -> str:
-    """Returns a pattern that matches the longest of sorted, distinct texts; a tree, since a model has thousands."""
+    """Returns a pattern that matches the longest of these sorted, distinct texts: a tree, for thousands of them."""
     if len(texts) == 1:
         return re.escape(texts[0])
     branches = [

@@ -1,4 +1,4 @@
-"""`ChatOptions`: what a chat may have besides messages and settings."""
+"""`ChatOptions`: the options of a chat besides messages and settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["NO_OPTIONS", "ChatOptions"]
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """What a chat may have besides messages and settings.
+    """The options of a chat besides messages and settings.
 
     Attributes:
-        tools: what the model may call.
+        tools: the tools that the model may call.
         choice: "auto" (the model decides), "none", or "required" (it has to call a tool).
         named: name of the one tool that has to be called; None for any.
-        is_parallel: whether one turn may have several calls.
+        is_parallel: whether one answer may have several calls.
         continues: whether the answer continues the last message, which is an assistant's.
         template_kwargs: more variables for the chat template.
     """

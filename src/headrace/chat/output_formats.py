@@ -37,7 +37,7 @@ class OutputFormats:
 
     @cached_property
     def tool_format(self) -> ToolFormat | None:
-        """How the model's chat template has it write tool calls; None where the template does not tell."""
+        """The form of tool calls that the model's chat template asks for; None if the template names no known form."""
         return format_of(self._vocabulary.chat_template or "")
 
     def tags(self, config: StreamConfig) -> Tags | None:
@@ -114,7 +114,7 @@ class OutputFormats:
         return self._compiler.grammar(config.grammar) if config.grammar is not None else None
 
     def _call_grammars(self, options: ChatOptions, format: ToolFormat) -> tuple[Grammar, Grammar]:
-        """Returns the grammar of the first call of a turn, and that of the others."""
+        """Returns the grammar of the first call of an answer, and the grammar of the others."""
         grammars = self._compiler
         numbered = [(number, tool) for number, tool in enumerate(options.tools) if tool in options.offered]
         rules = [f"call: {' | '.join(f'call_{number}' for number, _ in numbered)}"]

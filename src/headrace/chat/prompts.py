@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
 
 
 class Prompts:
-    """Makes the prompts of one model. Any thread may call any method, but an event loop's should not: they are slow.
+    """Makes the prompts of one model. Any thread may call any method, but no event loop should: the methods are slow.
 
     Args:
         vocabulary: turns text into tokens.

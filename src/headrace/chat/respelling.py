@@ -1,4 +1,4 @@
-"""`respelled`: rewrites a prompt in tokens that the model has computed before, so that their cached KV is shared."""
+"""`respelled`: rewrites a prompt with tokens that were computed before, so that their cached KV can be shared."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ __all__ = ["respelled"]
 
 
 def respelled(tokens: Sequence[int], known: Sequence[int], piece: Callable[[int], bytes]) -> tuple[int, ...]:
-    """Returns the prompt, whose beginning is replaced by known tokens as far as both have the same text.
+    """Returns the prompt, with known tokens at its beginning, as far as they have the same text as the prompt.
 
-    A model does not always write a text in the tokens that the tokenizer makes of it, so the tokens of a reply in a
-    prompt may differ from those in the KV cache. A control token has no text and is only replaced by itself.
+    A model may write a text in other tokens than the tokenizer makes of the text. So if a prompt contains an earlier
+    reply, its tokens may differ from those in the KV cache. A control token has no text and is only replaced by itself.
 
     Args:
         tokens: the prompt, as the tokenizer makes it.
         known: tokens that were computed before.
         piece: returns the bytes of a token; none for a control token.
     """
-    ours = theirs = 0  # numbers of tokens read, of `tokens` and of `known`
-    our_text = their_text = b""  # their texts since the last place at which tokens of both end
-    same = 0, 0  # that place, in numbers of tokens
+    ours = theirs = 0  # how many tokens were read, of `tokens` and of `known`
+    same = 0, 0  # the same numbers at the last position in the text where a token of both ends
+    our_text = their_text = b""  # the texts of the tokens read since that position
     while True:
         if our_text == their_text:
             our_text = their_text = b""

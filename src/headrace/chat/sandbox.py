@@ -2,7 +2,7 @@
 
 Jinja's own sandbox keeps a template from Python's internals, but not from nested loops, exponential macros or
 `"a" * 10**9`. So each rendering has a `_Meter`. Loops, calls, filters, tests, operators, literals and output charge the
-meter for the size of their results; where a result can be much larger than its parts, they do so before they make it.
+meter for the size of their results. If a result can be much larger than its operands, they charge before they make it.
 The meter also checks the clock. Filters and methods whose results cannot be bounded, such as those that pad, are left
 out. The clock is the thread's CPU time, so a busy machine fails no template, and no signal or second thread is needed.
 """

@@ -20,7 +20,7 @@ _MAX_DEPTH = 64  # of lists and mappings inside a message
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation.
+    """One message of a conversation.
 
     Attributes:
         role: "system", "user", "assistant", "tool", "developer" or "function".

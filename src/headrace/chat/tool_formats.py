@@ -33,18 +33,20 @@ _MISTRAL_ARGS = ToolFormat(
     trigger="[TOOL_CALLS]", head="", middle="[ARGS]", tail="", separator="[TOOL_CALLS]", id_length=9
 )
 # {"name": "get_weather", "parameters": {"city": "Oslo"}}
-# A call has no tag, so the trigger is its beginning. It counts only at the start of an answer, and ends inside quotes.
+# A call has no tag, so the trigger is the first part of its JSON, up to the name. It counts only at the start of an
+# answer.
 _LLAMA = ToolFormat(trigger='{"name": "', head="", middle='", "parameters": ', tail="}", is_leading=True)
 
 
 def format_of(template: str) -> ToolFormat | None:
-    """Returns the format of a model with this chat template; None where the template has no tools or is not known."""
+    """Returns the tool format of a chat template; None if the template is unknown or does not support tools."""
     if "tools" not in template:
         return None
     if "<tool_call>" in template and '"arguments"' in template and "<tool_calls>" not in template:
         return HERMES
     if "[TOOL_CALLS]" in template:
         return _MISTRAL_ARGS if "[ARGS]" in template else _MISTRAL
-    if '{"name": function' in template and '"parameters": ' in template:  # other templates list tools much like this
+    # Llama's template asks for calls in these words. Other templates list tools in similar words.
+    if '{"name": function' in template and '"parameters": ' in template:
         return _LLAMA
     return None

@@ -113,7 +113,7 @@ class _Call(NamedTuple):
 
 
 class _PassedOnError(Exception):
-    """Carries a BaseException, as KeyboardInterrupt, through an event loop, which that would otherwise end."""
+    """Carries a BaseException such as KeyboardInterrupt out of an event loop, which it would otherwise end."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(repr(error))
@@ -222,7 +222,7 @@ async def _in_thread(threads: ThreadPoolExecutor, tool: Tool, arguments: str) ->
 
 
 class _LoopThread:
-    """An event loop on its own thread, since the caller's thread may be running one; started when first needed."""
+    """An event loop on its own thread, because the caller's thread may run one already. Started when first needed."""
 
     def __init__(self) -> None:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="headrace-tools", daemon=True)

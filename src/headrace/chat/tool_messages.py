@@ -1,7 +1,7 @@
 """Messages with tool calls and their results, in the forms that chat templates want.
 
-`check_calls` checks the calls in messages, `for_tool_template` is for a template that knows tools, and
-`with_instructions` for one that does not.
+`check_calls` checks the calls in messages. `for_tool_template` converts messages for a template that supports tools,
+and `with_instructions` for a template that does not.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def with_instructions(
     """Returns the messages for a template that does not know tools: everything about them becomes plain text.
 
     An instruction and the tools' descriptions are added to the system message. Calls of earlier turns are written as
-    the instruction asks for. The results of one turn's tools become one user message, each result in
+    the instruction asks for. The results of one answer's tools become one user message, each result in
     <tool_response></tool_response>.
 
     Args:

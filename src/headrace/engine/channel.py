@@ -124,7 +124,7 @@ class Channel:
     # Called by the reader.
 
     def get_nowait(self) -> TokenEvent | End | None:
-        """Returns the next token; after the last one the End, every time; None if there is nothing yet."""
+        """Returns the next token; None if there is none yet. After the last token, every call returns the End."""
         tokens = self._tokens
         try:
             # Mostly the deque is empty, and testing that is cheaper than an exception.
@@ -214,7 +214,7 @@ class Channel:
         return self.end
 
     def lift_bound(self) -> None:
-        """Never pause the stream from now on: its reader wants all of it."""
+        """Never pause the stream from now on, because its reader waits for the whole result."""
         self.capacity = float("inf")
         self._drained()
 

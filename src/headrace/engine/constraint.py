@@ -19,16 +19,17 @@ _BANNED = -np.inf
 
 
 class _Mode(Enum):
-    """What may come next. Forced tokens, such as the rest of a tag, come first in any mode.
+    """Which tokens may come next. In any mode, forced tokens, such as the rest of a tag, come before all others.
 
-    FREE: any token: in a thought, or in an unconstrained answer. When the output closes a thought and the answer has a
-        grammar, CHOICE follows; when the output reads the trigger of a tool call, MATCH follows.
-    CHOICE: the first token of the answer, of a tool call or of a thought. An answer leads to MATCH. Otherwise the rest
-        of the trigger or tag is forced, and FREE follows.
-    MATCH: what the grammar of the answer or of a tool call allows. At its end, DONE follows an answer, and BETWEEN
-        follows a tool call.
-    BETWEEN: after a tool call: the start of the next call (its tokens are forced, and FREE follows), or the end.
-    DONE: nothing.
+    FREE: any token, in a thought or in an unconstrained answer. CHOICE follows when a thought closes and the answer is
+        constrained; MATCH follows when the trigger of a tool call is complete.
+    CHOICE: the first token of the answer, of a tool call or of a thought. MATCH follows the first token of an answer.
+        Otherwise the rest of the trigger or tag is forced, and FREE follows.
+    MATCH: tokens that the grammar of the answer or of a tool call allows. At the end of the grammar, DONE follows an
+        answer, and BETWEEN follows a tool call.
+    BETWEEN: the first token of the next tool call, or of the output's end. The rest of a separator or closer is forced.
+        FREE follows before the next call; DONE follows at the end.
+    DONE: no token.
     """
 
     FREE = "free"
@@ -41,8 +42,8 @@ class _Mode(Enum):
 class Constraint:
     """Decides which tokens may be sampled next, given the tokens so far.
 
-    For each token: `restrict` bans tokens before sampling, `refuses` checks the sampled token, and `accept` takes it in
-    after the output has read it.
+    For each token: `restrict` bans tokens before sampling, `refuses` checks the sampled token, and `accept` records the
+    token after the output has read it.
 
     A token that completes a closing tag or a trigger may have only white space after it, so that the next token starts
     the constrained part. `refuses` checks this for the sampled token only: checking the vocabulary would take too long.
@@ -84,7 +85,7 @@ class Constraint:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing may follow: the grammar of the answer is complete, or the tool calls are."""
+        """Whether no token may follow: the answer's grammar has ended, or the last tool call has."""
         return self._mode is _Mode.DONE and not self._forced
 
     @property
@@ -123,7 +124,7 @@ class Constraint:
         return self._output.overshoots(piece)
 
     def accept(self, token: int) -> None:
-        """Take in a sampled token that the output has read."""
+        """Record a sampled token that the output has read."""
         if self._forced:
             self._forced.popleft()
         elif self._mode is _Mode.MATCH:
@@ -196,7 +197,7 @@ class Constraint:
             self._mode = _Mode.DONE
 
     def _leave_call(self, token: int) -> None:
-        """After a tool call, start the next one or end the output, as the token says."""
+        """Start the next tool call or end the output, whichever the token begins."""
         output_format = self._output_format
         if output_format.separator_tokens and token == output_format.separator_tokens[0]:
             self._forced.extend(output_format.separator_tokens[1:])
@@ -206,12 +207,12 @@ class Constraint:
             self._mode = _Mode.DONE
 
     def _follow_output(self) -> None:
-        """Change the mode, or force a closing tag, according to the part of the output that was read last."""
+        """Change the mode, or force a closing tag, according to the part that the output has reached."""
         if self._mode is not _Mode.FREE:
             return
         output_format, output = self._output_format, self._output
         if output.is_thinking:
-            # A closing tag that the model has begun itself needs no forced one.
+            # If the model has begun the closing tag itself, no tag is forced.
             if output_format.budget is not None and self._num_thought >= output_format.budget and not output.is_closing:
                 self._forced.extend(output_format.closing_tokens)
             self._num_thought += 1
@@ -234,7 +235,7 @@ def _keep(row: NDArray[np.float32], tokens: NDArray[Any]) -> None:
 
 
 def _keep_where(row: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
-    """Ban all tokens that are not allowed. It writes the smaller of the two groups, which is faster."""
+    """Ban all tokens that are not allowed. For speed, write only the smaller one of the two groups."""
     banned = ~allowed
     if np.count_nonzero(banned) * 2 < row.size:
         row[banned] = _BANNED

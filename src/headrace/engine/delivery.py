@@ -26,7 +26,7 @@ class Delivery:
 
     Args:
         runner: gives the bytes of a token and the tokens that end a generation.
-        scheduler: learns which sequences computed, paused or ended.
+        scheduler: is told which sequences computed, paused or ended.
         live: the streams that have not ended.
         counts: the engine's counters.
     """
@@ -40,7 +40,7 @@ class Delivery:
         self._channels_to_wake: list[Channel] = []
 
     def update(self, parts: list[StepPart], output: StepOutput) -> None:
-        """Take in the tokens that a step computed and sampled."""
+        """Update the sequences with the tokens that a step computed and sampled."""
         samples = iter(output.samples)
         now, timestamp = time.perf_counter(), time.time()
         for part in parts:
@@ -84,7 +84,7 @@ class Delivery:
             self._channels_to_wake.clear()
 
     def _accept_drafts(self, part: StepPart, samples: list[Sample | Exception], now: float, timestamp: float) -> None:
-        """Take in several samples of one sequence; those after its end are dropped."""
+        """Deliver several samples of one sequence. Samples after its end are dropped."""
         sequence = part.sequence
         self._scheduler.computed(part, len(samples) - 1)
         for number, sample in enumerate(samples):

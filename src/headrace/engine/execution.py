@@ -1,4 +1,4 @@
-"""`Execution`: runs a planned step; if it fails, finds out which sequence caused that, so that the others go on."""
+"""`Execution`: runs a planned step. If the step fails, finds the sequence that caused it, so that the others go on."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Execution:
             self._scheduler.kv.roll_back(part.row)
 
     def _run_one_by_one(self, parts: list[StepPart]) -> None:
-        """Run the parts of a failed batch one by one, so that only those that fail again end."""
+        """Run the parts of a failed batch one by one, and end only the sequences whose parts fail again."""
         for part in parts:
             if part.sequence.row is part.row:  # it was not preempted meanwhile
                 self._update(*self.run([part]))

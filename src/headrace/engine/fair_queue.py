@@ -1,4 +1,4 @@
-"""`FairQueue`: the queue of streams that wait for a place; flows take turns, so that a busy caller starves no other."""
+"""`FairQueue`: the queue of streams that wait for a slot. Flows take turns, so that a busy caller starves no other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from headrace.engine.sequence import Sequence
 
 __all__ = ["MOST_OVERTAKING", "FairQueue"]
 
-# A sequence steps back by one place for every 256 tokens that it has to prefill, at most 4 places: those behind a long
-# prompt gain much, and the long prompt loses little.
-_TOKENS_PER_PLACE = 256
+# A sequence is queued one position further back for every 256 tokens that it has to prefill, at most 4 positions. That
+# helps the sequences behind a long prompt much, and delays the long prompt little.
+_TOKENS_PER_POSITION = 256
 MOST_OVERTAKING = 4
 
 
@@ -26,8 +26,8 @@ class _Entry(NamedTuple):
 class FairQueue:
     """Takes one sequence from each flow in turn, and preempted sequences before all others.
 
-    A flow is a caller's queue: its sequences come in order, except that short prompts overtake long ones. A sequence is
-    overtaken by fewer than `MOST_OVERTAKING` later ones.
+    A flow has a caller's waiting sequences in order, except that short prompts overtake long ones. Fewer than
+    `MOST_OVERTAKING` later sequences overtake a sequence.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class FairQueue:
         """Queue a new sequence that has `num_tokens` tokens to prefill."""
         number = self._num_pushed
         self._num_pushed += 1
-        key = number + min(num_tokens / _TOKENS_PER_PLACE, MOST_OVERTAKING)
+        key = number + min(num_tokens / _TOKENS_PER_POSITION, MOST_OVERTAKING)
         bisect.insort(self._flows.setdefault(sequence.request.flow, []), _Entry(key, number, sequence))
 
     def push_front(self, sequence: Sequence) -> None:

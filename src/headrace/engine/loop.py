@@ -249,7 +249,7 @@ class Engine:
         return answer.result()
 
     def _retry_after(self) -> float:
-        """Returns how long to wait for a free place, in seconds: mean stream time over the number of places."""
+        """Returns how long to wait for a free slot, in seconds: the mean time of a stream over the number of slots."""
         return max(1.0, (self._counts.stream_time.value or 1.0) / self.max_streams)
 
     # Called by the engine thread.
@@ -349,7 +349,7 @@ class Engine:
         self._counts.overhead.add(seconds - output.decode_seconds - output.sample_seconds)
 
     def _sleep(self) -> None:
-        """Wait for a message, a deadline, or the time at which a paused stream loses its place; nothing is running."""
+        """Wait for a message, a deadline, or the time at which a paused stream loses its slot; nothing is running."""
         if self._debug:
             self._check_integrity()
         if not self._scheduler.kv.num_used and self._inbox.empty() and self._tuning.use_idle_time():

@@ -1,4 +1,4 @@
-"""`Output`: turns the bytes of a stream's tokens into text, thought and tool calls."""
+"""`Output`: turns the bytes of a stream's tokens into text, thoughts and tool calls."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Output:
     """Parses the output of one stream. For each token: `feed` its bytes, then `take` the part to emit with it.
 
     Stop sequences are searched in the answer, not in thoughts and tool calls. A token is emitted with a part of one
-    kind; if it completes parts of two kinds, the second part is emitted with the next token.
+    kind. If it completes parts of two kinds, the second part is emitted with the next token.
 
     Args:
         config: the stream's settings.
         output_format: how thoughts and tool calls are written.
 
     Attributes:
-        answer_start: index in the text at which the answer starts; a raw thought comes before it.
-        is_plain: whether the output can only be text: no thoughts and no tool calls.
+        answer_start: index in the text at which the answer starts, behind a raw thought.
+        is_plain: whether the output can have neither thoughts nor tool calls.
     """
 
     __slots__ = (
@@ -121,11 +121,11 @@ class Output:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether the next text may belong to a thought that has to be hidden."""
+        """Whether the next text may belong to a hidden thought."""
         return self._hides and not self.is_answer
 
     def overshoots(self, piece: bytes) -> bool:
-        """Returns whether these bytes complete a tag or a trigger and have more than white space after it."""
+        """Returns whether these bytes complete a tag or a trigger, and go on with more than white space."""
         if self.is_plain:
             return False
         text = self._detokenizer.peek(piece)
@@ -162,7 +162,7 @@ class Output:
             self._add_answer(text)
 
     def flush(self, *, is_in_tag: bool = False) -> None:
-        """End the output: held-back text starts no tag and no stop sequence.
+        """End the output: the held-back text is now known to start no tag and no stop sequence.
 
         Args:
             is_in_tag: whether the held-back text is part of a tag or a trigger, so that it is dropped.

@@ -1,4 +1,4 @@
-"""`Scheduler`: decides which sequences get a place and what the next step computes. No backend, no clock."""
+"""`Scheduler`: decides which sequences get a slot, and which tokens the next step computes. No backend, no clock."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from headrace.engine.tuning.cost import CostModel
 
 __all__ = ["PARK_AFTER", "Scheduler"]
 
-# Waiting for another sequence's prefill costs about a step. Computing fewer shared tokens than this costs less.
+# A sequence waits for another one's prefill only if that saves at least this many tokens: the wait costs about a step.
 _MIN_SHARED = 16
-# Seconds for which a paused sequence keeps its place while others wait for one. Most readers catch up sooner.
+# Seconds for which a paused sequence keeps its slot while others wait for one. Most readers catch up sooner.
 PARK_AFTER = 0.5
-# Cells kept free per running sequence at an admission, so that the new sequence is not preempted right away.
+# Free cells per running sequence that an admission leaves over, so that the new sequence is not preempted right away.
 _HEADROOM = 16
 # Prefill tokens per step for a seeded stream that runs alone: a fixed size makes its logits repeatable.
 _REPEATABLE_CHUNK = 32
 
 
 class Scheduler:
-    """Owns the queue, the places and the rows of the KV cache. Used by the engine thread only.
+    """Owns the queue, the slots and the rows of the KV cache. Used by the engine thread only.
 
-    A sequence that holds a row has a place.
+    A sequence has a slot as long as it holds a row.
 
     Args:
         kv: the KV cache.
         cost: predicts step times.
-        max_streams: number of places.
+        max_streams: number of slots.
         max_batch: the most tokens in a step.
         max_outputs: the most samples and drafts in a step.
         speculation: plans drafts.
@@ -65,7 +65,7 @@ class Scheduler:
         self.num_preemptions = 0
         self._cost = cost
         self._max_streams = max_streams
-        self._num_places = max_streams  # fewer after `shed`
+        self._num_slots = max_streams  # fewer after `shed`
         self._max_batch = max_batch
         self._max_outputs = min(max_outputs, max_batch)
         self._speculation = speculation
@@ -78,7 +78,7 @@ class Scheduler:
         return len(self.running) + sum(sequence.row is not None for sequence in self.paused)
 
     def next_parking(self) -> float | None:
-        """Returns when a waiting sequence may take the place of a paused one; None if none waits or none is paused."""
+        """Returns when a waiting sequence may take a paused one's slot; None without such a pair of sequences."""
         if not len(self.waiting):
             return None
         sequence = self._longest_paused()
@@ -97,7 +97,7 @@ class Scheduler:
         """
         self._speculation.seconds = 0.0
         self._admit(now)
-        # Sharing a prefix protects it from eviction, so this comes before making room for the decodes.
+        # This comes before the eviction for the decodes: held-up sequences share prefixes, which protects these.
         held_up = [sequence for sequence in self.running if sequence.num_remaining > 1 and self._is_held_up(sequence)]
         self._make_room_for_decodes()
         parts: list[StepPart] = []
@@ -146,8 +146,8 @@ class Scheduler:
             return parts
         room = min(self._max_outputs, self.kv.num_free) - len(parts)
         drafts = self._speculation.plan([part.sequence for part in parts], room)
-        for place, tokens in drafts.items():
-            parts[place] = parts[place]._replace(drafts=tokens)
+        for index, tokens in drafts.items():
+            parts[index] = parts[index]._replace(drafts=tokens)
         return parts
 
     def computed(self, part: StepPart, num_accepted: int = 0) -> None:
@@ -180,10 +180,10 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a sequence that has ended, whatever its state. Its KV stays as a cached prefix."""
-        for place in (self.running, self.paused):
-            if sequence in place:
-                place.remove(sequence)
-                self._num_places = self._max_streams
+        for sequences in (self.running, self.paused):
+            if sequence in sequences:
+                sequences.remove(sequence)
+                self._num_slots = self._max_streams
         self.waiting.remove(sequence)
         self._release(sequence)
         sequence.state = State.FINISHED
@@ -203,10 +203,10 @@ class Scheduler:
         return True
 
     def shed(self) -> bool:
-        """Preempt a sequence, and lower the number of places until another one ends: the backend's memory is full."""
+        """Preempt a sequence because the backend's memory is full. There are fewer slots until a sequence ends."""
         if not self.preempt():
             return False
-        self._num_places = max(1, self.num_rows)
+        self._num_slots = max(1, self.num_rows)
         return True
 
     def check_integrity(self) -> None:
@@ -221,13 +221,13 @@ class Scheduler:
         assert len(rows) == self.kv.num_active_rows <= self._max_streams, "a row belongs to no sequence, or to two"
 
     def _admit(self, now: float) -> None:
-        """Start waiting sequences in turn, while there are places, and KV for their prompts."""
+        """Start waiting sequences in turn, while there are free slots and enough cells."""
         while (sequence := self.waiting.peek()) is not None:
             if sequence.state is State.FINISHED:  # it was cancelled in the queue
                 self.waiting.pop()
                 continue
-            # A paused sequence gives up its place, and its KV, for the waiting one.
-            while self.num_rows >= self._num_places or not self._fits(sequence):
+            # Paused sequences give up their slots and their KV for the waiting one.
+            while self.num_rows >= self._num_slots or not self._fits(sequence):
                 if not self._park(now):
                     return
             self.waiting.pop()
@@ -269,7 +269,12 @@ class Scheduler:
         sequence.leader, sequence.leader_until = self._leader(sequence, row.length)
 
     def _leader(self, sequence: Sequence, num_held: int) -> tuple[Sequence | None, int]:
-        """Returns a sequence that is computing more of the same prefix, and the length of the common prefix."""
+        """Returns a sequence that is computing more of the same prefix, and the prefix's length; (None, 0) if none is.
+
+        Args:
+            sequence: the sequence that would wait.
+            num_held: how many of its tokens are cached or computed already.
+        """
         best, most = None, num_held + _MIN_SHARED - 1
         for other in self.running:
             if other is sequence or (0 <= sequence.order <= other.order):
@@ -282,7 +287,7 @@ class Scheduler:
         return best, most if best is not None else 0
 
     def _is_held_up(self, sequence: Sequence) -> bool:
-        """Returns whether to leave a prompt out of this step, since KV for it is being brought back or computed."""
+        """Returns whether to leave a prompt out of this step, because its KV is being brought back or computed."""
         if sequence.has_offloaded:
             limit = len(sequence.tokens) - 1
             sequence.has_offloaded = self.kv.restore(sequence.tokens, limit, at_once=False)
@@ -299,14 +304,14 @@ class Scheduler:
         return sequence.leader is not None
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Returns whether there are cells for a waiting sequence besides those that running ones still need."""
+        """Returns whether there are enough cells for a waiting sequence and for the running ones."""
         if not self.num_rows:
             return True  # `submit` has checked that each sequence fits alone
         limit = len(sequence.tokens) - 1
         match = self.kv.match(sequence.tokens, limit)
         _, shared = self._leader(sequence, match.length)
-        # Tokens that running sequences hold or will hold take no more cells. Tokens that are only cached do: they can
-        # no longer be evicted.
+        # Tokens that a running sequence holds or will hold take no further cells. Tokens that are only cached do,
+        # because they can no longer be evicted.
         need = len(sequence.tokens) + 1 - max(match.num_pinned, shared)
         promised = 0
         for other in self.running:

@@ -35,8 +35,8 @@ class _ScriptedSampler:
 class ScriptedRunner:
     """A `Runner` with a script in place of a model.
 
-    It records which tokens lie in which row's cells. Computing at a wrong position, after a prefix that is not there,
-    or in more cells than there are is an error. So every test of the engine also tests the KV bookkeeping.
+    It records which tokens lie in which row's cells. It raises an error if tokens are computed at a wrong position,
+    behind a missing prefix, or in more cells than exist. So every test of the engine also tests the KV bookkeeping.
 
     Args:
         pieces: the text of each token, as bytes. Token 0 ends a generation.

@@ -133,7 +133,7 @@ class Sequence:
         logprob: float | None = None,
         top: tuple[TopLogprob, ...] | None = None,
     ) -> tuple[TokenEvent, FinishReason | None]:
-        """Take in a sampled token.
+        """Add a sampled token to the output, and find out whether it ends the stream.
 
         Args:
             token: its id.

@@ -139,9 +139,9 @@ def _load() -> Library:
 def _brief_spinning() -> Generator[None]:
     """Make OpenMP's compute threads spin less at barriers, if it is loaded in this block and the user has not chosen.
 
-    By default GNU OpenMP spins 300,000 times, some milliseconds, before it gives up the core. If another process has
-    taken the core of the thread that is waited for, the spinning keeps that thread from running. A sixth of that is as
-    fast when nothing disturbs; much less is slower, since sleeping threads have to be woken.
+    By default GNU OpenMP spins 300,000 times, some milliseconds, before it gives up the core. If a thread has lost its
+    core to another process, the other threads spin for it, and so keep it from running. On an idle machine, a sixth of
+    the spinning is as fast. Much less is slower, since sleeping threads have to be woken.
     """
     if any(name in os.environ for name in _SPINNING):
         yield

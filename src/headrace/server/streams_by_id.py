@@ -28,7 +28,7 @@ def streams_router(service: Service) -> APIRouter:
 
     @router.get("/v1/streams/{id:path}")
     async def follow(id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Resume a resumable stream: the events after Last-Event-ID, then those that still come."""
+        """Resume a resumable stream: send the events after Last-Event-ID, and then new events as they come."""
         after = _event_number(request.headers.get("last-event-id", "0"))
         log = service.event_logs.find(id)
         if log is None:

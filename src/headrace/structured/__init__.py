@@ -1,1 +1,1 @@
-"""Structured output: JSON schemas, regular expressions and grammars to generate by, and JSON that is still growing."""
+"""Structured output: JSON schemas, regular expressions and grammars that restrict it, and parsing of growing JSON."""

@@ -52,7 +52,7 @@ _JSON_IN_LARK = re.compile(r"%json\s*")
 
 
 class Grammars:
-    """Compiles the grammars of one model, and keeps the last ones.
+    """Compiles the grammars of one model, and caches the most recent ones.
 
     Any thread may call any method. The engine thread should not, since compiling is slow.
 

@@ -1,4 +1,4 @@
-"""`Schema`: a JSON schema, given as such or as a Python type, whose instances are made from the output."""
+"""`Schema`: a JSON schema, or the schema of a Python type, which then turns the output into an instance of the type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that walk a schema which `schema_reader` has read: its subschemas, its conditions, whether it ends."""
+"""Functions on a schema that `schema_reader` has read: its subschemas and conditions, and whether values can end."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class QueueFullError(HeadraceError):
 
     Attributes:
         max_queue: how many streams may wait.
-        retry_after: seconds until a place is likely to be free, estimated from earlier streams.
+        retry_after: seconds until a slot is likely to be free, estimated from earlier streams.
     """
 
     def __init__(self, max_queue: int, retry_after: float) -> None:

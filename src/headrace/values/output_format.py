@@ -1,4 +1,4 @@
-"""`OutputFormat`: which parts the output of a stream has (a thought, tool calls, an answer), and what they must fit."""
+"""`OutputFormat`: the parts of a stream's output (thought, tool calls, answer), and the grammars that they must fit."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Tags:
 class ToolFormat:
     """How a model writes tool calls.
 
-    A turn with two calls is: trigger, lead, first call, separator, second call, closer. A call is: head, name, middle,
-    the arguments' JSON, tail. White space is free between these parts.
+    An answer with two calls is: trigger, lead, first call, separator, second call, closer. A call is: head, name,
+    middle, the arguments' JSON, tail. White space is free between these parts.
 
     Attributes:
         trigger: text with which calls begin; it is never part of an answer.
@@ -63,7 +63,7 @@ class ToolFormat:
         head: text before the name.
         middle: text between the name and the arguments.
         tail: text behind the arguments.
-        separator: text between two calls; None if a turn has one call at most.
+        separator: text between two calls; None if an answer has one call at most.
         closer: text behind the last call.
         is_leading: whether the trigger counts only at the very start of the answer.
         id_length: length of a call's id, in characters; 0 for ids of the usual form.
@@ -96,7 +96,7 @@ class OutputFormat:
         call_grammar: grammar of the first call, from behind the trigger to the call's tail.
         next_call_grammar: grammar of each further call.
         is_required: whether the answer has to be a call.
-        is_parallel: whether one turn may have several calls.
+        is_parallel: whether one answer may have several calls.
         trigger_tokens: tokens of the trigger.
         after_call_tokens: tokens that follow every call.
         separator_tokens: tokens before another call.

@@ -13,7 +13,7 @@ __all__ = ["LastTokens", "Request"]
 
 @dataclass(slots=True)
 class LastTokens:
-    """The tokens of the stream that ended last, prompt and output; the engine stores them here."""
+    """The tokens, prompt and output, of a caller's most recently ended stream; the engine stores them here."""
 
     tokens: Sequence[int] = ()
 

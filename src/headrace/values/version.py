@@ -1,4 +1,4 @@
-"""`VERSION`: the version of headrace; it stands only here."""
+"""`VERSION`: the version of headrace, defined only here."""
 
 from __future__ import annotations
 

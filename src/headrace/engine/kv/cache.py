@@ -1,7 +1,7 @@
 """`KVCache`: eviction of cached prefixes, and offloading of their KV to main memory.
 
-The least recently used prefix goes first, as in SGLang's RadixAttention (Zheng et al., 2023). `tree.py` knows which row
-holds which cells; `offload.py` stores the KV in main memory.
+The least recently used prefix is evicted first, as in SGLang's RadixAttention (Zheng et al., 2023). `tree.py` records
+which row holds which cells. `offload.py` stores the KV in main memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from headrace.engine.kv.tree import KVBackend, KVTree
 
 __all__ = ["KVCache"]
 
-# An eviction scans all cells, so it frees at least this many tokens of a row.
+# An eviction frees at least this many tokens of a row, because each eviction scans all cells.
 _EVICT_AT_LEAST = 128
-# The most blocks that are copied between two steps, some milliseconds of work: to free a row's id, or to bring KV back.
+# The most blocks that are copied between two steps, to free a row's id or to bring KV back: some milliseconds of work.
 _MAX_BLOCKS = 8
 
 
@@ -26,8 +26,8 @@ class KVCache(KVTree):
     Args:
         backend: the model's memory.
         num_cells: number of cells: the most tokens.
-        num_rows: sequence ids, for running sequences and cached prefixes together. The backend has one more, always
-            empty: KV is saved and loaded through it.
+        num_rows: sequence ids, for running sequences and cached prefixes together. The backend has one more, which is
+            always empty between calls: KV is saved and loaded through it.
         can_drop_partial: whether part of a sequence can be removed. Recurrent and hybrid models cannot do that: their
             rows are only reused and evicted whole.
         offloaded: the store for offloaded KV; None to evict without keeping a copy.
@@ -61,11 +61,11 @@ class KVCache(KVTree):
         return self._take_row()
 
     def isolate(self, row: Row, tokens: Sequence[int], limit: int, chunk: int) -> None:
-        """Give the only active row, still empty, the cells that it would have in an empty cache: drop every prefix.
+        """Give the only active row, still empty, the cells that it would have in an empty cache.
 
-        Attention adds up cells in their order, so the order decides the last bits of the logits; so does the chunk in
-        which tokens are computed. So a prefix of tokens[:limit] is shared only if it lies in the first cells in order,
-        and only in whole chunks.
+        Two things decide the last bits of logits: the order of the cells, in which attention adds up, and the chunks in
+        which tokens were computed. So a prefix of tokens[:limit] is shared only if it lies in the first cells in order,
+        and only in whole chunks. All other prefixes are dropped.
         """
         length = self.num_in_order(tokens, limit)
         match = self.match(tokens, length - length % chunk)
@@ -82,7 +82,7 @@ class KVCache(KVTree):
         return True
 
     def room_besides(self, count: int) -> int:
-        """Returns how many temporary tokens a step of `count` tokens can take in addition, with nothing evicted."""
+        """Returns how many temporary tokens a step of `count` tokens can have in addition without an eviction."""
         return max(0, self.num_free - count) if self.can_drop_partial else 0
 
     def save(self, tokens: Sequence[int], start: int, end: int) -> bytearray | None:
@@ -96,7 +96,7 @@ class KVCache(KVTree):
     def num_in_order(self, tokens: Sequence[int], limit: int) -> int:
         """Returns how many of tokens[:limit] a seeded stream that starts alone can reuse."""
         match = self.match(tokens, limit)
-        # If cells behind a sliding window were given to other sequences, the cells after them are out of order, too.
+        # If other sequences got the cells behind a sliding window, the cells after these are out of order, too.
         if match.source is None or not self._backend.can_reuse(match.source.id, 0):
             return 0
         return min(match.source.num_in_order, match.length)
@@ -177,14 +177,14 @@ class KVCache(KVTree):
     def free_copied(self, keep: Match) -> None:
         """Free the cells of prefixes that were copied ahead, except those of a match.
 
-        A step walks over all cells up to the last used one. Afterwards the next stream gets the first cells.
+        A step walks over all cells up to the last used one. So it is faster if a new stream gets the first cells.
         """
         offloaded = self._offloaded
         if offloaded is None:
             return
         holders = set(keep.path[-1][0].rows) if keep.path else set[Row]()
-        # Rows that hold the match come last. Otherwise such a row could be dropped because another row has computed the
-        # same tokens, and then that other row be freed, too.
+        # Rows that hold the match come last. Otherwise such a row could be dropped because another row has the same
+        # tokens, and then the other row could be freed, too.
         for row in sorted(self._cached.values(), key=holders.__contains__):
             own = num_unshared(row)
             if not own or row.num_copied < row.length:
@@ -194,18 +194,18 @@ class KVCache(KVTree):
                 self._cut(row, max(row.length - own, keep.length if row in holders else 0))
 
     def num_reachable(self, tokens: Sequence[int], limit: int) -> int:
-        """Returns how many of tokens[:limit] are cached or offloaded, and so need not be computed."""
+        """Returns how many of tokens[:limit] are cached or offloaded, so that they need not be computed."""
         known = self.match(tokens, limit).length
         chain = self._offloaded.find_chain(tokens, known, limit) if self._offloaded is not None else []
         return chain[-1][2] if chain else known
 
     def restore(self, tokens: Sequence[int], limit: int, *, at_once: bool = True) -> bool:
-        """Load offloaded KV of tokens[:limit] into the cache, as far as there is room, as a cached prefix.
+        """Load offloaded KV of tokens[:limit] into the cache as a cached prefix, as far as there is room.
 
         Args:
             tokens: the text.
             limit: how many of the tokens are wanted.
-            at_once: load all blocks. Otherwise only a few, because other sequences wait for the next step.
+            at_once: whether to load all blocks; otherwise only a few, because other sequences wait for the next step.
 
         Returns:
             Whether there are more blocks to load.
@@ -236,7 +236,7 @@ class KVCache(KVTree):
         self._offloaded = None
 
     def _offload(self, row: Row, *, is_needed: bool = True) -> bool:
-        """Move the last block of a cached row to main memory, and free the cells of it that no other row holds.
+        """Move the last block of a cached row to main memory, and free those of its cells that no other row holds.
 
         Returns:
             False if the row has no cells of its own, or the block cannot be kept.

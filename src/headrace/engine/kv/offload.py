@@ -1,6 +1,6 @@
 """`OffloadedKV`: KV of unused prefixes in main memory, outside llama.cpp's KV cache, in `KVBlock`s.
 
-Attention walks over every used cell of the KV cache, also over cells that no running sequence owns: a cache full of
+Attention walks over every used cell of the KV cache, also over cells that no running sequence owns. So a cache full of
 prefixes makes steps of a small model a quarter longer. Copying KV out and in takes microseconds per token; computing it
 takes milliseconds. llama-server keeps whole prompts in main memory for the same reason.
 """
@@ -102,7 +102,7 @@ class OffloadedKV:
                 break
             key.update(_bytes(tokens[start : start + count]))
             start += count
-        for block, _, _ in reversed(found):  # the first becomes the most recent: the others are of no use without it
+        for block, _, _ in reversed(found):  # the first block becomes the most recent: the others need it
             self._blocks.move_to_end(id(block))
         return found
 
@@ -147,7 +147,7 @@ class OffloadedKV:
         """Returns the block with this key that shares most of tokens[start:limit], and how many tokens it shares."""
         best, most = None, 0
         for block in self._by_key.get(key, ()):
-            # Many blocks may have this key. A block can only be better if it has the next token after the best match.
+            # Many blocks may have this key. A longer match must have the token after the longest one so far.
             if most < min(len(block.tokens), limit - start) and block.tokens[most] == tokens[start + most]:
                 same = common_prefix(block.tokens, tokens, limit - start, 0, start)
                 if same > most:

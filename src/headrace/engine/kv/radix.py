@@ -10,12 +10,20 @@ __all__ = ["NO_MATCH", "Match", "Node", "Row", "all_nodes", "common_prefix", "nu
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A run of cells that belong to the same rows."""
+    """A run of cells that belong to the same rows.
+
+    Attributes:
+        tokens: the tokens of the cells.
+        parent: the node before it; None for the root, which has no tokens.
+        rows: the rows that hold the cells.
+        children: the nodes after it, by their first token. Two rows may have computed the same tokens independently, so
+            each entry is a list.
+        num_active: how many of the rows are active.
+    """
 
     tokens: list[int]
     parent: Node | None
     rows: set[Row] = field(default_factory=lambda: set[Row]())
-    # Lists of nodes by their first token: two rows may have computed the same tokens independently.
     children: dict[int, list[Node]] = field(default_factory=dict[int, "list[Node]"])
     num_active: int = 0
 
@@ -29,7 +37,8 @@ class Row:
         tip: the last node of the row's path.
         length: number of tokens.
         is_active: whether a sequence is using the row; otherwise the row is a cached prefix.
-        num_in_order: how many of the first tokens lie in the cache's first cells in order, as in an empty cache.
+        num_in_order: how many of the first tokens lie in the cache's first cells, in order, and were computed as for a
+            seeded stream that runs alone.
         used_at: for a cached prefix, how many tokens the engine had computed at its last use.
         num_copied: how many of the first tokens were copied ahead to main memory.
         is_copied: whether nothing is left to copy ahead.
@@ -51,7 +60,7 @@ class Match:
 
     Attributes:
         length: tokens of the prefix; they need not be computed.
-        num_pinned: how many of them active rows hold. Sharing these takes no evictable cells.
+        num_pinned: how many of these tokens are held by active rows, so that sharing them pins no more cells.
         path: the nodes, with the number of matching tokens of each.
         source: a row that holds the whole prefix.
     """

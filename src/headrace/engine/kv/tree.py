@@ -1,9 +1,10 @@
 """`KVTree`: a radix tree over token ids that records which row holds which cells.
 
 A *row* is one of llama.cpp's sequence ids. It holds the KV of a path of tokens. Rows with a common prefix hold the same
-cells: copying a prefix only adds an owner to its cells. The tree mirrors that: a node is a run of cells with the same
-owners. So the used cells are exactly the tokens in the tree, and it is known in advance how many cells an eviction
-frees. The radix tree is SGLang's RadixAttention (Zheng et al., 2023); rows as owners are llama.cpp's unified KV cache.
+cells: copying a prefix only adds an owner to its cells. The tree has the same structure: a node is a run of cells with
+the same owners. So the used cells are exactly the tokens in the tree, and the tree tells in advance how many cells an
+eviction frees. The radix tree is that of SGLang's RadixAttention (Zheng et al., 2023). Cells with several owners are
+llama.cpp's unified KV cache.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class KVBackend(Protocol):
 
 
 class KVTree:
-    """Rows, cells, and which row holds which cells. `KVCache` in `cache.py` adds eviction and offloading.
+    """Records which row holds which cells. `KVCache` in `cache.py` adds eviction and offloading.
 
     Args:
         backend: the model's KV memory.
@@ -91,7 +92,7 @@ class KVTree:
     def match(self, tokens: Sequence[int], limit: int) -> Match:
         """Returns the longest prefix of tokens[:limit] whose KV is in the cache."""
         best = NO_MATCH
-        # Rows may have computed the same tokens independently, so several nodes may match: follow each of them.
+        # Rows may have computed the same tokens independently. So several children may match, and each is followed.
         todo: list[tuple[Node, Match]] = [(self._root, best)]
         while todo:
             node, known = todo.pop()
@@ -139,7 +140,7 @@ class KVTree:
         Args:
             row: the active row.
             tokens: the tokens.
-            is_alone: whether they were computed exactly as for a seeded stream that runs alone. Otherwise they do not
+            is_alone: whether they were computed exactly as for a seeded stream that runs alone. Only then they can
                 count as in order.
         """
         tip = row.tip
@@ -152,7 +153,7 @@ class KVTree:
         else:
             tip.tokens.extend(tokens)
         count = len(tokens)
-        # No other row has a cell, so the new cells follow the row's last one.
+        # The row has all used cells, in order. So the next free cells directly follow its last one.
         if is_alone and row.num_in_order == row.length == self.num_used:
             row.num_in_order += count
         row.length += count
@@ -179,7 +180,7 @@ class KVTree:
         if self.can_drop_partial:
             for node in path(row):
                 for other in [other for other in node.rows if other.tip is node and other is not row]:
-                    # The other row's whole path is part of this row's path.
+                    # This row holds all tokens of the other one.
                     if not other.is_active and self._backend.can_reuse(row.id, other.length):
                         self._drop(other)
 
@@ -246,7 +247,7 @@ class KVTree:
         return True
 
     def _source(self, node: Node, is_whole: bool, length: int) -> Row | None:
-        """Returns a row that can be copied up to this node (`is_whole`) or into it; None if there is none."""
+        """Returns a row that can be copied up to the end of this node (`is_whole`) or to a token inside; or None."""
         if self.can_drop_partial:
             return next((row for row in node.rows if self._backend.can_reuse(row.id, length)), None)
         return next((row for row in node.rows if row.tip is node), None) if is_whole else None

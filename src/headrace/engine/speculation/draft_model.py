@@ -19,13 +19,13 @@ __all__ = ["DraftModel"]
 
 _WEIGHT = 0.1  # of a new sample in the mean of step times
 _LEAST_READ = 16  # prefill tokens in a step at least
-# An eighth of the context is kept free for sequences that are followed already: no new one starts in it.
+# A new sequence leaves an eighth of the context to the sequences whose tokens are in it already.
 _RESERVE = 8
 
 
 @dataclass(slots=True)
 class _Text:
-    """The tokens of a sequence in the draft model's context; the first `num_sure` of them are no guesses."""
+    """The tokens of a sequence in the draft model's context; all after the first `num_sure` are guesses."""
 
     row: int
     tokens: list[int] = field(default_factory=list[int])
@@ -134,7 +134,7 @@ class DraftModel:
     def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
         """Returns `count` guessed tokens for each text, or none if there is no room. Unread tokens are read first."""
         for key, _ in texts:
-            if key in self._texts:  # mark them all as used, so that none takes the row of another
+            if key in self._texts:  # mark all of them as used, so that a new text takes the row of none of them
                 self._texts[key] = self._texts.pop(key)
         held = [self._text(key, tokens) for key, tokens in texts]
         guesses: list[list[int]] = [[] for _ in texts]
@@ -196,10 +196,7 @@ class DraftModel:
         return text
 
     def _has_room(self, count: int) -> bool:
-        """Returns whether `count` more tokens fit. Texts share no cells here, and none is evicted for another.
-
-        With eviction, texts would be read again and again.
-        """
+        """Returns whether `count` more tokens fit. No text is evicted for another: it would have to be read again."""
         return sum(len(text.tokens) for text in self._texts.values()) + count <= self._context.n_ctx
 
     def _decode(self, parts: list[tuple[_Text, list[int]]], *, has_outputs: bool) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""`Drafting`: decides when the draft model guesses, and how many tokens, by its accuracy and by both models' times."""
+"""`Drafting`: decides when the draft model guesses, and how many tokens, by its accuracy and by both models' speed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _MAX_GUESSES = 8
 # The expected accuracy of guesses before the first one, and the weight of each further guess in its mean.
 _PRIOR = 0.7
 _WEIGHT = 0.05
-# While guesses do not pay, one of this many steps tries a few all the same: the text may have become easier to guess.
+# While guesses seem not to pay, one of this many steps tries a few: the text may have become easier to guess.
 _TRY_EVERY = 256
 _TRIAL_GUESSES = 4
-# If the draft model is more than _CLOSE tokens behind in a sequence, it first reads on, for the share _READING of a
-# step's time per step. It does so only if that takes at most _WORTH_READING of the sequence's remaining time.
+# If the draft model has more than `_CLOSE` tokens of a sequence to read, it reads before it guesses: in each step, for
+# the share `_READING` of the step's time. It reads only if all of it takes at most the share `_WORTH_READING` of the
+# sequence's remaining time.
 _CLOSE = 32
 _READING = 0.5
 _WORTH_READING = 0.25
@@ -72,7 +73,7 @@ class Drafter(Protocol):
         ...
 
     def guess(self, texts: Sequence[tuple[Hashable, list[int]]], count: int) -> list[list[int]]:
-        """Returns `count` guessed tokens for each text, or none if impossible. Few tokens of them should be unread."""
+        """Returns `count` guessed tokens for each text, or none if impossible. With many unread, call `read` first."""
         ...
 
     def forget(self, key: Hashable) -> None:
@@ -101,62 +102,62 @@ class Drafting:
         self._num_unprofitable = 0
 
     def plan(
-        self, sequences: Sequence[Guessable], mosts: Sequence[int], room: int, least: float
+        self, sequences: Sequence[Guessable], limits: Sequence[int], room: int, least: float
     ) -> dict[int, list[int]]:
         """Returns the guesses for a step, by index in `sequences`.
 
         Args:
             sequences: the sequences that decode in this step.
-            mosts: the most guesses for each of them.
+            limits: the most guesses for each of them.
             room: the most guesses for all of them together.
-            least: the gain that guessing must exceed; see `Speculation`.
+            least: the gain that guessing must exceed: that of the best plan without the draft model.
         """
         self.seconds = 0.0
-        places = [place for place, most in enumerate(mosts) if most > 0]
-        for place in places:
-            self._trust(sequences[place]).learn(sequences[place].tokens)
-        count = self._best_count(sequences, mosts, places, room, least)
+        indices = [index for index, most in enumerate(limits) if most > 0]
+        for index in indices:
+            self._trust(sequences[index]).learn(sequences[index].tokens)
+        count = self._best_count(sequences, limits, indices, room, least)
         if not count:
             self._num_unprofitable += 1
-            if self._num_unprofitable % _TRY_EVERY or room < _TRIAL_GUESSES * len(places):
+            if self._num_unprofitable % _TRY_EVERY or room < _TRIAL_GUESSES * len(indices):
                 return {}
             count = _TRIAL_GUESSES
         before = time.perf_counter()
         try:
-            return self._guess(sequences, mosts, places, room, count, least)
+            return self._guess(sequences, limits, indices, room, count, least)
         finally:
             self.seconds = time.perf_counter() - before
 
     def _guess(
         self,
         sequences: Sequence[Guessable],
-        mosts: Sequence[int],
-        places: list[int],
+        limits: Sequence[int],
+        indices: list[int],
         room: int,
         count: int,
         least: float,
     ) -> dict[int, list[int]]:
         drafter = self._drafter
-        ready = [place for place in places if drafter.behind(sequences[place], sequences[place].tokens) <= _CLOSE]
-        if len(ready) < len(places):
-            self._read(sequences, [place for place in places if place not in ready])
-            count = self._best_count(sequences, mosts, ready, room, least)
+        ready = [index for index in indices if drafter.behind(sequences[index], sequences[index].tokens) <= _CLOSE]
+        if len(ready) < len(indices):
+            self._read(sequences, [index for index in indices if index not in ready])
+            count = self._best_count(sequences, limits, ready, room, least)
         if not count or not ready:
             return {}
-        guesses = drafter.guess([(sequences[place], sequences[place].tokens) for place in ready], count)
+        guesses = drafter.guess([(sequences[index], sequences[index].tokens) for index in ready], count)
         found: dict[int, list[int]] = {}
-        for place, guess in zip(ready, guesses, strict=True):
-            trust = self._trust(sequences[place])
-            trust.guess, trust.at = guess[: mosts[place]], len(sequences[place].tokens)
+        for index, guess in zip(ready, guesses, strict=True):
+            trust = self._trust(sequences[index])
+            trust.guess, trust.at = guess[: limits[index]], len(sequences[index].tokens)
             if trust.guess:
-                found[place] = trust.guess
+                found[index] = trust.guess
         return found
 
-    def _read(self, sequences: Sequence[Guessable], places: list[int]) -> None:
-        """Let the draft model read on in one sequence that will probably run long enough to make up for it."""
+    def _read(self, sequences: Sequence[Guessable], indices: list[int]) -> None:
+        """Let the draft model read more of one sequence that will probably run long enough to make up for it."""
         step = self._decode_time(len(sequences))
-        for place in places:
-            sequence = sequences[place]
+        for index in indices:
+            sequence = sequences[index]
             reading = self._drafter.behind(sequence, sequence.tokens) * self._drafter.seconds_per_read_token
             left = sequence.num_left
             if reading <= _WORTH_READING * left * step:
@@ -164,20 +165,20 @@ class Drafting:
                 return
 
     def _best_count(
-        self, sequences: Sequence[Guessable], mosts: Sequence[int], places: list[int], room: int, least: float
+        self, sequences: Sequence[Guessable], limits: Sequence[int], indices: list[int], room: int, least: float
     ) -> int:
         """Returns how many tokens to guess for each of these sequences; 0 if no number gains more than `least`."""
         num = len(sequences)
         base = self._decode_time(num)
-        if not places or not base > 0:
+        if not indices or not base > 0:
             return 0
-        per_token = self._drafter.seconds(len(places))
-        chances = [self._trust(sequences[place]).chance for place in places]
-        expected = [1.0] * len(places)
+        per_token = self._drafter.seconds(len(indices))
+        chances = [self._trust(sequences[index]).chance for index in indices]
+        expected = [1.0] * len(indices)
         best, best_count, num_rows = least, 0, num
         for count in range(1, _MAX_GUESSES + 1):
-            for at, place in enumerate(places):
-                if count <= mosts[place]:
+            for at, index in enumerate(indices):
+                if count <= limits[index]:
                     expected[at] += chances[at] ** count
                     num_rows += 1
             if num_rows - num > room:

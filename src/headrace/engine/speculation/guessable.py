@@ -1,4 +1,4 @@
-"""`Guessable`: the part of a sequence that is needed to guess its next tokens."""
+"""`Guessable`: the attributes of a sequence that are needed to guess its next tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Guessable"]
 
 
 class Guessable(Protocol):
-    """A protocol that the engine's `Sequence` satisfies; see there.
+    """The protocol for a sequence whose tokens are guessed. The engine's `Sequence` satisfies it.
 
     Attributes:
         tokens: the prompt and all sampled tokens.

@@ -2,8 +2,8 @@
 
 A draft is computed together with the token before it. If sampling then yields the drafted token, the token after it can
 be sampled in the same step. The output's distribution does not change: each token is drawn from its own distribution,
-and a draft only decides whether that is computed already. For drafts without probabilities, speculative sampling
-(Leviathan et al., 2023) is the same.
+which a right draft only makes available sooner. Speculative sampling (Leviathan et al., 2023) does the same for drafts
+without probabilities.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ __all__ = ["MAX_DRAFTS", "Speculation"]
 
 # The most drafts in a step, of all sequences together.
 MAX_DRAFTS = 15
-# Streams must become this much faster in the mean: estimates err, and a wrong draft costs every stream of the step.
+# Drafts must make the streams this much faster in the mean. The estimates may be wrong, and a wrong draft makes the
+# step longer for all streams.
 _MARGIN = 1.15
-# The known times of steps with many rows may be wrong. So a stream that runs alone tries 7 or 15 almost certain drafts
-# in one of 64 steps in which drafts seem not to pay. Even if each row costs as much as a step, little is lost.
+# The known times of steps with many tokens may be wrong. So where drafts seem not to pay, a stream that runs alone
+# tries 7 or 15 almost certain drafts in one of 64 steps. Even if each draft costs as much as a step, little is lost.
 _TRY_EVERY = 64
 _TRIAL_COUNTS = (7, MAX_DRAFTS)
-_CERTAIN = 0.75
+_CERTAIN = 0.75  # the least mean chance of such drafts
 # Step times change slowly but are needed many times per step, so they are cached for this many steps.
 _REFRESH_EVERY = 16
 
@@ -35,14 +36,14 @@ class Speculation:
     """Plans the drafts of each step, by their chances and their cost.
 
     A right draft speeds up one stream, and every draft makes the step longer for all. The plan maximises the product of
-    all streams' speeds, which is known as proportional fairness (Kelly, 1997). For one stream that is its speed; among
-    several, no stream is slowed down much for another. Maximising the sum instead would let a stream that copies text
-    take most of the time from the others.
+    all streams' speeds, which is known as proportional fairness (Kelly, 1997). With one stream, the product is that
+    stream's speed. With several, no stream is slowed down much for another. If the plan maximised the sum of the speeds
+    instead, a stream that copies text would slow the others down.
 
     Args:
         decode_time: returns the seconds of a step, by its rows of logits; 0.0 if unknown.
         max_length: the most tokens of a sequence.
-        drafter: the draft model, used if the text itself gives no better guess; None for none.
+        drafter: the draft model, used if `Lookup` has no better guesses; None for none.
 
     Attributes:
         seconds: seconds spent in the draft model in this step.
@@ -55,7 +56,7 @@ class Speculation:
         self._decode_times: dict[int, float] = {}
         self._num_steps = 0
         self._max_length = max_length
-        self._num_unprofitable = 0  # steps with one sequence in which no drafts could have paid
+        self._num_unprofitable = 0  # steps with one sequence in which drafts seemed not to pay
 
     def plan(self, sequences: Sequence[Guessable], room: int) -> dict[int, list[int]]:
         """Plan the drafts of a step.
@@ -76,25 +77,25 @@ class Speculation:
             num_trial = self._next_trial(len(sequences))
             if not 0 < num_trial <= room:
                 return {}
-        mosts = [min(room, sequence.num_guessable(self._max_length)) for sequence in sequences]
-        gains = self._gains(sequences, mosts)[:room]
+        limits = [min(room, sequence.num_guessable(self._max_length)) for sequence in sequences]
+        gains = self._gains(sequences, limits)[:room]
         likeliest = [gain for gain, _ in gains]
         count, value = self._best_count(len(sequences), likeliest)
         if num_trial and sum(likeliest[:num_trial]) >= log1p(_CERTAIN * num_trial):
             count = num_trial
         if self._drafting is not None and not num_trial:
-            drafts = self._drafting.plan(sequences, mosts, room, value)
+            drafts = self._drafting.plan(sequences, limits, room, value)
             self.seconds = self._drafting.seconds
             if drafts:
                 return drafts
         drafts: dict[int, list[int]] = {}
-        for place, found in Counter(place for _, place in gains[:count]).items():
-            lookup = sequences[place].lookup
+        for index, num_drafts in Counter(index for _, index in gains[:count]).items():
+            lookup = sequences[index].lookup
             assert lookup is not None
-            drafts[place] = lookup.propose(found)
+            drafts[index] = lookup.propose(num_drafts)
         return drafts
 
-    def _gains(self, sequences: Sequence[Guessable], mosts: Sequence[int]) -> list[tuple[float, int]]:
+    def _gains(self, sequences: Sequence[Guessable], limits: Sequence[int]) -> list[tuple[float, int]]:
         """Returns the gain of each possible draft, largest first, with the index of its sequence.
 
         The gain is the growth of the logarithm of the sequence's expected tokens in this step. A draft gains at most as
@@ -102,15 +103,15 @@ class Speculation:
         ones of each sequence.
         """
         gains: list[tuple[float, int]] = []
-        for place, (sequence, most) in enumerate(zip(sequences, mosts, strict=True)):
-            if most > 0:
+        for index, (sequence, limit) in enumerate(zip(sequences, limits, strict=True)):
+            if limit > 0:
                 lookup = sequence.lookup
                 if lookup is None:
                     lookup = sequence.lookup = Lookup(sequence.tokens)
                 lookup.catch_up()
                 expected = 1.0
-                for chance in lookup.chances(most):
-                    gains.append((log1p(chance / expected), place))
+                for chance in lookup.chances(limit):
+                    gains.append((log1p(chance / expected), index))
                     expected += chance
         gains.sort(key=_gain, reverse=True)
         return gains
@@ -122,7 +123,7 @@ class Speculation:
         return seconds
 
     def _can_pay(self, num_sequences: int, room: int) -> bool:
-        """Returns whether drafts would pay if all of them were right. Otherwise no guess is needed."""
+        """Returns whether drafts would pay if all of them were right."""
         if room < 1:
             return False
         base = self._decode_time(num_sequences)
@@ -141,7 +142,7 @@ class Speculation:
         return 0 if rest else _TRIAL_COUNTS[number % len(_TRIAL_COUNTS)]
 
     def _best_count(self, num_sequences: int, gains: Sequence[float]) -> tuple[int, float]:
-        """Returns how many drafts, the best first, make the streams fastest, and their gain; 0 if none pay.
+        """Returns how many drafts, the best first, make the streams fastest, and their gain; 0 drafts if none pay.
 
         Args:
             num_sequences: sequences in the step.

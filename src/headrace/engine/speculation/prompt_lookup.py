@@ -1,7 +1,7 @@
 """`Lookup`: guesses that a sequence continues as it did after an earlier occurrence of its last tokens.
 
-Known as prompt lookup decoding (Saxena, 2023) and n-gram speculation. Here the guess is updated with every token, even
-if no draft is made of it. So it is known how often guesses are right, without the cost of drafts.
+This is known as prompt lookup decoding (Saxena, 2023) and n-gram speculation. `Lookup` updates its guess with every
+token, even if no draft is made of the guess. So it learns how often its guesses are right without the cost of drafts.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ __all__ = ["Lookup"]
 _TAIL = 8
 # Only this many tokens at the end of a sequence are indexed, so that the index takes some megabytes at most.
 _MAX_INDEXED = 16_384
-# Equal tokens are counted up to this number: beyond it, a guess does not get better.
+# Equal tokens are counted up to this number. With more of them, a guess does not get better.
 _LONGEST = 32
-# The first estimate of how often a guess is right, by the number of equal tokens before it: less than 2, 4, 8, 16, 32,
-# and more. Low values are typical of text that is no copy; a long match is hardly chance.
+# The first estimate of how often a guess is right, by the bit length of the number of equal tokens before it: 0, 1, up
+# to 3, 7, 15, 31, and 32. A short match may be chance; a long match is probably a copy.
 _PRIOR = (0.0, 0.2, 0.3, 0.5, 0.7, 0.85, 0.95)
 _WEIGHT = 0.1  # of each further guess in the mean
-_LEAST_CHANCE = 0.05  # no less likely tokens are guessed
+_LEAST_CHANCE = 0.05  # tokens below this probability are not guessed
 
 
 class Lookup:
     """Guesses the next tokens of one sequence from its own text.
 
-    The source of a guess is an earlier place after the same two tokens; a place after the same four tokens is
-    preferred, and of several places the latest. Each token takes constant time, about two microseconds.
+    A guess is a copy of the tokens after an earlier occurrence of the last four tokens, or else of the last two. Of
+    several occurrences, the latest counts. Each token takes constant time, about two microseconds.
 
     Args:
         tokens: the sequence's own list. It may grow at its end; its tokens must not change.
 
     Attributes:
-        length: how many tokens before the guess equal those before its source, at most 32; 0 if there is no guess.
+        length: how many of the last tokens equal those before the copied ones, at most 32; 0 if there is no guess.
     """
 
     __slots__ = ("_chances", "_long", "_next", "_num_seen", "_short", "_tokens", "length")
@@ -41,7 +41,7 @@ class Lookup:
     def __init__(self, tokens: list[int]) -> None:
         self.length = 0
         self._tokens = tokens
-        self._next = 0  # the index of the guessed token
+        self._next = 0  # the index of the token to copy
         self._short: dict[tuple[int, int], int] = {}  # two tokens -> the index after their latest occurrence
         self._long: dict[tuple[int, int, int, int], int] = {}
         self._num_seen = max(0, len(tokens) - _MAX_INDEXED)
@@ -50,7 +50,7 @@ class Lookup:
             self._index(len(tokens) - _TAIL)
 
     def catch_up(self) -> None:
-        """Take in the tokens that were added since the last call."""
+        """Update the index and the guess with the tokens that were added since the last call."""
         tokens, chances, length, place = self._tokens, self._chances, self.length, self._next
         for at in range(self._num_seen, len(tokens)):
             token = tokens[at]
@@ -76,7 +76,7 @@ class Lookup:
         if not self.length:
             return []
         draft = self._tokens[self._next : self._next + count]
-        # If the source reaches the end of the text, as in "ha ha ha", the guess repeats itself.
+        # If the copied tokens reach the end of the text, as in "ha ha ha", the guess repeats itself.
         while len(draft) < count:
             draft += draft[: count - len(draft)]
         return draft

@@ -14,7 +14,7 @@ from headrace.engine.tuning.cost import CostModel, Costs
 
 __all__ = ["Calibration", "CostFile", "Shape"]
 
-# Seconds of measuring in all, and the longest step to measure: the first request waits for a running measurement.
+# Seconds of measuring in all, and of the longest step to measure: the first request waits for a running measurement.
 _BUDGET = 1.5
 _LONGEST_STEP = 0.15
 _PREFILL = 32  # prefill tokens of a measured step
@@ -76,8 +76,8 @@ class Calibration:
     def _drop_suspects(self, shape: Shape) -> None:
         """Forget measurements that contradict this one: another process may have used the cores meanwhile.
 
-        Dropped are times of more threads that are slower: the governor tries thread counts of unknown cost. Dropped,
-        too, are times of fewer rows that are longer: steps are padded only if real steps have shown that.
+        If more threads took longer, their time is dropped; the governor then tries them in real steps. If fewer decodes
+        took longer, their time is dropped, too, because steps are to be padded only if real steps show that it pays.
         """
         threads, num_decodes, num_prefill = shape
         tables = self._cost.tables

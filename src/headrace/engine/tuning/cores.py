@@ -1,4 +1,4 @@
-"""`available_cores` and `thread_counts`: how many compute threads this machine has room for."""
+"""`available_cores` and `thread_counts`: how many compute threads this process can use."""
 
 from __future__ import annotations
 

@@ -13,20 +13,21 @@ _WEIGHT = 0.2  # of a new sample in an exponential mean
 _WEIGHT_BELOW = 0.5
 _FAR_BELOW = 0.8
 _SMALLEST_CHUNK = 8
-# With prefill, a step may take this many times as long as its decodes alone, even beyond the target. Without decodes,
-# the second factor applies to a step of one decode.
+# A step with prefill may take this many times as long as its decodes alone, even beyond the target. Without decodes,
+# it may take `_SHARE_ALONE` times as long as a step of one decode.
 _SHARE = 3.0
 _SHARE_ALONE = 4.0
-# A prompt that is alone may exceed the target by this factor: only new streams wait for the step, since a cancel
-# interrupts it. Steps of 128 or 256 rows prefill a tenth to a fifth faster than those of 64.
+# A prompt that is alone may exceed the target by this factor, because only new streams wait for the step: a cancel
+# interrupts it. Steps of 128 or 256 tokens prefill a tenth to a fifth faster than steps of 64.
 _ALONE = 3.0
-# From this many rows of one sequence on, llama.cpp's attention on a CPU works in tiles of this many rows, and prefills
-# a long prompt a third faster. With rows of several sequences tiles are slower: each row then looks at all cells.
+# From this many tokens of one sequence on, llama.cpp's attention on a CPU works in tiles of this many tokens, and
+# prefills a long prompt a third faster. If a step has tokens of several sequences, tiles are slower: attention then
+# looks at all cells for each token.
 _TILE = 64
 # Seconds per prefill token before any was measured. The first chunk is a tile at most, so that a big model does not
 # hold up all streams.
 _FIRST_GUESS = 0.002
-# The most padding rows of a step, and the share of its time that it must fall below with them.
+# The most rows of padding in a step. A padded step must take less than this share of the time without padding.
 _MAX_PADDING = 3
 _PADDING_GAIN = 0.95
 # With n times the threads, a step of a model that exceeds the CPU caches is n ** 0.8 times as fast.
@@ -54,7 +55,7 @@ class Costs:
         return first if first is not None else second
 
     def known(self, num_decodes: int, num_prefill: int) -> float | None:
-        """Returns the learnt seconds: per prefill token if the step has any, otherwise of the step; None if unknown."""
+        """Returns the learnt seconds per prefill token, or of the step if it has no prefill; None if unknown."""
         return self.per_token(num_decodes) if num_prefill else self.decode.get(num_decodes)
 
     def scale(self, num_decodes: int, num_prefill: int, factor: float) -> None:
@@ -102,7 +103,10 @@ class Costs:
         return self.decode[below] + share * (self.decode[above] - self.decode[below])
 
     def base(self, num_decodes: int) -> float:
-        """Returns the seconds of a step without its prefill tokens; at least one decode's, which reads all weights."""
+        """Returns the seconds of a step without its prefill tokens; at least those of one decode.
+
+        Any step has to read all weights.
+        """
         return self.decode_time(max(1, num_decodes))
 
     def step_time(self, num_decodes: int, num_prefill: int) -> float:
@@ -124,8 +128,8 @@ class CostModel:
     Attributes:
         target: see above.
         threads: see above.
-        tables: the learnt times by thread count, as if no other process used the cores.
-        slowdown: by thread count, how many times as long steps take at present.
+        tables: the learnt times by thread count, without the influence of other processes.
+        slowdown: the present time of a step divided by the learnt time, by thread count.
     """
 
     def __init__(self, target: float, largest_chunk: int, threads: Sequence[int] = (1,)) -> None:
@@ -142,11 +146,11 @@ class CostModel:
             num_decodes: sequences that decode.
             num_prefill: prefill tokens.
             threads: one of `self.threads`.
-            calm: as if no other process used the cores; otherwise with the present slowdown.
+            calm: whether to assume that no other process uses the cores; otherwise the present slowdown counts.
         """
         seconds = self.tables[threads].step_time(num_decodes, num_prefill)
         if not seconds:
-            # Scale from the nearest known thread count: threads share the work, except for waiting times.
+            # Scale the time of the nearest known thread count.
             by_distance = sorted(self.threads, key=lambda count: abs(math.log(count / threads)))
             for other in by_distance:
                 seconds = self.tables[other].step_time(num_decodes, num_prefill) * (other / threads) ** _SCALING
@@ -227,9 +231,9 @@ def _learn(table: Costs, num_decodes: int, num_prefill: int, seconds: float, wei
     elif per_token is None:
         table.per_token_beside = max(seconds - base, 0.1 * seconds) / num_prefill
     else:
-        # The time does not tell whether decodes or prefill got slower; mostly both did, as the KV cache filled. If
-        # prefill got all the blame, the next chunk would be smaller, the decodes' share of the step larger, and prefill
-        # would look still slower. So scale both.
+        # The time does not tell whether decodes or prefill got slower. Mostly both did, as the KV cache filled. If all
+        # of it were attributed to prefill, the next chunk would be smaller, the decodes' share of the step larger, and
+        # prefill would look still slower. So both are scaled.
         expected = base + num_prefill * per_token
         ratio = _mean(expected, seconds, weight) / expected
         table.per_token_beside = per_token * ratio
@@ -237,7 +241,7 @@ def _learn(table: Costs, num_decodes: int, num_prefill: int, seconds: float, wei
 
 
 def _mean(known: float | None, sample: float, weight: float) -> float:
-    """Returns the exponential mean. A sample counts as at most four times the mean: something held the step up."""
+    """Returns the exponential mean. A sample counts as at most four times the mean: a longer step was disturbed."""
     if known is None:
         return sample
     if sample < _FAR_BELOW * known:

@@ -1,4 +1,4 @@
-"""`Governor`: chooses the thread count of each step: the fastest now, even while other processes use the cores."""
+"""`Governor`: chooses the thread count that is fastest for each step, also while other processes use the cores."""
 
 from __future__ import annotations
 
@@ -6,33 +6,36 @@ from headrace.engine.tuning.cost import CostModel
 
 __all__ = ["Governor"]
 
-# A step counts as held up if it takes this many times its predicted time. Threads are shed after two such steps in a
-# row, or after one that takes 4 times as long and 0.1 seconds longer: a short step may have met a short disturbance.
+# A step counts as held up if it takes this many times its predicted time. The governor uses fewer threads after two
+# such steps in a row, or after one step that takes 4 times as long and 0.1 seconds longer. A single short step is not
+# enough: it may have met a short disturbance.
 _HELD_UP = 1.5
 _HELD_UP_BY_FAR = 4.0
 _HELD_UP_SECONDS = 0.1
 _CALM = 1.3  # a probe below this ratio counts as undisturbed
-# A smaller thread count is chosen only if its step time is below this share: the largest count's times are known best.
+# A smaller thread count is chosen only if its step takes less than this share of the larger count's step. The times of
+# the largest count are known best.
 _CLEARLY = 0.97
-# The same share while the larger count is slowed down: disturbances are mostly short, and their end is noticed late.
+# The same share while the larger count is slowed down. Disturbances are mostly short, and their end is noticed late.
 _WORTH_SHEDDING = 0.8
-# Steps count as in a row if no more than this many seconds lie between them. The first step after a pause competes with
-# the work of the clients that have just sent a request.
+# Steps count as in a row if at most this many seconds lie between them. The first step after a pause may be slow
+# because clients that have just sent a request use the cores, too.
 _PAUSE = 0.5
 _WEIGHT = 0.2
-# The weight of a slow step while a slowdown is assumed. It may be no disturbance: a sequence may have become long.
+# The weight of a slow step while a slowdown is assumed. The cause may be a sequence that has become long.
 _DOUBT = 0.02
 # The weight of a probe, which is rare. A probe far faster than predicted counts fully, and is repeated soon.
 _PROBE_WEIGHT = 0.5
 _FAR_BETTER = 0.8
-# Seconds from shedding threads to the next probe of them: the first value, doubled by each failure, at most the second.
+# Seconds until a slowed-down thread count is probed: at first the first value, doubled by each failed probe up to the
+# second.
 _FIRST_PROBE = 0.25
 _LAST_PROBE = 4.0
-# The times of more threads may have been measured beside another process. So more threads are tried at once if this
-# many sequences have never decoded with them, and then for this share of the time.
+# The times of more threads may have been measured while another process used the cores. So more threads are tried at
+# once if a number of sequences has never decoded with them, and later in this share of the time.
 _PROBE_SHARE = 1 / 50
-# Seconds until a neighbouring thread count is explored although it looks slower: its known times may be wrong. They
-# double from the first value to the last.
+# Seconds until the next smaller or larger thread count is tried although it looks slower, because its known times may
+# be wrong. The delay doubles from the first value to the last.
 _FIRST_EXPLORATION = 0.5
 _LAST_EXPLORATION = 16.0
 
@@ -40,11 +43,11 @@ _LAST_EXPLORATION = 16.0
 class Governor:
     """Chooses threads by the times in the cost model, and by how much longer steps take than predicted.
 
-    llama.cpp's threads wait for each other some hundred times in a step. A thread that loses its core to another
-    process holds up all of them: the step takes 3 to 200 times as long, while fewer threads would lose nothing. So when
-    steps take far longer than predicted, the governor assumes that slowdown for this thread count and all larger ones,
-    and chooses the fastest count again. Probes, single steps with the former count, find out when the slowdown ends:
-    after two good ones in a row.
+    llama.cpp's threads wait for each other some hundred times in a step. If one thread loses its core to another
+    process, all others wait for it, and the step takes 3 to 200 times as long. Fewer threads would not be slowed down.
+    So when steps take far longer than predicted, the governor assumes the same slowdown for this thread count and all
+    larger ones, and chooses the fastest count again. Probes are single steps with the former count. Two good probes in
+    a row end the slowdown.
 
     Args:
         cost: the cost model; the governor teaches it, and writes its `slowdown`.
@@ -52,7 +55,7 @@ class Governor:
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
-        self._num_held_up = dict.fromkeys(cost.threads, 0)  # held-up steps in a row
+        self._num_held_up = dict.fromkeys(cost.threads, 0)  # held-up steps in a row, by thread count
         self._last_end = 0.0
         self._probed: int | None = None  # the thread count that the current step probes
         self._num_good_probes = 0
@@ -82,7 +85,7 @@ class Governor:
         at = counts.index(best)
         more = counts[at + 1 : at + 2]
         if calm_best != best:
-            # Prefer a step without prefill: a failed probe makes a step longer in proportion, and prefill is long.
+            # A failed probe makes a step many times as long. So steps with prefill, which are long, are probed later.
             if now >= self._probe_at + (_LAST_PROBE if num_prefill else 0.0):
                 self._probed = calm_best
         elif more and not num_prefill and now >= max(self._probe_at, self._next_probe(num_decodes, more[0])):
@@ -133,7 +136,7 @@ class Governor:
             cost.learn(num_decodes, num_prefill, seconds, threads, weight, for_all=ratio <= 1)
         else:
             self._num_held_up[threads] = self._num_held_up[threads] + 1 if ratio > _HELD_UP else 0
-            # A single thread waits for no other: if a step is slow with it, the step is slow with any count.
+            # A single thread waits for no other. A step that is slow with one thread is slow with any count.
             can_shed = threads > cost.threads[0]
             by_far = ratio > _HELD_UP_BY_FAR and seconds > expected + _HELD_UP_SECONDS
             if can_shed and (self._num_held_up[threads] >= 2 or by_far):

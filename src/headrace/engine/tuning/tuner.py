@@ -11,13 +11,13 @@ from headrace.engine.tuning.thread_governor import Governor
 
 __all__ = ["Tunable", "Tuning"]
 
-# One of this many steps is run without padding although padding looks faster, and more of the first steps: the known
+# One of this many steps, and more of the first ones, is run without padding although padding looks faster. The learnt
 # time of a step without padding may be wrong.
 _UNPADDED_EVERY = 64
 
 
 class Tunable(Protocol):
-    """The part of a `Runner` that is tuned; see there."""
+    """The part of a `Runner` that `Tuning` uses; see `Runner`."""
 
     max_batch: int
     thread_counts: tuple[int, ...]
@@ -29,7 +29,7 @@ class Tunable(Protocol):
 
 
 class Tuning:
-    """The engine calls `begin` before and `end` after each step. Used by the engine thread only.
+    """Chooses threads and padding: `begin` is called before each step, and `end` after it. For the engine thread only.
 
     Args:
         runner: gets the thread counts, and is measured when idle.
@@ -69,9 +69,9 @@ class Tuning:
         Args:
             num_decodes: sequences that decode in the step.
             num_prefill: prefill tokens of the step.
-            room: tokens for which the KV cache has room besides.
-            repeatable: whether the logits must be repeatable to the last bit. Threads share the attention over a long
-                sequence, so their number decides the order of summation.
+            room: further tokens for which the KV cache has room.
+            repeatable: whether the logits must be repeatable to the last bit. The number of threads decides the order
+                in which attention over a long sequence adds up.
         """
         threads = self._governor.choose(num_decodes, num_prefill, time.perf_counter(), repeatable=repeatable)
         self._set_threads(threads)
@@ -80,7 +80,7 @@ class Tuning:
         if padding:
             self._num_padded += 1
             unpadded_every = min(_UNPADDED_EVERY, 1 << (self._num_padded.bit_length() - 1))
-            # Without padding, the step is not compared with its prediction: that assumes padding.
+            # The prediction assumes padding, so a step without padding is not compared with it.
             self._only_learns = padding > room or self._num_padded % unpadded_every == 0
         return 0 if self._only_learns else padding
 
@@ -99,7 +99,7 @@ class Tuning:
             return False
         try:
             calibration.go_on()
-        except Exception:  # measuring only saves time later, so no failure of it may end the engine
+        except Exception:  # measuring only saves time later, so its failure must not end the engine
             self._calibration = None
             return False
         if calibration.is_done:

@@ -1,4 +1,4 @@
-"""`Keys`: the API keys that open the server."""
+"""`Keys`: the server's API keys, and the check of a request's key."""
 
 from __future__ import annotations
 

@@ -89,12 +89,12 @@ class ApiError(Exception):
 
 
 def as_api_error(error: HeadraceError, names: Mapping[str, str] | None = None) -> ApiError:
-    """Maps one of headrace's errors to what a client is told.
+    """Maps one of headrace's errors to the error that a client gets.
 
     Args:
         error: the error.
-        names: wire names of settings that the wire names differently, by their names in headrace. A name may be
-            nested, such as "tools[0].function"; the longest name that the error's field begins with counts.
+        names: the endpoint's names of settings, if they differ, by the names in headrace. A name may be nested, such as
+            "tools[0].function"; the longest name that the error's field begins with counts.
     """
     if isinstance(error, ContextOverflowError):
         return ApiError(400, str(error), param=_wire_name(error.field, names), code="context_length_exceeded")

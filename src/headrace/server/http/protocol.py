@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
-        """Take the end of the input as a disconnect: most clients that leave are noticed only by it."""
+        """Treat the end of the input as a disconnect, which is the only sign that most leaving clients give."""
         if self._running is not None and not self._running.response_complete:
             self.transport.abort()
 

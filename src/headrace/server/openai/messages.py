@@ -1,4 +1,4 @@
-"""`Messages`: the messages of a chat request. `template_messages` makes of them the messages for a chat template."""
+"""`Messages`: the messages of a chat request. `template_messages` turns them into messages for a chat template."""
 
 from __future__ import annotations
 

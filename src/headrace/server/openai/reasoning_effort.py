@@ -1,4 +1,4 @@
-"""`Effort`: how much a model shall think, and `effort_overrides`, its meaning as settings."""
+"""`Effort`: how much a model should think. `effort_overrides` turns it into settings."""
 
 from __future__ import annotations
 

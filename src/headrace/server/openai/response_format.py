@@ -1,4 +1,4 @@
-"""`Format`: the `response_format` of a request, and `format_overrides`, its meaning as settings."""
+"""`Format`: the `response_format` of a request. `format_overrides` turns it into settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Input`: the input of a request for a response. `Conversation` makes of it the messages for a chat template."""
+"""`Input`: the input of a request for a response. `Conversation` turns it into messages for a chat template."""
 
 from __future__ import annotations
 

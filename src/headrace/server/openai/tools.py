@@ -1,4 +1,4 @@
-"""`Tools` and `ToolChoice`: the tools of a request, and `tool_overrides`, their meaning as settings.
+"""`Tools` and `ToolChoice`: the tools of a request. `tool_overrides` turns them into settings.
 
 The `Flat` types are those of `/v1/responses`, which has the fields of a function beside its `type`.
 """

@@ -1,4 +1,4 @@
-"""Types for request bodies: `Wire`, a strict pydantic model; `Unsupported` and `Ignored`, parameters without effect."""
+"""Types for request bodies: `Wire`, a strict model; `Unsupported` and `Ignored`, for refused and ignored parameters."""
 
 from __future__ import annotations
 

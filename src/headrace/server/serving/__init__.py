@@ -1,1 +1,1 @@
-"""The basis of every API: served models, running generations, event logs, logs, metrics, settings."""
+"""The basis of every API: served models, running generations, event logs, log lines, metrics, settings."""

@@ -1,4 +1,4 @@
-"""`EventLog` and `EventLogs`: the events of resumable streams, kept for clients that come back for them."""
+"""`EventLog` and `EventLogs`: the events of resumable streams, kept so that clients can resume them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ _MAX_DROPPED = 10_000
 
 
 class EventLog:
-    """The numbered events of one stream. Any number of clients may follow it, each from any event on.
+    """The numbered events of one stream. Any number of clients may follow the stream, each from any event on.
 
-    Events are numbered from 1. Only the oldest ones are ever dropped.
+    Events are numbered from 1. If there is no room for all, the oldest events are dropped.
+
+    Attributes:
+        id: the request's id.
+        size: bytes of the kept events.
+        is_closed: whether no more events will come.
     """
 
     def __init__(self, id: str) -> None:
@@ -49,7 +54,7 @@ class EventLog:
         self._wake()
 
     def close(self) -> None:
-        """Note that no more events will come, and wake the followers."""
+        """Record that no more events will come, and wake the followers."""
         self.is_closed = True
         self._wake()
 
@@ -62,7 +67,7 @@ class EventLog:
         """Check that a client can follow from this event on.
 
         Raises:
-            ApiError: 400, there is no such event yet; 410, events after it were dropped.
+            ApiError: 400, there is no such event yet; 410, events after this one were dropped.
         """
         if after > self.last:
             message = f"Last-Event-ID is {after}; allowed: 0 to {self.last}"
@@ -74,10 +79,10 @@ class EventLog:
             raise ApiError(410, message, param="Last-Event-ID", code="events_gone")
 
     async def follow(self, after: int) -> Source:
-        """Yields the events after this one, then those that still come."""
+        """Yields the events after number `after`, at first the kept ones and then each new one."""
         while True:
             if after < self._num_dropped:
-                # A slow follower ends with an error instead of a gap.
+                # A follower that is too slow gets an error, so that it never misses events unnoticed.
                 error = ApiError(410, "this client read too slowly: its next events were dropped", code="events_gone")
                 yield [b"data: %b\n\n" % error.json()]
                 return
@@ -123,7 +128,7 @@ class EventLogs:
         return id in self._logs
 
     def find(self, id: str) -> EventLog | None:
-        """Returns the log of the stream with this id; None where there never was one.
+        """Returns the log of the stream with this id; None if there never was one.
 
         Raises:
             ApiError: 410, the log was dropped.
@@ -138,7 +143,7 @@ class EventLogs:
         return self._logs.get(id)
 
     def record(self, id: str, source: Source) -> EventLog:
-        """Read a stream to its end into a new log, in a task of its own. Returns the log."""
+        """Start a task that reads the events of a stream into a new log. Returns the log."""
         log = self._logs[id] = EventLog(id)
         self._dropped_ids.pop(id, None)
         task = asyncio.ensure_future(self._record(log, source))

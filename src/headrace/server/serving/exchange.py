@@ -1,4 +1,4 @@
-"""`generate`: answers a request that generates, for every HTTP endpoint. `Exchange`: an endpoint's part in that."""
+"""`generate`: answers generating requests of every HTTP endpoint. `Exchange`: the part that differs by endpoint."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _Body = TypeVar("_Body", bound=GenerationBody)
 
 
 class Exchange(Renderer, Protocol):
-    """One request of an endpoint, and its answer in the endpoint's JSON."""
+    """One request to an endpoint, and its answer in the endpoint's JSON."""
 
     @property
     def names(self) -> Mapping[str, str]:
-        """Wire names of settings that the endpoint names differently than `StreamConfig`."""
+        """The endpoint's names of settings that `StreamConfig` names differently, by the names in `StreamConfig`."""
         ...
 
     @property
     def wants_tokens(self) -> bool:
-        """Whether `full_response` needs the tokens, not only the results."""
+        """Whether `full_response` needs the tokens as well as the results."""
         ...
 
     def jobs(self, caller: Caller) -> Sequence[Job]:
@@ -60,7 +60,7 @@ class Exchange(Renderer, Protocol):
 
         Raises:
             ApiError: a parameter is wrong.
-            HeadraceError: a setting is wrong; its name is not yet translated by `names`.
+            HeadraceError: a setting is wrong. The caller must still translate its name with `names`.
         """
         ...
 
@@ -75,7 +75,7 @@ async def generate(
     kind: type[_Body],
     make_exchange: Callable[[_Body, ServedModel, str], Exchange],
 ) -> Response:
-    """Answer a request: parse it, start its streams, send their tokens.
+    """Answer a request: parse the body, start the streams, send their tokens.
 
     Args:
         service: the models and the generations.
@@ -90,7 +90,7 @@ async def generate(
         raise ApiError(400, "resumable is true, but stream is not; only streams can be resumed", param="resumable")
     exchange = make_exchange(body, served, id)
     try:
-        service.check_room(served)  # under overload, most requests are refused here, before any work is done
+        service.check_room(served)  # first, so that requests that must be refused cost no work
         generation = await cancel_on_disconnect(
             request.receive, service.begin(served, exchange.jobs, id=id, flow=_flow_of(request))
         )
@@ -118,5 +118,5 @@ def event_stream(service: Service, source: Source, on_leave: Callable[[str], Non
 
 
 def _flow_of(request: Request) -> tuple[int | None, str | None]:
-    """Returns the client, by API key and address. Each client is a flow in the fair queue."""
+    """Returns the client's flow in the fair queue: its API key's number and its address."""
     return request.state.key, request.client.host if request.client is not None else None

@@ -1,4 +1,4 @@
-"""`Generation`: the streams of one request. `Renderer`: writes their tokens as events of one endpoint."""
+"""`Generation`: the streams of one request. `Renderer`: writes their tokens as the events of one endpoint."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _CANCELLED = {
 
 
 class Renderer(Protocol):
-    """Writes a generation's tokens as events of one endpoint. Each method returns whole events."""
+    """Writes a generation's tokens as the events of one endpoint. Each method returns whole events."""
 
     @property
     def wants_progress(self) -> bool:
-        """Whether `progress` is called during prefill."""
+        """Whether `progress` should be called during prefill."""
         ...
 
     def opening(self) -> list[bytes]:
@@ -79,10 +79,10 @@ class Generation:
         on_end: called once, when all streams have ended.
 
     Attributes:
-        outcome: what the client was told, if that differs from how the streams ended.
+        outcome: the finish reason that the client got, if it is not that of the streams.
         cancelled_by: the reason given to the first `cancel`.
-        error: the error that the client was told.
-        on_cancel: called by `cancel`, to wake a reader that waits for something else than a token.
+        error: the error that the client got.
+        on_cancel: called by `cancel`, to wake a reader that is not waiting for a token.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Generation:
 
     @property
     def finish_reason(self) -> str:
-        """The finish reason of the first stream that did not end well, otherwise of the first stream."""
+        """The finish reason of the first stream that failed, timed out or was cancelled; otherwise of the first one."""
         if self.outcome is not None:
             return self.outcome
         reasons = [stream.finish_reason or "error" for stream in self.streams]
@@ -141,7 +141,7 @@ class Generation:
                     if not stream.is_read:
                         continue
                     if stream.finish_reason in _UNFINISHED:
-                        yield batch  # now, because the next line raises
+                        yield batch  # now, because `checked` or `result` raises
                         batch = []
                     results[choice] = self.checked(await stream.result())
                     batch += renderer.ending(choice, results[choice])
@@ -181,7 +181,7 @@ class Generation:
             self.end()
 
     def _api_error(self, error: Exception) -> ApiError:
-        """Returns what the client is told of an error. Failures of the server are logged."""
+        """Returns the error that the client gets. Failures of the server are logged."""
         if isinstance(error, ApiError):
             return error
         known = error if isinstance(error, HeadraceError) else HeadraceError()
@@ -220,9 +220,9 @@ class Generation:
         return result
 
     async def _steps(self, renderer: Renderer) -> AsyncGenerator[list[tuple[int, list[Token]]], None]:
-        """Yields the tokens that each step of the engine gave to each choice.
+        """Yields, for each step of the engine, the choices that have news, with their new tokens.
 
-        A choice without tokens may have progressed in its prompt, or ended.
+        A choice without new tokens may have progressed in its prompt, or ended.
         """
         if len(self.streams) == 1 and not renderer.wants_progress:
             stream = self.streams[0]

@@ -1,4 +1,4 @@
-"""Log probabilities of tokens as JSON. `HeldLogprobs` holds them back until the tokens' text was sent."""
+"""Log probabilities of tokens as JSON. `HeldLogprobs` holds them back until the tokens' text is sent."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _IMPOSSIBLE = -9999.0
 
 
 class HeldLogprobs:
-    """Holds the log probabilities of tokens back until their text was sent, so that they leak no stop sequence.
+    """Holds the log probabilities of tokens back until their text is sent, so that they reveal no stop sequence.
 
-    Only tokens of the answer have log probabilities: no tokens of thoughts, of tool calls, or of the tags around them.
+    Only tokens of the answer have log probabilities. Tokens of thoughts and of tool calls have none, tags included.
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, Token]] = []  # with the end of each token in the sampled text, in characters
+        self._held: list[tuple[int, Token]] = []  # each with the index of its end in the sampled text, in characters
         self._reset()
 
     def _reset(self) -> None:
-        """Hold nothing. The next token begins a piece of the answer, or closes a thought or a call."""
+        """Forget all tokens. The next token begins a piece of the answer, or closes a thought or a call."""
         self._held.clear()
         self._detokenizer = Detokenizer()
         self._unsent = ""  # the sampled text, until some of it is sent
         self._num_sampled = 0  # characters sampled
-        self._num_sent: int | None = None  # of these, characters sent or dropped for good; None before the first text
+        self._num_sent: int | None = None  # of these, characters sent or dropped; None before the first text
 
     def feed(self, tokens: Iterable[Token]) -> list[Token]:
-        """Take tokens in. Returns the tokens whose text has been sent entirely."""
+        """Add tokens. Returns the tokens whose text has been sent entirely."""
         ready: list[Token] = []
         for token in tokens:
             text = answer_text_of(token)

@@ -1,4 +1,4 @@
-"""The server's log lines, as text or JSON. They have the figures of each generation, and never any of its text."""
+"""The server's log lines, as text or JSON. They have the counts and times of each generation, but none of its text."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def announce(event: str, said: str, *, level: int = logging.INFO, **fields: Any)
 
 @contextmanager
 def logging_to_stderr(*, as_json: bool) -> Generator[None]:
-    """In a `with`, all log records of this process are written to standard error.
+    """Within a `with`, write all log records of this process to standard error.
 
     Args:
         as_json: whether a line is a JSON object.
@@ -117,7 +117,7 @@ class _Stderr(logging.StreamHandler[Any]):
     """Standard error. If nobody reads it any more, the server goes on without a log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Do nothing: there is nowhere to report it."""
+        """Do nothing: the error cannot be reported anywhere."""
 
 
 class JsonFormatter(logging.Formatter):

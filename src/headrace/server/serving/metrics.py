@@ -118,7 +118,7 @@ class ServerState(NamedTuple):
 
 
 class ServerMetrics(Collector):
-    """The metrics of one server. It reads nothing by itself: others tell it what happened.
+    """The metrics of one server. `observe` gets each ended generation, and `exposition` gets the state of the server.
 
     Attributes:
         refused: requests refused because the queue was full.

@@ -26,7 +26,7 @@ class ServedModel:
         self.defaults = core.config.replace(timeout_ms=settings.timeout_ms, pricing=self.pricing)
         if settings.speculation is not None:
             self.defaults = self.defaults.replace(speculation=speculation_of(settings.speculation))
-        # Streams whose prompts are still being made. The engine does not count them yet, but they will need room.
+        # Streams whose prompts are being made. The engine does not count them yet, but they will need slots.
         self._opening: set[str] = set()
 
     @property
@@ -39,10 +39,10 @@ class ServedModel:
         return Caller(self.core, self.defaults, flow=flow)
 
     def check_room(self, count: int = 1) -> None:
-        """Check that there is room for more streams, beside those whose prompts are being made.
+        """Check that more streams can be queued, in addition to those whose prompts are being made.
 
         Raises:
-            QueueFullError: there is not.
+            QueueFullError: there is no room for them.
         """
         self.core.engine.check_room(len(self._opening) + count)
 

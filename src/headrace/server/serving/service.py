@@ -1,4 +1,4 @@
-"""`Service`: the served models and the running generations; it starts, cancels and drains generations."""
+"""`Service`: the served models and the running generations. It starts, cancels and drains generations."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Service:
     # Models.
 
     def expect(self, name: str) -> None:
-        """Note that a model of this name is being loaded. Requests for it are answered with 503 until it is added."""
+        """Record that a model of this name is being loaded. Until `add`, requests for it are answered with 503."""
         self._loading.add(name)
 
     def add(self, name: str, model: Model | AsyncModel) -> None:
-        """Serve a model. Closing it is left to whoever loaded it."""
+        """Serve a model. The service does not close it."""
         self._served[name] = ServedModel(name, core_of(model), self.settings)
         self._loading.discard(name)
 
@@ -70,7 +70,7 @@ class Service:
 
     @property
     def state(self) -> str:
-        """The state in a word: "loading", "ready", "draining", or "failed" where no model could be loaded."""
+        """The state in a word: "loading", "ready", "draining", or "failed" if no model could be loaded."""
         if self.is_draining:
             return "draining"
         if self.is_ready:
@@ -147,7 +147,7 @@ class Service:
     async def begin(
         self, served: ServedModel, make_jobs: Callable[[Caller], Sequence[Job]], *, id: str, flow: Hashable
     ) -> Generation:
-        """Start the streams of a request. From here on they can be cancelled by the request's id, drained and counted.
+        """Start the streams of a request. They can be cancelled by the request's id, and are drained and counted.
 
         Args:
             served: the model.
@@ -157,7 +157,7 @@ class Service:
 
         Raises:
             ApiError: the request cannot be started.
-            HeadraceError: the same, but the endpoint must still translate the parameter's name; see `as_api_error`.
+            HeadraceError: the same. The endpoint must still translate the name of the parameter; see `as_api_error`.
         """
         self.check_accepting()
         if id in self._live or self.event_logs.has(id):
@@ -178,7 +178,7 @@ class Service:
             if isinstance(error, QueueFullError):
                 self.metrics.refused += 1
             raise
-        # Choices of one prompt follow one another, and share `prepare`. The first stream of each stands for its prompt.
+        # Choices of one prompt follow one another, and share `prepare`. The first one's stream represents the prompt.
         previous = [None, *(job.prepare for job in jobs)]
         prompts = [s for s, job, prepare in zip(streams, jobs, previous, strict=False) if job.prepare is not prepare]
         generation = Generation(id, served.name, streams, prompts, self._ended)
@@ -211,7 +211,7 @@ class Service:
             await self.settle()
 
     def cut_off(self) -> None:
-        """Cancel all generations now. Each ends with a terminal event."""
+        """Cancel all generations now. The last event of each is an error."""
         self.is_draining = self._is_cut_off = True
         for generation in list(self._live.values()):
             if generation is not None:

@@ -97,8 +97,8 @@ class Settings(BaseSettings):
             none.
         threads: the most threads that compute; None takes one per available core.
         gpu_layers: layers to put on a GPU; -1 for all.
-        speculation: whether tokens may be guessed from earlier text, unless a request says it; None for requests
-            without a seed.
+        speculation: whether tokens may be guessed from earlier text, for requests that do not say; None guesses if the
+            request has no seed.
         timeout_ms: milliseconds that a stream may take, without pauses for its reader; 0 for no limit.
         stall_timeout_ms: milliseconds after which a client that takes no data is cut off; 0 for no limit.
         shutdown_timeout: seconds that running streams have to end when the server is told to stop.
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         resume_window: seconds for which a resumable stream can be resumed after its end.
         resume_mb: the size of the event logs of all resumable streams, in millions of bytes.
         price_prompt: price of a million prompt tokens. If any price is given, answers have a cost.
-        price_cached: price of a million cached prompt tokens; None for the same as `price_prompt`.
+        price_cached: price of a million cached prompt tokens; None for `price_prompt`.
         price_completion: price of a million completion tokens, thinking included.
         currency: currency of these prices; None for USD.
     """
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
 
     @property
     def pricing(self) -> Pricing | None:
-        """The prices; None where none are given, so that the models' own prices count."""
+        """The prices; None if none are given, so that the models' own prices apply."""
         if (self.price_prompt, self.price_cached, self.price_completion, self.currency) == (None,) * 4:
             return None
         prompt, completion = self.price_prompt or 0.0, self.price_completion or 0.0
@@ -174,7 +174,7 @@ def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
             flag, the variable or the file.
     """
     if "HEADRACE_API_KEY" in os.environ:
-        # Only a warning would leave a server open that was meant to be guarded.
+        # A warning is not enough: the server would be open, although its operator meant to set a key.
         message = "the variable HEADRACE_API_KEY is unknown; allowed: HEADRACE_API_KEYS"
         raise InvalidRequestError("HEADRACE_API_KEY", None, "HEADRACE_API_KEYS", message)
     file = {} if config is None else _read_toml(config)

@@ -1,4 +1,4 @@
-"""`timings` and `prompt_progress` of an answer, under the names that llama.cpp's server uses."""
+"""The fields `timings` and `prompt_progress` of an answer, under the names that llama.cpp's server uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `usage` of an answer: token counts and their cost."""
+"""The field `usage` of an answer: token counts and their cost."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The WebSocket `/ws`: its route, handshake, frames, sessions and sockets, and many streams on each socket."""
+"""The WebSocket `/ws`, which carries many streams at once: its route, handshake, frames, sessions and sockets."""

@@ -1,4 +1,4 @@
-"""`AckWindow`: flow control of a stream by the client's acks."""
+"""`AckWindow`: flow control of a stream by the client's acks (acknowledgements)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AckWindow:
         return None if self.size is None else self.num_acked + self.size - self.num_sent
 
     def acknowledge(self, index: int) -> bool:
-        """Note that the client has all tokens up to this index. Returns whether the ack says anything new."""
+        """Record that the client has all tokens up to this index. Returns whether that was not known yet."""
         if index < self.num_acked:
             return False
         self.num_acked = index + 1

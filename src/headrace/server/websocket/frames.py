@@ -76,7 +76,7 @@ class Generate(Wire):
 
     @property
     def names(self) -> Mapping[str, str]:
-        """Wire names of settings that this frame names differently than `StreamConfig`."""
+        """This frame's names of settings that `StreamConfig` names differently, by the names in `StreamConfig`."""
         return self._tools.names if self.stop is None else {**self._tools.names, "stop_sequences": "stop"}
 
     @property
@@ -144,7 +144,7 @@ class CancelFrame(Wire):
 
 
 class AckFrame(Wire):
-    """`ack`: the client has read all tokens of a stream up to `index`."""
+    """`ack`: the client has all tokens of a stream up to `index`."""
 
     type: Literal["ack"]
     id: str

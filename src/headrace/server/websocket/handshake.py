@@ -1,4 +1,4 @@
-"""The handshake of a WebSocket: its API key, the origin of the page that opens it, and refusals."""
+"""The handshake of a WebSocket: reads the API key, checks the origin of the page, and refuses handshakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.server.http.errors import ApiError, error_response
 
 __all__ = ["SUBPROTOCOL", "check_origin", "key_of", "refuse"]
 
-# Browsers can send a key only as a subprotocol. They offer two: this one, and the key in base64url behind a prefix.
+# A browser can send a key only as a subprotocol. It offers two: this one, and the key in base64url behind a prefix.
 SUBPROTOCOL = "headrace"
 _KEY_SUBPROTOCOL = "headrace.key."
 

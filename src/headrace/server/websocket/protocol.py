@@ -1,4 +1,4 @@
-"""`WebSocketConnection`: uvicorn's WebSocket protocol, which also answers a client at the end of a pipe."""
+"""`WebSocketConnection`: uvicorn's WebSocket protocol, which can also answer a client whose input has ended."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _BEGINNING = 256
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """One client's WebSocket.
 
-    A Close ends the socket at once, with one exception, for `echo "Hello!" | websocat URL`. A client that has sent only
-    plain text, and then a Close without a code, has reached the end of a pipe and still listens. The app is told so,
-    and the Close is answered when the app closes the socket.
+    A Close frame ends the socket at once, with one exception, for `echo "Hello!" | websocat URL`. If a client has sent
+    only plain text, and then a Close without a code, its input has ended, but it still listens. The app gets a message
+    that says so (`CLIENT_LISTENS`), and the Close is answered when the app closes the socket.
     """
 
     conn: _Protocol
@@ -36,7 +36,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.conn = _Protocol(max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
 
     def handle_connect(self, event: Request) -> None:
-        """Pass `abort` to the app, which needs it to cut a stalled client off."""
+        """Pass `abort` to the app, which needs it to close the connection of a stalled client."""
         super().handle_connect(event)
         if not self.close_sent:
             cast("dict[str, Any]", self.scope)["extensions"]["headrace"] = {"abort": self.transport.abort}
@@ -54,13 +54,13 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.conn.data_to_send()
 
     def handle_cont(self, event: Frame) -> None:
-        """Take a further part of a message; abort the connection if there are too many."""
+        """Add a part to a message. Abort the connection if a message has too many parts."""
         super().handle_cont(event)
         if len(self.frames) > _MAX_PARTS:
             self.transport.abort()
 
     def handle_close(self, event: Frame) -> None:
-        """Take a Close of the client."""
+        """Handle a Close of the client."""
         if not self.conn.is_held:
             super().handle_close(event)
             return
@@ -100,15 +100,15 @@ class _Protocol(ServerProtocol):
         super().recv_frame(held)
 
     def recv_frame(self, frame: Frame) -> None:
-        """Take a frame."""
+        """Handle a frame. Hold it back if it is a Close of a client that still listens."""
         if self._held is not None:
             return  # frames after a Close are ignored
         if frame.opcode is Opcode.TEXT and is_plain(bytes(frame.data[:_BEGINNING]).decode(errors="replace")):
             self._has_text = True
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY):
             self._has_other = True
-        is_end_of_pipe = self._has_text and not self._has_other and self.current_size is None
-        if frame.opcode is Opcode.CLOSE and not frame.data and is_end_of_pipe:
+        sent_only_text = self._has_text and not self._has_other and self.current_size is None
+        if frame.opcode is Opcode.CLOSE and not frame.data and sent_only_text:
             self._held = frame
             self.events.append(frame)
         else:

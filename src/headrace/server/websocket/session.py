@@ -1,4 +1,4 @@
-"""`Session`: what client and server say on one WebSocket, and in which order. A state machine without a socket."""
+"""`Session`: the frames that client and server may send on one WebSocket, and their order. A state machine, no I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_LIVE = 1024
 _MAX_REMEMBERED = 256
 
 
-# Actions: what to do about a client's frame.
+# Actions: the answers of `Session.receive` to a client's frame.
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Proceed:
-    """Look again at `Session.room`: an ack may have made room for more tokens of a stream."""
+    """Check `Session.room` again: an ack may have made room for more tokens of a stream."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Send a frame. `error` is set where the frame reports one."""
+    """Send a frame. If it reports an error, `error` is that error."""
 
     frame: str
     error: ApiError | None = None
@@ -74,10 +74,11 @@ class _LiveStream:
     """A stream from its `generate` to its end.
 
     Attributes:
-        window: how many of its tokens were sent, and how many may be.
-        frame_start: the frame of a token, up to the token's text.
-        logprobs: holds its log probabilities back; None where they are not wanted.
-        is_started: whether `started` was sent.
+        id: the stream's id.
+        window: how many of the stream's tokens were sent, and how many may be sent.
+        frame_start: the start of each `token` frame, up to the token's text.
+        logprobs: holds the log probabilities back; None if they are not wanted.
+        is_started: whether the `started` frame was sent.
     """
 
     id: str
@@ -89,13 +90,13 @@ class _LiveStream:
 
 @dataclass
 class Session:
-    """One socket's conversation: takes the client's frames, and returns what to do about each.
+    """The state of one socket. `receive` gets each frame of the client and returns an action.
 
     For each `Start`, the session's owner calls `started` once, then `tokens` any number of times, then `done`; or
     `failed` at any point. Each call returns the frames to send. A wrong order raises RuntimeError.
 
-    In an `error` frame with an id, `final` says whether the stream of this id is over; otherwise only one of the
-    client's frames was refused.
+    In an `error` frame with an id, `final` says whether the stream with this id has ended. If it is false, only a frame
+    of the client was refused.
     """
 
     has_input: bool = True  # False once the client sends no more
@@ -104,13 +105,13 @@ class Session:
 
     @property
     def has_live(self) -> bool:
-        """Whether a stream is not over yet."""
+        """Whether any stream has not ended."""
         return bool(self._live)
 
     # Frames of the client.
 
     def receive(self, frame: str | bytes) -> Action:
-        """Take a frame of the client. Returns what to do about it."""
+        """Handle a frame of the client. Returns the action that it requires, if any."""
         if not self.has_input:
             raise RuntimeError("a frame came after the end of the input")
         id: str | None = None
@@ -131,7 +132,7 @@ class Session:
             return Reply(self._error(id, error), error)
 
     def end_input(self) -> None:
-        """Note that the client sends no more, but still listens."""
+        """Record that the client sends no more, but still listens."""
         self.has_input = False
 
     def _act(self, type: Any, frame: str) -> Action:
@@ -178,7 +179,7 @@ class Session:
         return Proceed(frame.id) if live is not None and live.window.acknowledge(frame.index) else None
 
     def _check_remembered(self, id: str) -> int:
-        """Returns how many tokens of an ended stream were sent; raises ApiError for an id that no stream had."""
+        """Returns how many tokens of an ended stream were sent. Raises ApiError if no stream had this id."""
         if id not in self._remembered:
             message = f"id is {shortened(id)}; allowed: the id of a stream of this socket"
             raise ApiError(404, message, param="id", code="unknown_id")
@@ -191,7 +192,7 @@ class Session:
         return self._get_started(id).window.room
 
     def started(self, id: str) -> str:
-        """Returns the frame for a stream that the engine has accepted."""
+        """Returns the `started` frame of a stream that the engine has accepted."""
         live = self._get(id)
         if live.is_started:
             raise RuntimeError(f"the stream {id!r} started twice")
@@ -199,7 +200,7 @@ class Session:
         return f'{{"type":"started","id":{quoted(id)}}}'
 
     def tokens(self, id: str, tokens: Sequence[Token]) -> list[str]:
-        """Returns a frame for each of a stream's next tokens; tokens without text have one too."""
+        """Returns a frame for each of a stream's next tokens, tokens without text included."""
         live = self._get_started(id)
         window = live.window
         if window.room is not None and len(tokens) > window.room:
@@ -259,7 +260,7 @@ class Session:
 
 
 def _extras(call: ToolCallDelta | None, rest: Sequence[Part]) -> dict[str, Any]:
-    """Returns a token's fields beside its text: its piece of a tool call, and the parts left at the stream's end."""
+    """Returns a token's further fields: its part of a tool call, and the parts that are left at the stream's end."""
     extras: dict[str, Any] = {} if call is None else {"tool_call": dataclasses.asdict(call)}
     if rest:
         extras["rest"] = [{"text": part.text, "kind": part.kind, **_extras(part.tool_call, ())} for part in rest]

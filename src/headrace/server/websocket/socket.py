@@ -1,4 +1,4 @@
-"""`Socket`: one accepted WebSocket. It reads the client's frames, and sends the tokens of many streams."""
+"""`Socket`: an accepted WebSocket. It reads the client's frames, and sends the tokens of many streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["CLIENT_LISTENS", "Socket", "log_refusal"]
 
 _logger = logging.getLogger("headrace.server")
 
-# A key in a `websocket.disconnect` message: the client has sent Close, but listens until the app closes the socket.
+# A key in a `websocket.disconnect` message: the client has sent a Close, but listens until the app closes the socket.
 CLIENT_LISTENS = "headrace.listens"
 
 # Tokens that a stream sends before the other streams get their turn.
@@ -38,17 +38,17 @@ _CUT_SHORT = (None, "cancelled", "timeout")
 
 
 class _SocketClosedError(Exception):
-    """Nothing can be sent any more: the client has left, or the socket is closed."""
+    """No frame can be sent any more: the client has left, or the socket is closed."""
 
 
 @dataclass
 class _Relay:
-    """One stream on its way from the engine to the socket.
+    """Sends the tokens of one stream from the engine to the socket.
 
     Attributes:
-        request: the client's frame.
-        beginning: starts the generation.
-        may_go_on: set when a relay that waits for an ack shall look again: an ack came, or the stream ended.
+        request: the client's `generate` frame.
+        beginning: the task that starts the generation.
+        may_go_on: set when the relay should stop waiting for an ack: an ack came, or the stream ended.
         is_cancelled: whether `cancel` was called.
     """
 
@@ -59,7 +59,7 @@ class _Relay:
 
     @property
     def generation(self) -> Generation | None:
-        """The generation; None until it has begun, or where it could not begin."""
+        """The generation; None if it has not begun, or could not begin."""
         beginning = self.beginning
         has_begun = beginning.done() and not beginning.cancelled() and beginning.exception() is None
         return beginning.result() if has_begun else None
@@ -76,14 +76,14 @@ class _Relay:
 class Socket:
     """An accepted WebSocket.
 
-    One task reads frames. One task for each stream writes frames. The writing tasks take turns, first come, first
-    served, and a task does not read from its stream while it waits for its turn. So a socket that takes no more data
-    pauses all its streams.
+    One task reads frames. For each stream, one task writes frames. The writing tasks take turns in the order in which
+    they ask. A task that waits for its turn does not read from its stream. So a socket that takes no more data pauses
+    all its streams.
 
     Args:
         service: the models and the generations.
         name: the socket's id. A stream's request id is this name and the stream's own id.
-        flow: the client. Its streams share one flow in the engine's fair queue.
+        flow: the client's flow in the engine's fair queue, which all its streams share.
         receive: the ASGI channel from the client, after the handshake.
         send: the ASGI channel to the client.
     """
@@ -105,7 +105,7 @@ class Socket:
         """Serve the socket to its end.
 
         Returns:
-            "disconnect", or "stall" where the client took no data for too long.
+            "disconnect", or "stall" if the client took no data for too long.
         """
         reading = asyncio.ensure_future(self._read())
         watching = asyncio.ensure_future(self._wait_for_stall())
@@ -178,7 +178,7 @@ class Socket:
 
     async def _begin(self, request: Generate, previous: asyncio.Task[None] | None) -> Generation:
         if previous is not None:
-            await asyncio.wait((previous,))  # the stream before it has sent its last frame, but may still use the id
+            await asyncio.wait((previous,))  # an earlier stream has sent its last frame, but may still use the id
 
         def make_jobs(caller: Caller) -> Sequence[Job]:
             return [request.job(caller, _limited(request.settings(), self._service.settings))]
@@ -197,7 +197,7 @@ class Socket:
             except asyncio.CancelledError:
                 if not relay.is_cancelled or self._is_closed:
                     raise
-                last = session.done(id, GenerationResult("", "cancelled"))  # it never began
+                last = session.done(id, GenerationResult("", "cancelled"))  # the generation has never begun
             except _SocketClosedError:
                 relay.cancel("disconnect")
                 return
@@ -240,7 +240,7 @@ class Socket:
                 ending.cancel()
         result = await stream.result()
         if generation.cancelled_by is not None and not stream.is_read:
-            # The client does not get all tokens, even where the engine had generated all of them.
+            # The client does not get all tokens, even if the engine has generated all of them.
             result = dataclasses.replace(result, finish_reason="cancelled")
             generation.outcome = "cancelled"
         return result if generation.cancelled_by == "request" else generation.checked(result)
@@ -249,7 +249,7 @@ class Socket:
         limit: float = _limited(relay.request.settings(), self._service.settings)["stall_timeout_ms"]
         relay.may_go_on.clear()
         try:
-            # While the stream runs, the engine checks its stall timeout. Afterwards, this timeout does.
+            # While the stream runs, the engine applies the stall timeout. After the end, this timeout does.
             async with asyncio.timeout(limit / 1000 if limit and is_generated else None):
                 await relay.may_go_on.wait()
         except TimeoutError:
@@ -257,7 +257,7 @@ class Socket:
             raise ApiError(504, message, type="timeout_error", code="timeout") from None
 
     def _api_error(self, relay: _Relay, error: Exception) -> ApiError:
-        """Returns what the client is told of an error. The error is noted at the generation, or logged."""
+        """Returns the error that the client gets. Stores it in the generation, or logs it if there is none."""
         if isinstance(error, HeadraceError):
             error = as_api_error(error, relay.request.names)
         elif not isinstance(error, ApiError):
@@ -270,10 +270,10 @@ class Socket:
         return error
 
     async def _write(self, frames: Sequence[str]) -> None:
-        """Send frames when it is this task's turn.
+        """Wait for this task's turn, then send frames.
 
         Raises:
-            _SocketClosedError: they can no longer be sent.
+            _SocketClosedError: the frames can no longer be sent.
         """
         async with self._writing:
             for frame in frames:
