@@ -143,7 +143,7 @@ class Scripted:
 
     @property
     def asynchronous(self) -> AsyncModel:
-        """The face for tasks."""
+        """The model for tasks."""
         return self.model.as_async()
 
     @contextmanager

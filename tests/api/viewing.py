@@ -36,7 +36,7 @@ async def collected(view: AsyncIterator[Any]) -> list[Any]:
 
 
 def both(made: Scripted, view: str, *args: Any, **overrides: Any) -> list[Any]:
-    """What a view gives, which is the same on both faces."""
+    """What a view gives, which is the same for threads and for tasks."""
 
     async def main() -> list[Any]:
         return await collected(getattr(made.asynchronous.generate_stream("p", **overrides), view)(*args))

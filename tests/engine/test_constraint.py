@@ -84,7 +84,7 @@ class FixedMatcher:
         self.at += token == self.grammar.tokens[self.at]
 
 
-class Guided:
+class Constrained:
     """A constraint with its output, driven by hand."""
 
     def __init__(self, output_format: OutputFormat, pieces: Mapping[int, bytes] = PIECES) -> None:
@@ -99,7 +99,7 @@ class Guided:
         assert set(row.tolist()) <= {0.0, -np.inf}
         return {int(token) for token in np.flatnonzero(row == 0) if not self.constraint.refuses(int(token))}
 
-    def take(self, *tokens: int) -> Guided:
+    def take(self, *tokens: int) -> Constrained:
         for token in tokens:
             assert token in self.allowed(), f"{token} is none of {self.allowed()}"
             self.output.feed(self.output_format.control_texts.get(token, self.pieces[token]))
@@ -121,7 +121,7 @@ CALLING = OutputFormat(
 ANSWER = OutputFormat(answer_grammar=Fixed((9, 9)))
 
 
-def test_only_what_restricts_something_is_guided() -> None:
+def test_only_what_restricts_something_is_constrained() -> None:
     assert not OutputFormat().is_constrained
     assert not THINKING.is_constrained
     assert replace(THINKING, budget=0).is_constrained
@@ -130,7 +130,7 @@ def test_only_what_restricts_something_is_guided() -> None:
 
 
 def test_an_answer_follows_its_grammar_to_the_end() -> None:
-    constrained = Guided(ANSWER)
+    constrained = Constrained(ANSWER)
     assert constrained.allowed() == {9}
     constrained.take(9)
     assert not constrained.constraint.is_over
@@ -141,7 +141,7 @@ def test_an_answer_follows_its_grammar_to_the_end() -> None:
 
 
 def test_an_answer_may_end_where_its_grammar_may() -> None:
-    constrained = Guided(OutputFormat(answer_grammar=Fixed((10,), many=9)))
+    constrained = Constrained(OutputFormat(answer_grammar=Fixed((10,), many=9)))
     assert constrained.allowed() == {END, 9, 10}
     assert constrained.constraint.is_accepting
     constrained.take(9, 9)
@@ -151,7 +151,7 @@ def test_an_answer_may_end_where_its_grammar_may() -> None:
 
 
 def test_a_thought_may_come_before_a_constrained_answer_and_is_free() -> None:
-    constrained = Guided(replace(THINKING, answer_grammar=Fixed((9, 9))))
+    constrained = Constrained(replace(THINKING, answer_grammar=Fixed((9, 9))))
     assert constrained.allowed() == {1, 9}
     constrained.take(1)
     # Everything but the end, and what closes it and goes on at once.
@@ -162,13 +162,13 @@ def test_a_thought_may_come_before_a_constrained_answer_and_is_free() -> None:
 
 
 def test_without_a_thought_the_answer_begins_at_once() -> None:
-    constrained = Guided(replace(THINKING, answer_grammar=Fixed((9, 9))))
+    constrained = Constrained(replace(THINKING, answer_grammar=Fixed((9, 9))))
     constrained.take(9)
     assert constrained.allowed() == {9}
 
 
 def test_a_thought_that_the_prompt_has_opened_is_free_from_the_start() -> None:
-    constrained = Guided(replace(THINKING, answer_grammar=Fixed((9, 9)), is_thinking=True))
+    constrained = Constrained(replace(THINKING, answer_grammar=Fixed((9, 9)), is_thinking=True))
     assert constrained.allowed() == EVERYTHING - {END, 11}
     assert constrained.take(9, 2).allowed() == {9}
 
@@ -176,18 +176,18 @@ def test_a_thought_that_the_prompt_has_opened_is_free_from_the_start() -> None:
 @pytest.mark.parametrize("budget", [0, 1, 3])
 @pytest.mark.parametrize("is_open", [False, True])
 def test_a_budget_counts_the_tokens_behind_the_opening_tag(budget: int, is_open: bool) -> None:
-    constrained = Guided(replace(THINKING, budget=budget, is_thinking=is_open))
+    constrained = Constrained(replace(THINKING, budget=budget, is_thinking=is_open))
     constrained.take(*([] if is_open else [1]), *[9] * budget)
     assert constrained.allowed() == {2}
     assert constrained.take(2).allowed() == EVERYTHING
 
 
 def test_no_budget_at_all_forbids_a_thought_before_a_constrained_answer() -> None:
-    assert Guided(replace(THINKING, budget=0, answer_grammar=Fixed((9, 9)))).allowed() == {9}
+    assert Constrained(replace(THINKING, budget=0, answer_grammar=Fixed((9, 9)))).allowed() == {9}
 
 
 def test_a_call_is_free_until_its_trigger_and_follows_its_grammar_from_there() -> None:
-    constrained = Guided(CALLING)
+    constrained = Constrained(CALLING)
     assert constrained.allowed() == EVERYTHING - {12}
     constrained.take(9, 3)
     for token in (*CALL, 4):
@@ -200,7 +200,7 @@ def test_a_call_is_free_until_its_trigger_and_follows_its_grammar_from_there() -
 
 def test_another_call_follows_its_grammar_too() -> None:
     other = (5, 6, 7, 8, 8)
-    constrained = Guided(replace(CALLING, next_call_grammar=Fixed(other)))
+    constrained = Constrained(replace(CALLING, next_call_grammar=Fixed(other)))
     constrained.take(3, *CALL, 4, 10, 3)
     for token in (*other, 4):
         assert constrained.allowed() == {token}
@@ -210,7 +210,7 @@ def test_another_call_follows_its_grammar_too() -> None:
 
 
 def test_a_format_with_a_mark_behind_the_last_call_ends_with_it() -> None:
-    constrained = Guided(replace(CALLING, after_call_tokens=(), closer_tokens=(4, 17)))
+    constrained = Constrained(replace(CALLING, after_call_tokens=(), closer_tokens=(4, 17)))
     constrained.take(3, *CALL)
     assert constrained.allowed() == {4, 10}
     constrained.take(4)
@@ -222,7 +222,7 @@ def test_a_format_with_a_mark_behind_the_last_call_ends_with_it() -> None:
 
 
 def test_a_required_call_has_its_trigger_forced() -> None:
-    constrained = Guided(replace(CALLING, is_required=True, trigger_tokens=(13, 15)))
+    constrained = Constrained(replace(CALLING, is_required=True, trigger_tokens=(13, 15)))
     assert constrained.allowed() == {13}
     assert constrained.take(13).allowed() == {15}
     assert constrained.take(15).allowed() == {5}
@@ -230,32 +230,32 @@ def test_a_required_call_has_its_trigger_forced() -> None:
 
 def test_a_required_call_may_come_behind_a_thought() -> None:
     output_format = replace(CALLING, is_required=True, tags=TAGS, opening_tokens=(1,), closing_tokens=(2,))
-    constrained = Guided(output_format)
+    constrained = Constrained(output_format)
     assert constrained.allowed() == {1, 3}
     constrained.take(1, 9, 2)
     assert constrained.allowed() == {3}
-    assert Guided(output_format).take(3).allowed() == {5}
+    assert Constrained(output_format).take(3).allowed() == {5}
 
 
 def test_a_thought_and_a_call_that_begin_alike_can_both_be_had() -> None:
     output_format = replace(
         CALLING, is_required=True, tags=TAGS, opening_tokens=(13, 14), closing_tokens=(2,), trigger_tokens=(13, 15)
     )
-    constrained = Guided(output_format)
+    constrained = Constrained(output_format)
     assert constrained.allowed() == {13}
     assert constrained.take(13).allowed() == {14, 15}
     assert constrained.take(15).allowed() == {5}
-    constrained = Guided(output_format).take(13, 14)
+    constrained = Constrained(output_format).take(13, 14)
     assert constrained.allowed() == EVERYTHING - {END, 11}
     assert constrained.take(9, 2).allowed() == {13}
 
 
 def test_an_answer_a_call_or_a_thought() -> None:
     output_format = replace(CALLING, answer_grammar=Fixed((9, 9)), tags=TAGS, opening_tokens=(1,), closing_tokens=(2,))
-    assert Guided(output_format).allowed() == {1, 3, 9}
-    assert Guided(output_format).take(9).allowed() == {9}
-    assert Guided(output_format).take(3).allowed() == {5}
-    constrained = Guided(output_format).take(1, 9, 2)
+    assert Constrained(output_format).allowed() == {1, 3, 9}
+    assert Constrained(output_format).take(9).allowed() == {9}
+    assert Constrained(output_format).take(3).allowed() == {5}
+    constrained = Constrained(output_format).take(1, 9, 2)
     assert constrained.allowed() == {3, 9}
     constrained.take(3, *CALL, 4)
     assert constrained.allowed() == {END, 10}
@@ -263,7 +263,7 @@ def test_an_answer_a_call_or_a_thought() -> None:
 
 
 def test_a_trigger_in_a_thought_triggers_nothing() -> None:
-    constrained = Guided(replace(CALLING, tags=TAGS))
+    constrained = Constrained(replace(CALLING, tags=TAGS))
     constrained.take(1, 3)
     assert constrained.allowed() == EVERYTHING - {11}
     constrained.take(12, 2)
@@ -271,7 +271,7 @@ def test_a_trigger_in_a_thought_triggers_nothing() -> None:
 
 
 def test_what_must_come_can_come_whatever_the_model_and_the_settings_say() -> None:
-    constrained = Guided(replace(CALLING, is_required=True))
+    constrained = Constrained(replace(CALLING, is_required=True))
     row = np.full(SIZE, -np.inf, np.float32)
     constrained.constraint.restrict(row)
     assert np.isfinite(row[3])
@@ -285,7 +285,7 @@ def test_the_logits_of_what_may_come_stay_as_they_are(allowed: tuple[int, ...]) 
             return np.isin(np.arange(SIZE), allowed)
 
     grammar = Fixed((9,))
-    constrained = Guided(OutputFormat(answer_grammar=grammar))
+    constrained = Constrained(OutputFormat(answer_grammar=grammar))
     constrained.constraint._matcher = Set(grammar)  # the constraint has started the other one already
     row = np.arange(SIZE, dtype=np.float32)
     constrained.constraint.restrict(row)

@@ -218,7 +218,7 @@ def test_the_kind_of_a_token_that_shows_nothing() -> None:
     assert kinds == ["(text)", "(thinking)", "thinking", "(thinking)", "(text)", "text", call, call, *["tool_call"] * 2]
 
 
-def test_without_an_outline_everything_is_text() -> None:
+def test_without_tags_and_tools_everything_is_text() -> None:
     text = f"<think>a</think>{CALL}"
     output, shown, _ = read([bytes([byte]) for byte in text.encode()], PLAIN)
     assert seen(output) == (None, text, [])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace import Context, QueueFullError, StreamConfig
 from headrace.engine.channel import Channel
-from headrace.engine.fair_queue import MOST_OVERTAKING, FairQueue
+from headrace.engine.fair_queue import MAX_OVERTAKING, FairQueue
 from headrace.engine.metrics import StreamStats
 from headrace.engine.sequence import Sequence
 from headrace.values.request import Request
@@ -62,7 +62,7 @@ def first_steps(made: Scripted) -> list[int]:
     return list(started.values())
 
 
-def test_lanes_take_turns() -> None:
+def test_flows_take_turns() -> None:
     with scripted(lambda _: ids("ok"), max_streams=1, max_queue=100) as made:
         busy, other = Context(made.model), Context(made.model)
         with made.hold():
@@ -74,7 +74,7 @@ def test_lanes_take_turns() -> None:
         assert order[4:] == ids("a" * 58)
 
 
-def test_first_come_first_served_within_a_lane() -> None:
+def test_first_come_first_served_within_a_flow() -> None:
     with scripted(lambda _: ids("ok"), max_streams=1, max_queue=100) as made:
         with made.hold():
             streams = [made.model.generate_stream(letter) for letter in "edcbafghij"]
@@ -160,7 +160,7 @@ def test_nobody_is_overtaken_by_many(lengths: list[int]) -> None:
     assert sorted(order) == list(range(len(lengths)))
     for at, number in enumerate(order):
         overtaking = [earlier for earlier in order[:at] if earlier > number]
-        assert len(overtaking) < MOST_OVERTAKING
+        assert len(overtaking) < MAX_OVERTAKING
         assert all(lengths[other] < lengths[number] for other in overtaking)
 
 

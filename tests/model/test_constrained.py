@@ -328,7 +328,7 @@ def test_log_probabilities_are_the_models_own_also_where_it_had_no_choice(model:
     assert constrained.logprob < constrained.top_logprobs[-1].logprob, "as if it had been likely"
 
 
-def test_guided_streams_leave_their_neighbours_alone(model: Model) -> None:
+def test_constrained_streams_leave_their_neighbours_alone(model: Model) -> None:
     prompts = [f"A short text about the number {number}:" for number in range(8)]
     free = [model.generate_stream(prompt, max_tokens=20) for prompt in prompts]
     constrained = [
@@ -341,7 +341,7 @@ def test_guided_streams_leave_their_neighbours_alone(model: Model) -> None:
         assert_greedy(model, model.tokenize(prompt), ids)
 
 
-def test_guided_streams_that_outgrow_the_memory_go_on_where_they_were(small_model: Model) -> None:
+def test_constrained_streams_that_outgrow_the_memory_go_on_where_they_were(small_model: Model) -> None:
     before = small_model.metrics.preemptions
     words = "(one|two|three|four)"
     streams = [
@@ -388,7 +388,7 @@ def test_calls_go_on_after_a_preemption(small_model: Model) -> None:
     assert small_model.metrics.preemptions > before
 
 
-def test_a_cancelled_guided_stream_keeps_what_was_shown(model: Model) -> None:
+def test_a_cancelled_constrained_stream_keeps_what_was_shown(model: Model) -> None:
     stream = model.chat_stream(ASK, json_schema=PERSON, max_tokens=200, buffer_size=4)
     tokens = [next(stream) for _ in range(3)]
     stream.cancel()
@@ -399,7 +399,7 @@ def test_a_cancelled_guided_stream_keeps_what_was_shown(model: Model) -> None:
     assert result.text.startswith("{")
 
 
-def test_the_partial_of_a_guided_stream_that_stalls(model: Model) -> None:
+def test_the_partial_of_a_constrained_stream_that_stalls(model: Model) -> None:
     stream = model.chat_stream(
         ASK_WEATHER, tools=TOOLS, tool_choice="add", max_tokens=200, buffer_size=20, stall_timeout_ms=1
     )

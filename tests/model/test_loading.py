@@ -1,4 +1,4 @@
-"""Loading, both faces of one engine, callers on it, and closing."""
+"""Loading, `Model` and `AsyncModel` on one engine, callers on it, and closing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_progress_raises_ends_the_load() -> None:
         Model.load("smollm2", progress=progress, **SMALL)
 
 
-def test_both_faces_share_one_engine(model: Model) -> None:
+def test_both_models_share_one_engine(model: Model) -> None:
     before = resident_bytes()
     asynchronous = model.as_async()
     again = asynchronous.as_sync()
@@ -149,7 +149,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def test_closing_one_face_closes_the_other() -> None:
+def test_closing_one_model_closes_the_other() -> None:
     model = Model.load("smollm2", **SMALL)
     asynchronous = model.as_async()
     stream = model.generate_stream("Cut off", max_tokens=500, ignore_eos=True)

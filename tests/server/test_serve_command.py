@@ -155,7 +155,7 @@ def test_a_second_signal_does_not_wait() -> None:
         with post(process.url(), endless(stream=True)) as answer:
             answer.readline()
             process.popen.terminate()
-            process.until("a second signal ends them")
+            process.until("a second signal ends the process at once")
             process.popen.terminate()
             code, _ = process.end()
             with contextlib.suppress(ConnectionError, http_client.HTTPException):

@@ -11,11 +11,11 @@ from typing import Any, cast
 from headrace.chat.options import ChatOptions
 from headrace.values.errors import InvalidRequestError
 
-__all__ = ["CHAT_OPTIONS", "chat_options"]
+__all__ = ["CHAT_OPTIONS", "TEMPLATE_VARIABLES", "chat_options"]
 
 CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
 # Variables of the chat template that headrace sets itself.
-_NOT_IN_TEMPLATE_KWARGS = (
+TEMPLATE_VARIABLES = (
     "add_generation_prompt",
     "bos_token",
     "continue_final_message",
@@ -42,8 +42,8 @@ def chat_options(overrides: Mapping[str, Any]) -> tuple[Callable[[], ChatOptions
     if not isinstance(template_kwargs, (Mapping, NoneType)):
         raise InvalidRequestError("template_kwargs", template_kwargs, "a mapping from names to values, or None")
     for name in cast("Mapping[object, object]", template_kwargs or {}):
-        if not isinstance(name, str) or name in _NOT_IN_TEMPLATE_KWARGS:
-            allowed = f"names of variables, except {', '.join(_NOT_IN_TEMPLATE_KWARGS)}"
+        if not isinstance(name, str) or name in TEMPLATE_VARIABLES:
+            allowed = f"names of variables, except {', '.join(TEMPLATE_VARIABLES)}"
             raise InvalidRequestError("a name in template_kwargs", name, allowed)
     options = ChatOptions(
         is_parallel=given.get("parallel_tool_calls", True),

@@ -75,7 +75,7 @@ def _with_parsed_arguments(call: object) -> object:
         return call
     try:
         return {**fields, "function": {**called, "arguments": json.loads(arguments)}}
-    except (ValueError, RecursionError):  # the call was cut off, or is no JSON
+    except (ValueError, RecursionError):  # the call was cut off, or is not JSON
         return call
 
 

@@ -125,8 +125,8 @@ def run(
     n_ctx: Annotated[
         int | None,
         typer.Option(
-            help="Size of the context in tokens; if absent, enough for the prompt and --max-tokens, or for a long "
-            "prompt, as much as the model was trained with and memory holds."
+            help="Size of the context in tokens; if absent, enough for the prompt and --max-tokens. If that is more "
+            "than 8192, it is as large as the model was trained with and memory holds."
         ),
     ] = None,
     kv_type: KVTypeOption = "f16",

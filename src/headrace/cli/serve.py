@@ -98,8 +98,8 @@ def serve(
     prefix_cache_mb: Annotated[
         float | None,
         typer.Option(
-            help="Main memory for offloaded KV of prompts and answers that no stream is using, in MB; it need not be "
-            "computed again. 0 is none.  [default: 256]"
+            help="Main memory, in MB, for the KV of prompts and answers that no stream is using, so that it need not "
+            "be computed again; 0 is none.  [default: 256]"
         ),
     ] = None,
     draft: DraftOption = None,

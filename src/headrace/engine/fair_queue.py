@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from headrace.engine.sequence import Sequence
 
-__all__ = ["MOST_OVERTAKING", "FairQueue"]
+__all__ = ["MAX_OVERTAKING", "FairQueue"]
 
 # A sequence is queued one position further back for every 256 tokens that it has to prefill, at most 4 positions. That
 # helps the sequences behind a long prompt much, and delays the long prompt little.
 _TOKENS_PER_POSITION = 256
-MOST_OVERTAKING = 4
+MAX_OVERTAKING = 4
 
 
 class _Entry(NamedTuple):
@@ -27,7 +27,7 @@ class FairQueue:
     """Takes one sequence from each flow in turn, and preempted sequences before all others.
 
     A flow has a caller's waiting sequences in order, except that short prompts overtake long ones. Fewer than
-    `MOST_OVERTAKING` later sequences overtake a sequence.
+    `MAX_OVERTAKING` later sequences overtake a sequence.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class FairQueue:
         """Queue a new sequence that has `num_tokens` tokens to prefill."""
         number = self._num_pushed
         self._num_pushed += 1
-        key = number + min(num_tokens / _TOKENS_PER_POSITION, MOST_OVERTAKING)
+        key = number + min(num_tokens / _TOKENS_PER_POSITION, MAX_OVERTAKING)
         bisect.insort(self._flows.setdefault(sequence.request.flow, []), _Entry(key, number, sequence))
 
     def push_front(self, sequence: Sequence) -> None:

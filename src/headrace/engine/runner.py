@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from headrace.engine.constraint import Constraint
+from headrace.engine.kv.tree import KVBackend
 from headrace.engine.speculation.drafting import Drafter
+from headrace.engine.tuning.tuner import Tunable
 from headrace.values.events import Sample
 from headrace.values.request import Request
 
@@ -74,19 +76,18 @@ def verified(drafts: Sequence[int], samples: Iterator[Sample | Exception]) -> li
     return taken
 
 
-class Runner(Protocol):
-    """A model as the engine uses it. Only the engine thread calls `run` and the sequence operations.
+class Runner(KVBackend, Tunable, Protocol):
+    """A model as the engine uses it, with what `KVBackend` and `Tunable` have.
+
+    Only the engine thread calls `run` and the operations on sequences.
 
     Attributes:
         num_cells: number of KV cells: the most tokens of all sequences together.
         max_length: the most tokens of one sequence.
         num_rows: number of sequence ids.
-        max_batch: the most tokens in one step.
         max_outputs: the most samples and drafts in one step.
         eog_tokens: tokens that end a generation.
         can_drop_partial: whether the end of a sequence can be removed; known after `warm_up`.
-        thread_counts: the thread counts to choose from, rising; the runner starts with the last.
-        can_measure: whether `measure` works.
         drafter: the draft model, or None.
         kv_format: names the format of saved KV; KV saved in another format cannot be loaded.
         max_saved: the most tokens whose KV is saved at once.
@@ -95,12 +96,9 @@ class Runner(Protocol):
     num_cells: int
     max_length: int
     num_rows: int
-    max_batch: int
     max_outputs: int
     eog_tokens: frozenset[int]
     can_drop_partial: bool
-    thread_counts: tuple[int, ...]
-    can_measure: bool
     drafter: Drafter | None
     kv_format: str
     max_saved: int
@@ -134,25 +132,5 @@ class Runner(Protocol):
     def interrupt(self) -> None:
         """Make the running step fail soon, if the backend can. Any thread may call this, at any time."""
         ...
-
-    def set_threads(self, count: int) -> None:
-        """Set the number of compute threads for later steps."""
-        ...
-
-    def measure(self, num_decodes: int, num_prefill: int) -> float:
-        """Returns the seconds that a step of this shape takes. The KV memory must be empty, and is empty afterwards."""
-        ...
-
-    # The operations of `KVBackend`, see there.
-
-    def copy_sequence(self, source: int, target: int, start: int, end: int) -> None: ...
-
-    def remove_sequence(self, sequence: int, start: int, end: int = -1) -> bool: ...
-
-    def can_reuse(self, sequence: int, length: int) -> bool: ...
-
-    def save_sequence(self, sequence: int, spare: int, start: int, end: int) -> bytearray | None: ...
-
-    def load_sequence(self, sequence: int, spare: int, start: int, end: int, data: bytearray) -> bool: ...
 
     def close(self) -> None: ...

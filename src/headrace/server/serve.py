@@ -192,7 +192,10 @@ class Server(uvicorn.Server):
         assert self._loop is not None
         num_requests = len(self.service.live)
         if num_requests:
-            waiting = f"waiting up to {timeout:.15g} s for running requests ({num_requests}); a second signal ends them"
+            waiting = (
+                f"waiting up to {timeout:.15g} s for running requests ({num_requests}); "
+                "a second signal ends the process at once"
+            )
             announce("draining", waiting, requests=num_requests, timeout=timeout)
         self._kill_in(timeout + _KILL_TIME)
         draining = asyncio.ensure_future(self.service.drain(timeout))

@@ -274,7 +274,7 @@ def _checked_grammar(text: str, field: str) -> str:
         try:
             schema, end = json.JSONDecoder().raw_decode(source, match.end())
         except (ValueError, RecursionError):
-            raise _refusal(field, text, f"what follows %json at character {match.start()} is no JSON") from None
+            raise _refusal(field, text, f"what follows %json at character {match.start()} is not JSON") from None
         pieces += source[at : match.start()], Grammars.json_schema_in_lark(schema, field)
         at = end
     pieces.append(source[at:])

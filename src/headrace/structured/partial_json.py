@@ -80,7 +80,7 @@ class PartialJson:
         """Add text. Returns whether `value` has changed.
 
         Raises:
-            ValueError: the text is no JSON, or has more than 200 levels.
+            ValueError: the text is not JSON, or has more than 200 levels.
         """
         self._scan(self._held + text)
         if not self._is_stale or (self._settled - self._num_parsed) * _GROWTH_DIVISOR < self._settled:
@@ -94,7 +94,7 @@ class PartialJson:
             is_complete: whether the text is whole; False if it was cut off.
 
         Raises:
-            ValueError: the text is no JSON, or is not whole although it should be; see `parse_json`.
+            ValueError: the text is not JSON, or is not whole although it should be; see `parse_json`.
         """
         if not is_complete:
             return self._is_stale and self._parse()
@@ -177,7 +177,7 @@ def parse_json(text: str, *, has_unique_keys: bool = False) -> Any:
         has_unique_keys: refuse an object that has a key twice; otherwise the later value counts.
 
     Raises:
-        ValueError: the text is no JSON (NaN is none); it has more than 200 levels, a number with more than 4,300
+        ValueError: the text is not JSON (NaN is not); it has more than 200 levels, a number with more than 4,300
             digits or larger than a float can be, or a repeated key that is refused.
     """
     value = _from_json(mended(text).encode(), catch_duplicate_keys=has_unique_keys)

@@ -90,7 +90,7 @@ class Schema:
         Without a type the value is not checked against the schema again.
 
         Raises:
-            ValueError: the text is no JSON (NaN is none), has more than 200 levels, or a number larger than a float
+            ValueError: the text is not JSON (NaN is not), has more than 200 levels, or a number larger than a float
                 can be. A pydantic.ValidationError, which is a ValueError, if the type's validators refuse a value
                 that the schema allows.
             Exception: whatever else the type's own code raises.

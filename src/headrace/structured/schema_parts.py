@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 __all__ = [
-    "COMBINING",
     "FRACTIONS",
     "TYPES",
     "allowed_texts",
@@ -15,13 +14,12 @@ __all__ = [
     "finite_references",
     "has_finite_value",
     "num_combined",
-    "references_of_value",
     "schemas_inside",
     "subschemas",
 ]
 
 TYPES = ("null", "boolean", "object", "array", "number", "string", "integer")
-COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
+_COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
 FRACTIONS = 1024  # a divisor is a multiple of 1 / FRACTIONS
 
 
@@ -31,7 +29,7 @@ def allowed_texts(schema: dict[str, Any]) -> set[str] | None:
     return set(values) if values and all(isinstance(value, str) for value in values) else None
 
 
-def references_of_value(schema: Any) -> Iterator[str]:
+def _references_of_value(schema: Any) -> Iterator[str]:
     """Yields the references that apply to the whole value, not to a part of it."""
     if isinstance(schema, dict):
         members = cast("dict[str, Any]", schema)
@@ -39,7 +37,7 @@ def references_of_value(schema: Any) -> Iterator[str]:
             yield members["$ref"]
         for keyword in ("allOf", "anyOf", "oneOf"):
             for part in members.get(keyword, ()):
-                yield from references_of_value(part)
+                yield from _references_of_value(part)
 
 
 def subschemas(schema: dict[str, Any]) -> Iterator[Any]:
@@ -65,7 +63,7 @@ def schemas_inside(schema: Any) -> Iterator[dict[str, Any]]:
 def num_combined(schema: dict[str, Any]) -> int:
     """Returns how many schemas a value has to fit: those of references and combinations, and the other keywords."""
     single = sum(keyword in schema for keyword in ("$ref", "anyOf", "oneOf"))
-    return single + len(schema.get("allOf", ())) + any(keyword not in COMBINING for keyword in schema)
+    return single + len(schema.get("allOf", ())) + any(keyword not in _COMBINING for keyword in schema)
 
 
 def conditions(schema: Any) -> tuple[set[str], set[int], bool]:
@@ -87,7 +85,7 @@ def conditions(schema: Any) -> tuple[set[str], set[int], bool]:
 
 def circular_references(definitions: Mapping[str, Any]) -> set[str]:
     """Returns the references, "#/$defs/name", to definitions that consist of nothing but themselves."""
-    inner = {f"#/$defs/{name}": set(references_of_value(schema)) for name, schema in definitions.items()}
+    inner = {f"#/$defs/{name}": set(_references_of_value(schema)) for name, schema in definitions.items()}
     while leaves := [ref for ref, refs in inner.items() if not refs & inner.keys()]:
         for ref in leaves:
             del inner[ref]

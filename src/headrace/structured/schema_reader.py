@@ -229,10 +229,11 @@ class _SchemaReader:
         return list(dict.fromkeys(self._text(name, place) for name in self._list(value, place, "a list of names")))
 
     def _type(self, value: Any, place: str) -> list[str]:
-        types = [value] if isinstance(value, str) else self._list(value, place, f"of {', '.join(TYPES)}")
+        allowed = f"{', '.join(TYPES)}, or a list of these"
+        types = [value] if isinstance(value, str) else self._list(value, place, allowed)
         for one in types:
             if one not in TYPES:
-                self._refuse(place, "there is no such type", one, f"of {', '.join(TYPES)}")
+                self._refuse(place, "there is no such type", one, allowed)
         return list(types)
 
     def _enum(self, value: Any, place: str) -> list[Any]:
@@ -283,7 +284,7 @@ class _SchemaReader:
     def _format(self, value: Any, place: str) -> str:
         known = FORMATS | IGNORED_FORMATS | PATTERNS.keys()
         if not isinstance(value, str) or value not in known:
-            self._refuse(place, "the format is not supported", value, f"of {', '.join(sorted(known))}")
+            self._refuse(place, "the format is not supported", value, f"one of {', '.join(sorted(known))}")
         return value
 
     def _pattern(self, value: Any, place: str) -> str:

@@ -208,7 +208,7 @@ def _key_of_json(key: object) -> object:
 
 
 def _checked_tags(value: object) -> tuple[str, str]:
-    allowed = "two strings, the opening and the closing tag of a thought, not blank, without NUL and lone surrogates"
+    allowed = "two strings, the opening and the closing tag of a thought, not blank, without NUL or lone surrogates"
     tags = tuple(cast("Iterable[object]", value)) if isinstance(value, (list, tuple)) else ()
     if len(tags) != 2 or not all(isinstance(tag, str) and tag.strip() and "\0" not in tag for tag in tags):
         raise InvalidRequestError("thinking_tags", cast("object", value), allowed)

@@ -114,7 +114,7 @@ class QueueFullError(HeadraceError):
         self.max_queue = max_queue
         self.retry_after = retry_after
         super().__init__(
-            f"the queue is full: {max_queue} streams may wait, and so many do; "
+            f"the queue is full: {max_queue} streams are waiting, which is the limit; "
             f"try again in about {retry_after:.0f} s, or load the model with a larger max_queue"
         )
 

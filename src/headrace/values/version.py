@@ -1,4 +1,4 @@
-"""`VERSION`: the version of headrace, defined only here."""
+"""`VERSION`: the version of the Python package, defined only here."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_counts_after_known_streams() -> None:
     run_on("asyncio", run())
 
 
-def test_what_an_idle_engine_sets_aside() -> None:
+def test_what_an_idle_engine_offloads() -> None:
     async def run() -> None:
         async with running("abcdefgh") as server:
             assert (await scraped(server))["headrace_kv_offloaded_bytes"][()] == 0

@@ -171,7 +171,7 @@ class DraftModel:
         rows = [text.row for text in self._texts.values()]
         assert sorted(rows + self._free) == list(range(self._context.n_seq_max)), "a row was lost"
         for text in self._texts.values():
-            assert self._context.position_max(text.row) == len(text.tokens) - 1, "a row has another length"
+            assert self._context.position_max(text.row) == len(text.tokens) - 1, "a row has a wrong length"
 
     def close(self) -> None:
         """Free the context and the draft model."""

@@ -17,15 +17,25 @@ _UNPADDED_EVERY = 64
 
 
 class Tunable(Protocol):
-    """The part of a `Runner` that `Tuning` uses; see `Runner`."""
+    """The part of a `Runner` that `Tuning` uses.
+
+    Attributes:
+        max_batch: the most tokens in one step.
+        thread_counts: the thread counts to choose from, rising; the runner starts with the last.
+        can_measure: whether `measure` works.
+    """
 
     max_batch: int
     thread_counts: tuple[int, ...]
     can_measure: bool
 
-    def set_threads(self, count: int) -> None: ...
+    def set_threads(self, count: int) -> None:
+        """Set the number of compute threads for later steps."""
+        ...
 
-    def measure(self, num_decodes: int, num_prefill: int) -> float: ...
+    def measure(self, num_decodes: int, num_prefill: int) -> float:
+        """Returns the seconds that a step of this shape takes. The KV memory must be empty, and is empty afterwards."""
+        ...
 
 
 class Tuning:

@@ -38,14 +38,14 @@ class NamedSchema(Wire):
 
 
 class SchemaFormat(Wire):
-    """JSON that fits a schema, as chats write it."""
+    """JSON that fits a schema, in the format of /v1/chat/completions."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
 class FlatSchemaFormat(NamedSchema):
-    """JSON that fits a schema, as responses write it."""
+    """JSON that fits a schema, in the format of /v1/responses."""
 
     type: Literal["json_schema"]
 

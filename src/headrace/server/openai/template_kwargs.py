@@ -7,20 +7,18 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
+from headrace.api.chat_options import TEMPLATE_VARIABLES
 from headrace.server.openai.json_schema import MAX_VALUES, check_size
 
 __all__ = ["TemplateKwargs"]
-
-# Variables that headrace itself passes to the chat template.
-_TAKEN = ("add_generation_prompt", "bos_token", "continue_final_message", "eos_token", "messages", "self", "tools")
 
 
 def _check_variables(variables: dict[str, Any]) -> dict[str, Any]:
     check_size(variables, MAX_VALUES, "the variables")
     for name in variables:
-        if name in _TAKEN:
+        if name in TEMPLATE_VARIABLES:
             message = "the name {name} is taken; allowed: any but {taken}"
-            raise PydanticCustomError("taken", message, {"name": name, "taken": ", ".join(_TAKEN)})
+            raise PydanticCustomError("taken", message, {"name": name, "taken": ", ".join(TEMPLATE_VARIABLES)})
     return variables
 
 

@@ -38,13 +38,13 @@ class OfFunction(Wire):
 
 
 class Tool(OfFunction):
-    """A tool, as chats write it."""
+    """A tool, in the format of /v1/chat/completions."""
 
     function: Function
 
 
 class FlatTool(Function, OfFunction):
-    """A tool, as responses write it."""
+    """A tool, in the format of /v1/responses."""
 
 
 def _check_tools(tools: Sequence[Tool | FlatTool]) -> Sequence[Tool | FlatTool]:
@@ -63,13 +63,13 @@ class Name(Wire):
 
 
 class NamedTool(OfFunction):
-    """The one tool that must be called, as chats write it."""
+    """The one tool that must be called, in the format of /v1/chat/completions."""
 
     function: Name
 
 
 class FlatNamedTool(Name, OfFunction):
-    """The one tool that must be called, as responses write it."""
+    """The one tool that must be called, in the format of /v1/responses."""
 
 
 class Allowance(Wire):
@@ -80,14 +80,14 @@ class Allowance(Wire):
 
 
 class AllowedTools(Wire):
-    """The tools that may be called, as chats write it."""
+    """The tools that may be called, in the format of /v1/chat/completions."""
 
     type: Literal["allowed_tools"]
     allowed_tools: Allowance
 
 
 class FlatAllowedTools(Wire):
-    """The tools that may be called, as responses write it."""
+    """The tools that may be called, in the format of /v1/responses."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]

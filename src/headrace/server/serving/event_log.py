@@ -70,11 +70,12 @@ class EventLog:
             ApiError: 400, there is no such event yet; 410, events after this one were dropped.
         """
         if after > self.last:
-            message = f"Last-Event-ID is {after}; allowed: 0 to {self.last}"
+            message = f"Last-Event-ID is {after}; allowed: {self._num_dropped} to {self.last}"
             raise ApiError(400, message, param="Last-Event-ID", code="invalid_value")
         if after < self._num_dropped:
             message = (
-                f"Last-Event-ID is {after}; allowed: {self._num_dropped} to {self.last}, as older events were dropped"
+                f"Last-Event-ID is {after}, but older events of the stream {self.id!r} were dropped; "
+                f"allowed: {self._num_dropped} to {self.last}"
             )
             raise ApiError(410, message, param="Last-Event-ID", code="events_gone")
 

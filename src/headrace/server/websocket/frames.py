@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.api.caller import Caller
+from headrace.api.chat_options import CHAT_OPTIONS
 from headrace.api.job import Job
 from headrace.server.http.errors import ApiError
 from headrace.server.openai.json_schema import JsonSchema
@@ -40,8 +41,6 @@ PLAIN_ID = "0"
 
 # All fields but the prices, which only the server sets.
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(StreamConfig)) - {"pricing"}
-# Fields that need `messages`.
-_CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "template_kwargs")
 
 
 class FrameHead(BaseModel):
@@ -126,7 +125,7 @@ class Generate(Wire):
             given = "neither prompt nor messages are" if self.prompt is None else "both prompt and messages are"
             code = "missing_required_parameter" if self.prompt is None else "invalid_value"
             raise ApiError(400, f"{given} given; allowed: one of the two", param="prompt", code=code)
-        for name in _CHAT_OPTIONS:
+        for name in CHAT_OPTIONS:
             if self.messages is None and getattr(self, name) is not None:
                 message = f"{name} is given with a prompt; allowed: with messages"
                 raise ApiError(400, message, param=name, code="invalid_value")

@@ -45,7 +45,9 @@ def check_origin(headers: Headers, allowed: Sequence[str]) -> None:
     if origin is None or origin in allowed or "*" in allowed:
         return
     if origin.lower() not in (f"http://{host}", f"https://{host}"):
-        message = f"Origin is {origin[:200]!r}; allowed: this server's own origin, and those given with --cors-origin"
+        message = (
+            f"Origin is {origin[:200]!r}; allowed: this server's own origin, and those of its setting cors_origins"
+        )
         raise ApiError(403, message, param="Origin", code="origin_not_allowed")
 
 

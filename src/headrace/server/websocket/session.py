@@ -119,7 +119,11 @@ class Session:
             if isinstance(frame, bytes):
                 raise ApiError(400, "the frame is binary; allowed: text", code="invalid_frame")
             if len(frame) > MAX_FRAME or len(frame) * 4 > MAX_FRAME < len(frame.encode(errors="replace")):
-                raise ApiError(400, f"the frame is too long; allowed: {MAX_FRAME} bytes", code="frame_too_large")
+                raise ApiError(
+                    400,
+                    f"the frame has {len(frame.encode(errors='replace'))} bytes; allowed: {MAX_FRAME}",
+                    code="frame_too_large",
+                )
             if is_plain(frame):
                 id = PLAIN_ID
                 # A tool that sends lines, such as websocat, sends their line ends too.
@@ -151,9 +155,7 @@ class Session:
     def _start(self, request: Generate) -> Start:
         request.check()
         if request.id in self._live:
-            message = (
-                f"id is {shortened(request.id)}, which a running stream of this socket has; allowed: an id of its own"
-            )
+            message = f"id is {shortened(request.id)}, which a running stream of this socket has; allowed: another id"
             raise ApiError(409, message, param="id", code="id_in_use")
         if len(self._live) >= _MAX_LIVE:
             message = f"this socket has {_MAX_LIVE} streams that are not over; allowed: {_MAX_LIVE}"

@@ -8,11 +8,11 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from api.odd_values import Broken, Whole
 from headrace import (
     InvalidRequestError,
 )
 from headrace.values.checks import as_float, as_int, as_token_ids
+from values.odd_values import Broken, Whole
 
 # Numbers.
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from harness import UNHURRIED, scripted
 
-from api.odd_values import Broken, Whole
 from headrace import (
     Context,
     InvalidRequestError,
     Pricing,
     StreamConfig,
 )
+from values.odd_values import Broken, Whole
 
 # StreamConfig.
 

@@ -13,7 +13,6 @@ import pytest
 from harness import within
 
 import headrace
-from api.odd_values import Broken
 from headrace import (
     ContextOverflowError,
     EngineClosedError,
@@ -28,6 +27,7 @@ from headrace import (
     StreamTimeoutError,
 )
 from headrace.values.errors import shortened
+from values.odd_values import Broken
 
 
 def test_the_error_tree() -> None:
