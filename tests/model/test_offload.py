@@ -15,7 +15,7 @@ from .ties import assert_greedy, read
 from .waits import prompt_of, until_idle
 
 
-@pytest.mark.parametrize("ref", ["smollm2", "gemma3-270m"])
+@pytest.mark.parametrize("ref", sampled(["gemma3-270m", "smollm2"], 2))
 def test_a_text_that_others_have_driven_out_goes_on(ref: str) -> None:
     with Model.load(ref, n_ctx=2048, n_threads=1, max_streams=4, config=GREEDY) as model:
         prompts = [prompt_of(model, 200 + number, f"Nummer {number}:") for number in range(5)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from cases import sampled
 
 from headrace import Model, StreamConfig
 from headrace.engine.tuning.cost import CostModel
@@ -20,7 +21,7 @@ def free_rows(_: CostModel, __: int) -> float:
     return 1e-6
 
 
-@pytest.fixture(scope="module", params=["smollm2", "gemma3-270m"])
+@pytest.fixture(scope="module", params=sampled(["smollm2", "gemma3-270m"], 2))
 def guessing(request: pytest.FixtureRequest) -> Iterator[Model]:
     config = StreamConfig(temperature=0, timeout_ms=0, max_tokens=60)
     with pytest.MonkeyPatch.context() as patch:

@@ -155,7 +155,7 @@ def test_a_link_opens_a_conversation(page: Page) -> None:
         other.close()
 
 
-@pytest.mark.parametrize("hash", ["#/c/no-such-one", "#/c/", "#/nowhere", "#%zz", "#/c/%E0%A4%A"])
+@pytest.mark.parametrize("hash", sampled(["#/c/no-such-one", "#/c/", "#/nowhere", "#%zz", "#/c/%E0%A4%A"], 2))
 def test_an_address_that_is_none(page: Page, hash: str) -> None:
     with site(page, ANSWERS, is_held=False) as server:
         chat = Chat(page, server.url + hash)

@@ -113,7 +113,7 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(ENDLESS, 3))
+@pytest.mark.parametrize("name", sampled(ENDLESS, 5))
 def test_the_page_answers_while_a_hundred_thousand_characters_come(page: Page, name: str) -> None:
     with site(page, {"Go": ENDLESS[name]}, rate=500) as server:
         chat = Chat(page, server.url)

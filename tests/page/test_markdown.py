@@ -79,7 +79,7 @@ def given(page: Page, *texts: str, options: dict[str, Any] | None = None) -> dic
     return shown
 
 
-@pytest.mark.parametrize("name", sampled(DOCUMENTS, 2))
+@pytest.mark.parametrize("name", sampled(DOCUMENTS, 4))
 def test_each_moment_is_what_marked_makes_of_the_text_so_far(views: Page, name: str) -> None:
     assert views.evaluate("(text) => moments(text)", DOCUMENTS[name]) == []
 
@@ -95,7 +95,7 @@ def test_texts_put_together_at_random(views: Page, seed: int) -> None:
     assert views.evaluate(fuzz, seed) == []
 
 
-@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "bench/README.md", "docs/server.md"])
+@pytest.mark.parametrize("path", sampled(["README.md", "CONTRIBUTING.md", "bench/README.md", "docs/server.md"], 2))
 def test_real_documents(views: Page, path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     wanted = views.evaluate("(text) => reference(text)", text)
@@ -104,7 +104,7 @@ def test_real_documents(views: Page, path: str) -> None:
     assert given(views, *steps, text)["shown"] == wanted
 
 
-@pytest.mark.parametrize(("step", "name"), sampled(product([37, 1913, 33333], LONG), 4))
+@pytest.mark.parametrize(("step", "name"), sampled(product([37, 1913, 33333], LONG), 7))
 def test_a_long_text_is_the_same_however_it_came(views: Page, name: str, step: int) -> None:
     text = LONG[name] + "\n\nThe *end*."
     # The steps are small in one place, so that it does not take long.
@@ -241,7 +241,7 @@ def test_a_hundred_thousand_characters(views: Page, name: str) -> None:
     assert shown["work"]["lexed"] <= shown["work"]["jobs"] * 20_000
 
 
-@pytest.mark.parametrize("name", sampled(LONG, 2))
+@pytest.mark.parametrize("name", sampled(LONG, 3))
 def test_what_one_update_costs_does_not_grow(views: Page, name: str) -> None:
     """A token more is lexed with the block that it belongs to, and only its item, row or line is drawn again."""
     most = views.evaluate("([text, step]) => costs(text, step)", [LONG[name][:18_000], 120])

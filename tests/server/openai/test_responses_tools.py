@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from cases import sampled
 from harness import UNHURRIED, echo, run_async
 
 from headrace import Model, Pricing
@@ -60,7 +61,7 @@ def test_what_was_asked_for_is_shown() -> None:
     assert name == {**TOOLS[1], "description": None, "strict": True}
 
 
-@pytest.mark.parametrize("first", range(1, 9))
+@pytest.mark.parametrize("first", sampled(range(1, 9), 3))
 def test_a_limit_at_every_place_of_calls(first: int) -> None:
     async def run() -> None:
         async with running(CALLS) as server:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
+from cases import sampled
 from harness import BYTES, ids, run_async
 
 from server.harness import TEMPLATE, USER, Answer, checked, content_of, running
@@ -57,8 +59,7 @@ def test_without_a_thought_nothing_is_said_of_it() -> None:
     assert thought_of(ask(ANSWER, stream=True).chunks) == ""
 
 
-@pytest.mark.parametrize("mode", ["split", "hide", "raw"])
-@pytest.mark.parametrize("cut", range(1, len(OUTPUT.encode())))
+@pytest.mark.parametrize(("cut", "mode"), sampled(product(range(1, len(OUTPUT.encode())), ["split", "hide", "raw"]), 4))
 def test_no_split_shows(cut: int, mode: str) -> None:
     text = OUTPUT.encode()
     pieces = BYTES | {300: text[:cut], 301: text[cut:]}
@@ -80,8 +81,7 @@ def test_the_last_token_may_complete_all_of_it(cut: int, has_logprobs: bool) -> 
     assert entries == ([text[cut:]] if has_logprobs else [])
 
 
-@pytest.mark.parametrize("mode", ["split", "hide"])
-@pytest.mark.parametrize("cut", range(1, len(OUTPUT.encode())))
+@pytest.mark.parametrize(("cut", "mode"), sampled(product(range(1, len(OUTPUT.encode())), ["split", "hide"]), 5))
 def test_no_split_shows_in_log_probabilities(cut: int, mode: str) -> None:
     """A cut in the thought or in the answer: three bytes around it are a token, all others a byte each."""
     text = OUTPUT.encode()
