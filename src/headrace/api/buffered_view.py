@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from headrace.api.readable import AsyncReadable, Readable
+from headrace.api.readable import MAX_WAIT_MS, AsyncReadable, Readable
 from headrace.values.checks import as_float, as_int
 from headrace.values.errors import GenerationError
 from headrace.values.results import Token
 
 __all__ = ["AsyncGroups", "Group", "Groups"]
-
-_LONGEST_MS = 3_600_000
 
 
 class Group:
@@ -25,7 +23,7 @@ class Group:
 
     def __init__(self, size: int, max_wait_ms: float | None) -> None:
         self._size = as_int("n", size, 1)
-        wait = None if max_wait_ms is None else as_float("max_wait_ms", max_wait_ms, 0, _LONGEST_MS) / 1000
+        wait = None if max_wait_ms is None else as_float("max_wait_ms", max_wait_ms, 0, MAX_WAIT_MS) / 1000
         self._max_wait = wait
         self._tokens: list[Token] = []
         self._deadline: float | None = None

@@ -7,13 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
-from headrace.api.readable import AsyncReadable, Readable
+from headrace.api.readable import MAX_WAIT_MS, AsyncReadable, Readable
 from headrace.values.checks import as_float
 from headrace.values.results import Token
 
 __all__ = ["AsyncPaced", "Pace", "Paced"]
 
-_LONGEST_MS = 3_600_000
 # The usual gap is the mean of the gaps between this many tokens.
 _NUM_GAPS = 32
 # Tokens are shown at gaps of this share of the usual one, so that a view that is behind catches up.
@@ -33,7 +32,7 @@ class Pace:
     """
 
     def __init__(self, lag_ms: float) -> None:
-        self._lag = as_float("lag_ms", lag_ms, 0, _LONGEST_MS) / 1000
+        self._lag = as_float("lag_ms", lag_ms, 0, MAX_WAIT_MS) / 1000
         self._gaps: deque[float] = deque(maxlen=_NUM_GAPS)
         self._last_sampled: float | None = None
         self._last_shown = 0.0

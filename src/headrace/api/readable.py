@@ -7,7 +7,10 @@ from typing import Protocol
 
 from headrace.values.results import FinishReason, GenerationResult, Token
 
-__all__ = ["AsyncReadable", "Readable"]
+__all__ = ["MAX_WAIT_MS", "AsyncReadable", "Readable"]
+
+# The longest time that a view may hold a token, in milliseconds: an hour.
+MAX_WAIT_MS = 3_600_000
 
 
 class Readable(Protocol):

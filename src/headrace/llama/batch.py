@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from headrace.llama.library import library
 
-__all__ = ["Batch"]
+__all__ = ["MAX_INT32", "Batch"]
 
-_MAX_INT32 = 2**31 - 1
+MAX_INT32 = 2**31 - 1
 
 
 class Batch:
@@ -72,7 +72,7 @@ class Batch:
         # CPU cache, and its own functions take five times as long.
         if max(self._unsigned_sequences[:n_tokens].tolist()) >= self._n_seq_max:
             raise ValueError(f"a sequence id of {self.sequences[:n_tokens]} is not in 0 to {self._n_seq_max - 1}")
-        if max(self._unsigned_positions[:n_tokens].tolist()) > _MAX_INT32:
+        if max(self._unsigned_positions[:n_tokens].tolist()) > MAX_INT32:
             raise ValueError(f"a position of {self.positions[:n_tokens]} is negative")
         marked = n_tokens - self.outputs[:n_tokens].tolist().count(0)
         if marked != n_outputs or n_outputs > self._n_outputs_max:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.llama.batch import Batch
+from headrace.llama.batch import MAX_INT32, Batch
 from headrace.llama.kv_types import KV_TYPES, checked_kv_type
 from headrace.llama.library import library, log
 from headrace.llama.model import LlamaModel
@@ -22,7 +22,6 @@ __all__ = ["DecodeError", "InterruptedDecodeError", "LlamaContext", "NoKVSlotErr
 
 _NO_KV_SLOT = 1
 _ABORTED = 2
-_MAX_INT32 = 2**31 - 1
 _MAX_SAVED = 512  # positions in one call of `save_state`
 
 
@@ -97,8 +96,8 @@ class LlamaContext:
         self._handle = 0  # for __del__, in case a check below fails
         self._library = library()
         bulk = self._library.bulk
-        _check("n_ctx", n_ctx, _MAX_INT32)
-        _check("n_batch", n_batch, _MAX_INT32)
+        _check("n_ctx", n_ctx, MAX_INT32)
+        _check("n_batch", n_batch, MAX_INT32)
         _check("n_seq_max", n_seq_max, bulk.llama_max_parallel_sequences())
         _check("n_threads", n_threads, 512)
         _check("n_threads_batch", n_threads if n_threads_batch is None else n_threads_batch, 512)
