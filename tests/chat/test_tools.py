@@ -77,9 +77,6 @@ def test_arguments_become_what_the_signature_asks_for() -> None:
     assert tool_of(forecast, "t").run(arguments) == wanted
 
 
-counter = Counter()
-
-
 @pytest.mark.parametrize(
     ("function", "name", "description", "properties", "arguments", "result"),
     [

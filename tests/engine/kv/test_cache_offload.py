@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from harness import BYTES, ids
+from harness import BYTES
 
 from engine.kv.caches import Cache, Windowed
 from headrace.engine.kv.cache import KVCache
 from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.scripted import ScriptedRunner
 from headrace.llama.state import StateError
-
-LONG = "abcdefgh" * 8
-
-
-def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> OffloadedKV:
-    offloaded = OffloadedKV(max_bytes, length)
-    for text in texts:
-        start = offloaded.block_start(len(text) - 1)
-        offloaded.put(ids(text), start, bytearray(10))
-    return offloaded
-
-
-def reach(offloaded: OffloadedKV, text: str, known: int, limit: int) -> int:
-    chain = offloaded.find_chain(ids(text), known, limit)
-    return chain[-1][2] if chain else known
 
 
 def test_what_the_memory_has_room_for_is_not_thrown_away() -> None:

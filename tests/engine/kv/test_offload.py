@@ -10,8 +10,6 @@ from harness import ids
 from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.kv.radix import common_prefix
 
-LONG = "abcdefgh" * 8
-
 
 def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> OffloadedKV:
     offloaded = OffloadedKV(max_bytes, length)

@@ -5,26 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from harness import Gate, echo, echoed, ids, scripted, texts, wait_until, within
+from harness import Gate, echo, echoed, scripted, texts, wait_until, within
 
-from headrace.engine.kv.offload import OffloadedKV
 from headrace.engine.runner import Slice, StepOutput
 from headrace.engine.scripted import ScriptedRunner
 
 LONG = "abcdefgh" * 8
-
-
-def filled(*texts: str, max_bytes: int = 1000, length: int = 4) -> OffloadedKV:
-    offloaded = OffloadedKV(max_bytes, length)
-    for text in texts:
-        start = offloaded.block_start(len(text) - 1)
-        offloaded.put(ids(text), start, bytearray(10))
-    return offloaded
-
-
-def reach(offloaded: OffloadedKV, text: str, known: int, limit: int) -> int:
-    chain = offloaded.find_chain(ids(text), known, limit)
-    return chain[-1][2] if chain else known
 
 
 def test_an_idle_engine_copies_ahead_and_the_next_stream_lies_in_the_first_cells() -> None:

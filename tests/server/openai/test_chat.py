@@ -12,19 +12,8 @@ from harness import Gate, echo, ids, run_async
 from headrace import StreamConfig
 from headrace.server.openai.answer_schema import Model, ModelList
 from headrace.values.request import Request
-from server.harness import MODEL, USER, Answer, checked, content_of, running, serving
-
-TEXT = 'Blue 🌊 é\n\u2028 "quoted" \\ back\t</s>'
-
-
-def ask(script: Any = TEXT, settings: dict[str, Any] | None = None, **body: Any) -> Answer:
-    """One chat request to a server of its own."""
-
-    async def run() -> Answer:
-        async with running(script, settings) as server:
-            return checked(await server.chat(**body))
-
-    return run_async(run())
+from server.harness import MODEL, USER, content_of, running, serving
+from server.openai.chatting import TEXT, ask
 
 
 def test_the_whole_answer() -> None:

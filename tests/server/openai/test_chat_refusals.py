@@ -7,20 +7,7 @@ from typing import Any
 import pytest
 from harness import run_async
 
-from server.harness import MODEL, USER, Answer, checked, running
-
-TEXT = 'Blue 🌊 é\n\u2028 "quoted" \\ back\t</s>'
-
-
-def ask(script: Any = TEXT, settings: dict[str, Any] | None = None, **body: Any) -> Answer:
-    """One chat request to a server of its own."""
-
-    async def run() -> Answer:
-        async with running(script, settings) as server:
-            return checked(await server.chat(**body))
-
-    return run_async(run())
-
+from server.harness import MODEL, USER, running
 
 TOO_DEEP = '{"model":"scripted","messages":' + "[" * 40_000 + "]" * 40_000 + "}"
 MANY = '{"model":"scripted","messages":[' + ",".join(['{"role":"user","content":"x"}'] * 20_001) + "]}"
